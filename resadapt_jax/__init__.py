@@ -1,0 +1,1 @@
+"""Adaptive frame resolution for vision-language models, in JAX (ResAdapt)."""
