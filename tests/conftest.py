@@ -1,0 +1,21 @@
+"""The environment every test runs in: eight fake CPU devices, exact matmuls, no network.
+
+The environment variables are set before jax is imported anywhere, so this file must be loaded
+first; pytest does that for any test below this folder.
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+if "xla_force_host_platform_device_count" not in _FLAGS:
+    os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_force_host_platform_device_count=8".strip()
+for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+    os.environ[_name] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax  # noqa: E402  (the variables above must come first)
+
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_numpy_rank_promotion", "raise")
