@@ -1,0 +1,144 @@
+"""Configs: Python files that build a frozen dataclass, overridden field by field.
+
+A config file defines ``get_config(arg: str = "")`` returning a frozen dataclass. Any field can be
+overridden on the command line::
+
+    python train.py --config configs/toy.py --optimizer.learning-rate 1e-4
+
+Field types that work: bool, int, float, str, ``Path``, ``Enum``, ``Literal``, tuples of these,
+``None`` in a union, other frozen dataclasses, and unions of dataclasses. The member of a union is
+chosen by the config file; the command line overrides the fields of the chosen member.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import importlib.util
+import io
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+import tyro
+
+from resadapt_jax.errors import UserError
+
+
+def load_config(path: str | Path, arg: str = "") -> Any:
+    """Calls ``get_config(arg)`` of the config file at ``path``.
+
+    Raises ``UserError`` when there is no such file, it has no ``get_config``, or what that returns
+    is not a frozen dataclass.
+    """
+    module = _load_module(Path(path))
+    if not hasattr(module, "get_config"):
+        raise UserError(f"config file {path} defines no get_config")
+    config = module.get_config(arg)
+    if not dataclasses.is_dataclass(config) or not config.__dataclass_params__.frozen:
+        raise UserError(f"get_config of {path} must return a frozen dataclass, got {config!r}")
+    return config
+
+
+def parse_config(argv: Sequence[str] | None = None, *, description: str = "") -> Any:
+    """The config named by ``--config PATH [--config-arg ARG]`` with the overrides in ``argv``.
+
+    ``--help`` prints every field of the chosen config, its help text and its value, and exits 0.
+    An unknown field, or a value of the wrong type, raises ``UserError`` with one line.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _Parser(description=description, add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", metavar="PATH", help="a Python file that defines get_config")
+    parser.add_argument("--config-arg", metavar="ARG", default="", help="passed to get_config")
+    chosen, overrides = parser.parse_known_args(argv)
+    if chosen.config is None:
+        if {"-h", "--help"} & set(overrides):
+            parser.epilog = "Give --config PATH --help to list the fields of a config."
+            parser.print_help()
+            raise SystemExit(0)
+        raise UserError("--config PATH is required, for example --config configs/toy.py")
+    config = load_config(chosen.config, chosen.config_arg)
+    return override(config, overrides, prog=f"{parser.prog} --config {chosen.config}")
+
+
+def override(config: Any, overrides: Sequence[str], *, prog: str = "") -> Any:
+    """``config`` with flags such as ``--optimizer.learning-rate 1e-4`` applied.
+
+    Raises ``UserError`` for an unknown field, naming the nearest, and for a value that does not
+    parse or that the config's own checks refuse.
+    """
+    # tyro reports a bad value by printing a box and exiting; the box is read back to raise one line
+    stderr = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(stderr):
+            result, unknown = tyro.cli(
+                type(config),
+                default=config,
+                args=list(overrides),
+                prog=prog,
+                return_unknown_args=True,
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues),
+            )
+    except SystemExit as exit_:
+        if exit_.code == 0:
+            raise
+        raise UserError(_box_message(stderr.getvalue())) from None
+    if unknown:
+        raise UserError(_unknown_message(unknown[0], field_paths(config)))
+    return result
+
+
+def field_paths(config: Any, prefix: str = "") -> list[str]:
+    """The dotted path of every field that can be overridden, in order of definition."""
+    paths = []
+    for field in dataclasses.fields(config):
+        value, path = getattr(config, field.name), prefix + field.name
+        nested = dataclasses.is_dataclass(value)
+        paths.extend(field_paths(value, path + ".") if nested else [path])
+    return paths
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The entry of ``known`` most like ``name``, preferring one whose last component is equal."""
+    known = list(known)
+    same_leaf = [path for path in known if path.rpartition(".")[2] == name.rpartition(".")[2]]
+    return difflib.get_close_matches(name, same_leaf or known, n=1, cutoff=0.0)[0]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def _load_module(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"no such config file: {path}")
+    if path.suffix != ".py":
+        raise UserError(f"a config is a Python file, got {path}")
+    name = f"resadapt_config_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    # dataclasses defined in the file look their module up to resolve annotations
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _unknown_message(token: str, paths: Sequence[str]) -> str:
+    if not token.startswith("--"):
+        return f"unexpected argument {token!r}; override a field with --{_flag(paths[0])} VALUE"
+    name = token.removeprefix("--").partition("=")[0]
+    suggestion = _flag(nearest(name.replace("-", "_"), paths))
+    return f"unknown field --{name}; did you mean --{suggestion}?"
+
+
+def _flag(path: str) -> str:
+    return path.replace("_", "-")
+
+
+def _box_message(text: str) -> str:
+    rows = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
+    rule = next((i for i, row in enumerate(rows) if row.startswith("─")), len(rows))
+    return " ".join(rows[:rule]) or " ".join(text.split())
