@@ -1,0 +1,42 @@
+"""The allocator: frozen encoder features, a network, and a Beta policy over each unit's scale."""
+
+from resadapt_jax.allocator import policy
+from resadapt_jax.allocator.encoder import (
+    EncoderFeatures,
+    FrozenEncoder,
+    ThumbnailConfig,
+    ThumbnailEncoder,
+    standardise,
+)
+from resadapt_jax.allocator.head import HardClamp, SoftBounds
+from resadapt_jax.allocator.network import (
+    AllocatorConfig,
+    AllocatorNetwork,
+    AllocatorOutput,
+    allocate,
+    count_params,
+    init_params,
+)
+from resadapt_jax.allocator.policy import ScaleRange
+from resadapt_jax.allocator.units import pair_mask, pair_mean, pair_scales
+
+__all__ = [
+    "AllocatorConfig",
+    "AllocatorNetwork",
+    "AllocatorOutput",
+    "EncoderFeatures",
+    "FrozenEncoder",
+    "HardClamp",
+    "ScaleRange",
+    "SoftBounds",
+    "ThumbnailConfig",
+    "ThumbnailEncoder",
+    "allocate",
+    "count_params",
+    "init_params",
+    "pair_mask",
+    "pair_mean",
+    "pair_scales",
+    "policy",
+    "standardise",
+]

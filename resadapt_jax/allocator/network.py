@@ -1,0 +1,138 @@
+"""The allocator's network: frozen encoder features to a Beta policy per unit.
+
+The architecture of ResAdapt's released first network (arXiv 2603.28610, section 3.2 and appendix
+A.2): projections, query cross-attention, attention over time and space, query-guided pooling, a
+coarse feature per unit, and a head with a skip branch.
+
+An image is a clip of one frame, hence one unit; several images of a prompt are rows of the batch,
+each beside a copy of the prompt's text, and so do not see one another.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from resadapt_jax.allocator.attention import SpaceTimeLayer, TextLayer
+from resadapt_jax.allocator.encoder import EncoderFeatures
+from resadapt_jax.allocator.head import BetaHead, HardClamp, SoftBounds
+from resadapt_jax.allocator.pooling import QueryPooling, UnitFeatures, pool_pairs
+from resadapt_jax.allocator.units import pair_mask
+from resadapt_jax.typing import Array, Bool, Float, Key, Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllocatorConfig:
+    """Shape and choices of the network; the defaults are the released shape."""
+
+    frame_width: int = 576  # of the encoder's frame tokens
+    text_width: int = 576  # of the encoder's text tokens
+    width: int = 1024
+    num_heads: int = 16  # over text and space; over time half as many
+    head_dim: int = 64
+    ff_mult: int = 4
+    num_text_layers: int = 1
+    num_space_time_layers: int = 2
+    pool_width: int = 512
+    pool_temperature: float = 1.0
+    head_width: int = 512
+    rope_theta: float = 1e4
+    unit: Literal["pair", "frame"] = "pair"
+    text_gate: Literal["paper", "released"] = "released"  # tanh gate from zero, or none
+    start: Literal["uniform", "released"] = "uniform"
+    bounds: SoftBounds | HardClamp = field(default_factory=SoftBounds)
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the layers; pooling on is float32
+
+    def __post_init__(self):
+        if self.num_heads % 2 or self.head_dim % 4:
+            raise ValueError(
+                "num_heads must be even and head_dim a multiple of 4 (half the heads attend over "
+                f"time, half the dimensions rotate over space), got {self.num_heads} and "
+                f"{self.head_dim}"
+            )
+
+
+@struct.dataclass
+class AllocatorOutput:
+    """The policy of each unit: K = ⌈F / 2⌉ temporal pairs, or K = F frames (config.unit).
+
+    With frames as units, actions are drawn and scored per frame and `units.pair_scales` averages
+    the two scales of a pair. Units that hold no valid frame have α = β = 1 and feature 0.
+    """
+
+    alpha: Float[Array, "B K"]  # float32, > 0
+    beta: Float[Array, "B K"]  # float32, > 0
+    unit_features: Float[Array, "B K D"]  # f_k, float32, trainable
+    unit_mask: Bool[Array, "B K"]
+
+
+class AllocatorNetwork(nn.Module):
+    """Encoder features to `AllocatorOutput`; what is padded may hold anything, NaN included."""
+
+    config: AllocatorConfig
+
+    @nn.compact
+    def __call__(self, features: EncoderFeatures) -> AllocatorOutput:
+        c = self.config
+        frame_mask, text_mask = features.frame_mask, features.text_mask
+        x = jnp.where(frame_mask[:, :, None, None], features.frames, 0.0).astype(c.dtype)
+        text = jnp.where(text_mask[:, :, None], features.text, 0.0).astype(c.dtype)
+        x = nn.Dense(c.width, use_bias=False, dtype=c.dtype, name="frame_projection")(x)
+        text = nn.Dense(c.width, use_bias=False, dtype=c.dtype, name="text_projection")(text)
+        x = self._layers(x, text, frame_mask, text_mask)
+
+        x, text = x.astype(jnp.float32), text.astype(jnp.float32)
+        pooled = QueryPooling(c.pool_width, c.pool_temperature, name="pool")(x, text, text_mask)
+        if c.unit == "pair":
+            pooled, unit_mask = pool_pairs(pooled, frame_mask), pair_mask(frame_mask)
+        else:
+            unit_mask = frame_mask
+        unit_features = UnitFeatures(name="unit")(pooled, unit_mask, text, text_mask)
+        alpha, beta = BetaHead(c.head_width, c.bounds, c.start, name="head")(unit_features)
+        return AllocatorOutput(
+            alpha=jnp.where(unit_mask, alpha, 1.0),
+            beta=jnp.where(unit_mask, beta, 1.0),
+            unit_features=jnp.where(unit_mask[:, :, None], unit_features, 0.0),
+            unit_mask=unit_mask,
+        )
+
+    def _layers(self, x, text, frame_mask, text_mask):
+        c = self.config
+        shape = {
+            "num_heads": c.num_heads,
+            "head_dim": c.head_dim,
+            "ff_mult": c.ff_mult,
+            "dtype": jnp.dtype(c.dtype),
+        }
+        for i in range(c.num_text_layers):
+            layer = TextLayer(**shape, gated=c.text_gate == "paper", name=f"text_layer_{i}")
+            x = layer(x, text, text_mask)
+        for i in range(c.num_space_time_layers):
+            layer = SpaceTimeLayer(**shape, rope_theta=c.rope_theta, name=f"space_time_layer_{i}")
+            x = layer(x, frame_mask)
+        return x
+
+
+def init_params(key: Key[Array, ""], config: AllocatorConfig) -> Params:
+    """Fresh parameters of the network; their shapes depend on the config alone, not on F, L or N."""
+    features = EncoderFeatures(
+        frames=jnp.zeros((1, 2, 1, config.frame_width)),
+        frame_mask=jnp.ones((1, 2), bool),
+        text=jnp.zeros((1, 1, config.text_width)),
+        text_mask=jnp.ones((1, 1), bool),
+    )
+    return AllocatorNetwork(config).init(key, features)["params"]
+
+
+def allocate(params: Params, config: AllocatorConfig, features: EncoderFeatures) -> AllocatorOutput:
+    """Apply the network: a pure function of parameters and features."""
+    return AllocatorNetwork(config).apply({"params": params}, features)
+
+
+def count_params(config: AllocatorConfig) -> int:
+    """Trainable parameters of a config, without allocating any."""
+    shapes = jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
