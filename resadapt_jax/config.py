@@ -14,17 +14,22 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import enum
 import importlib.util
 import io
+import json
 import sys
+import types
+import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar, Union
 
 import tyro
 
 from resadapt_jax.errors import UserError
+
+ConfigT = TypeVar("ConfigT")
 
 
 def load_config(path: str | Path, arg: str = "") -> Any:
@@ -90,6 +95,38 @@ def override(config: Any, overrides: Sequence[str], *, prog: str = "") -> Any:
     return result
 
 
+def to_json(config: Any) -> str:
+    """The resolved config as indented JSON; ``from_json`` gives back an equal config.
+
+    Where a field's type is a union of several dataclasses its object carries the chosen class's
+    name under ``kind``.
+    """
+    return json.dumps(_encode(type(config), config), indent=2) + "\n"
+
+
+def from_json(text: str, config_type: type[ConfigT]) -> ConfigT:
+    """The config of ``config_type`` that ``to_json`` wrote; a field left out keeps its default.
+
+    Raises ``UserError`` naming the first field that is unknown, missing or of the wrong type.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"the saved config is not JSON: {error}") from None
+    return _decode(config_type, value, "")
+
+
+def differences(saved: str, config: Any) -> list[str]:
+    """What changed since ``saved`` (by ``to_json``), one ``path: before -> now`` per field."""
+    before, now = _flatten(json.loads(saved)), _flatten(json.loads(to_json(config)))
+    absent = "(absent)"
+    return [
+        f"{path}: {json.dumps(before.get(path, absent))} -> {json.dumps(now.get(path, absent))}"
+        for path in dict.fromkeys((*before, *now))
+        if before.get(path, absent) != now.get(path, absent)
+    ]
+
+
 def field_paths(config: Any, prefix: str = "") -> list[str]:
     """The dotted path of every field that can be overridden, in order of definition."""
     paths = []
@@ -112,7 +149,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def _load_module(path: Path) -> ModuleType:
+def _load_module(path: Path) -> types.ModuleType:
     if not path.is_file():
         raise UserError(f"no such config file: {path}")
     if path.suffix != ".py":
@@ -142,3 +179,92 @@ def _box_message(text: str) -> str:
     rows = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
     rule = next((i for i, row in enumerate(rows) if row.startswith("─")), len(rows))
     return " ".join(rows[:rule]) or " ".join(text.split())
+
+
+def _members(hint: Any) -> list[Any]:
+    """The members of a union, else the type alone."""
+    union = typing.get_origin(hint) in (Union, types.UnionType)
+    return list(typing.get_args(hint)) if union else [hint]
+
+
+def _dataclasses(hint: Any) -> dict[str, type]:
+    return {
+        member.__name__: member for member in _members(hint) if dataclasses.is_dataclass(member)
+    }
+
+
+def _encode(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        hints = typing.get_type_hints(type(value))
+        tag = {"kind": type(value).__name__} if len(_dataclasses(hint)) > 1 else {}
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return tag | {name: _encode(hints[name], item) for name, item in fields.items()}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return [_encode(None, item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a config holds no {type(value).__name__}: {value!r}")
+
+
+def _decode(hint: Any, value: Any, path: str) -> Any:
+    choices = _dataclasses(hint)
+    if choices and isinstance(value, dict):
+        return _decode_dataclass(choices, value, path)
+    for member in _members(hint):
+        with contextlib.suppress(_Mismatch):
+            return _decode_plain(member, value, path)
+    raise UserError(f"config field {path or '(whole)'} does not accept {value!r}")
+
+
+def _decode_dataclass(choices: dict[str, type], value: dict[str, Any], path: str) -> Any:
+    value = dict(value)
+    kind = value.pop("kind", None) if len(choices) > 1 else next(iter(choices))
+    if kind not in choices:
+        raise UserError(f"config field {path}.kind is {kind!r}, not one of {', '.join(choices)}")
+    hints = typing.get_type_hints(choices[kind])
+    prefix = f"{path}." if path else ""
+    for name in value:
+        if name not in hints:
+            known = prefix + nearest(name, hints)
+            raise UserError(f"unknown config field {prefix}{name}; did you mean {known}?")
+    items = {name: _decode(hints[name], item, prefix + name) for name, item in value.items()}
+    try:
+        return choices[kind](**items)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config {path or kind}: {error}") from None
+
+
+class _Mismatch(Exception):
+    """A JSON value that does not belong to the type tried."""
+
+
+def _decode_plain(hint: Any, value: Any, path: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal and value in args:
+        return value
+    if origin is tuple and isinstance(value, list):
+        repeated = args[:1] * len(value) if args[-1] is Ellipsis else args
+        if len(repeated) == len(value):
+            return tuple(_decode(*pair, path) for pair in zip(repeated, value, strict=True))
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        with contextlib.suppress(ValueError):
+            return hint(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint in (bool, int, float, str, type(None)) and type(value) is hint:
+        return value
+    raise _Mismatch
+
+
+def _flatten(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {path: value}
+    prefix = f"{path}." if path else ""
+    leaves = [_flatten(item, prefix + name) for name, item in value.items()]
+    return {name: item for leaf in leaves for name, item in leaf.items()}

@@ -1,6 +1,7 @@
 """Configs: loading a file, overriding fields, errors of one line, the help text."""
 
 import enum
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,7 +10,16 @@ from typing import Literal
 
 import pytest
 
-from resadapt_jax.config import field_paths, load_config, nearest, override, parse_config
+from resadapt_jax.config import (
+    differences,
+    field_paths,
+    from_json,
+    load_config,
+    nearest,
+    override,
+    parse_config,
+    to_json,
+)
 from resadapt_jax.errors import UserError, run_cli
 
 
@@ -48,6 +58,17 @@ class Config:
         if self.steps < 0:
             raise ValueError("steps must be >= 0")
 
+
+CHANGED = Config(
+    optimizer=Sgd(momentum=0.9),
+    warmup=Adam(betas=(0.5, 0.25)),
+    variant=Variant.RELEASED,
+    engine="b",
+    steps=7,
+    run_dir=Path("a/b"),
+    clip=1e-7,
+    sizes=(),
+)
 
 FILE = """
 from dataclasses import dataclass, replace
@@ -152,6 +173,67 @@ def test_a_mistake_is_one_line(flags, message):
     assert "\n" not in str(caught.value) and "│" not in str(caught.value)
 
 
+@pytest.mark.parametrize("config", [Config(), CHANGED])
+def test_json_gives_back_an_equal_config(config):
+    assert from_json(to_json(config), Config) == config
+
+
+def test_json_is_plain_and_tags_unions():
+    value = json.loads(to_json(CHANGED))
+    assert value["optimizer"] == {"kind": "Sgd", "learning_rate": 0.01, "momentum": 0.9}
+    assert "kind" not in value["warmup"]  # one dataclass only: nothing to choose
+    assert (value["variant"], value["run_dir"], value["sizes"]) == ("released", "a/b", [])
+
+
+def test_json_field_left_out_keeps_its_default():
+    assert from_json('{"steps": 9}', Config) == Config(steps=9)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"stepz": 3}', "unknown config field stepz; did you mean steps?"),
+        (
+            '{"optimizer": {"kind": "Sgd", "momentums": 0}}',
+            "unknown config field optimizer.momentums; did you mean optimizer.momentum?",
+        ),
+        ('{"optimizer": {"kind": "Lion"}}', "optimizer.kind is 'Lion', not one of Adam, Sgd"),
+        ('{"steps": 1.5}', "config field steps does not accept 1.5"),
+        ('{"steps": true}', "config field steps does not accept True"),
+        ('{"engine": "c"}', "config field engine does not accept 'c'"),
+        ('{"warmup": {"betas": [0.1]}}', "config field warmup.betas does not accept"),
+        ('{"steps": -1}', "config Config: steps must be >= 0"),
+        ('{"steps": ', "not JSON"),
+        ("[]", "does not accept"),
+    ],
+)
+def test_json_that_does_not_fit(text, message):
+    with pytest.raises(UserError) as caught:
+        from_json(text, Config)
+    assert message in str(caught.value)
+
+
+def test_json_refuses_what_it_cannot_give_back():
+    @dataclass(frozen=True)
+    class Holder:
+        function: object = print
+
+    with pytest.raises(TypeError, match="a config holds no builtin_function"):
+        to_json(Holder())
+
+
+def test_differences_name_each_field():
+    assert differences(to_json(Config()), Config()) == []
+    changed = override(Config(), ["--steps", "9", "--optimizer.learning-rate", "0.5"])
+    assert differences(to_json(Config()), changed) == [
+        "optimizer.learning_rate: 0.001 -> 0.5",
+        "steps: 3 -> 9",
+    ]
+    assert differences(to_json(Config()), Config(optimizer=Sgd()))[0] == (
+        'optimizer.kind: "Adam" -> "Sgd"'
+    )
+
+
 def test_nearest_prefers_an_equal_last_component():
     # by letters alone "rates" is nearer to "rate"; the equal leaf name wins
     assert nearest("rate", ["rates", "optimizer.inner.rate"]) == "optimizer.inner.rate"
@@ -213,7 +295,8 @@ def test_a_program_prints_one_line_and_exits_2(config_file):
         "from resadapt_jax.errors import run_cli; sys.exit(run_cli(lambda: parse_config()))"
     )
     command = [sys.executable, "-c", program, "--config", config_file, "--stepz", "3"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: unknown field --stepz; did you mean --steps?\n"
     assert done.stdout == ""
