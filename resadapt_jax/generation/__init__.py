@@ -1,0 +1,1 @@
+"""Answers from a backbone: prefill, decode with a KV cache, sampling."""

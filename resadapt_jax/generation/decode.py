@@ -1,0 +1,108 @@
+"""Batched generation inside jit: one prefill, then one token a step until every row is done."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from resadapt_jax.generation.sampling import choose
+from resadapt_jax.models.kv_cache import KVCache
+from resadapt_jax.models.prompt import PromptLayout
+from resadapt_jax.models.qwen2_5_vl import text
+from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params
+
+
+@flax.struct.dataclass
+class Generation:
+    """Generated answers.
+
+    Attributes:
+        token_ids: the end-of-sequence token included; 0 where ``mask`` is false.
+        log_probs: float32, under the distribution each token was drawn from; 0 where masked.
+        mask: tokens up to and including the first end-of-sequence token.
+    """
+
+    token_ids: Int[Array, "B N"]
+    log_probs: Float[Array, "B N"]
+    mask: Bool[Array, "B N"]
+
+
+@flax.struct.dataclass
+class _State:
+    step: Int[Array, ""]
+    token: Int[Array, " B"]
+    done: Bool[Array, " B"]
+    cache: KVCache
+    output: Generation
+
+
+def generate(
+    params: Params,
+    config: Qwen2_5VLConfig,
+    embeds: Float[Array, "B T D"],
+    layout: PromptLayout,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    key: Key[Array, ""],
+    eos_token_ids: tuple[int, ...],
+) -> Generation:
+    """Continues a batch of right-padded prompts of any lengths.
+
+    Args:
+        params: the whole model's tree.
+        config: the whole model's architecture.
+        embeds: prompt embeddings (``model.embed_prompt``).
+        layout: the batch's layouts.
+        max_new_tokens: static bound on the answer's length.
+        temperature: static; 0 is greedy.
+        key: randomness of the draws; unused when greedy.
+        eos_token_ids: a row stops after any of these; stops early once all rows have.
+    """
+    rows = jnp.arange(len(embeds))
+    hidden, cache = text.forward(params, config, embeds, layout.position_ids, layout.mask)
+    last = hidden[rows, jnp.maximum(layout.length - 1, 0)]
+
+    def pick(step: Array, done: Array, hidden: Array, output: Generation):
+        logits = text.logits(params, config, hidden)
+        token, log_prob = choose(jax.random.fold_in(key, step), logits, temperature)
+        output = Generation(
+            token_ids=output.token_ids.at[:, step].set(jnp.where(done, 0, token)),
+            log_probs=output.log_probs.at[:, step].set(jnp.where(done, 0.0, log_prob)),
+            mask=output.mask.at[:, step].set(~done),
+        )
+        is_eos = jnp.any(token[:, None] == jnp.array(eos_token_ids, jnp.int32)[None, :], axis=-1)
+        return token, done | is_eos, output
+
+    def body(state: _State) -> _State:
+        position = layout.next_position + state.step - 1
+        hidden, cache = text.forward(
+            params,
+            config,
+            text.embed_tokens(params, state.token[:, None]),
+            jnp.broadcast_to(position[:, None, None], (len(rows), 3, 1)),
+            jnp.ones((len(rows), 1), bool),
+            state.cache,
+        )
+        token, done, output = pick(state.step, state.done, hidden[:, 0], state.output)
+        return _State(step=state.step + 1, token=token, done=done, cache=cache, output=output)
+
+    shape = (len(rows), max_new_tokens)
+    output = Generation(
+        token_ids=jnp.zeros(shape, jnp.int32),
+        log_probs=jnp.zeros(shape, jnp.float32),
+        mask=jnp.zeros(shape, bool),
+    )
+    first = jnp.zeros((), jnp.int32)
+    token, done, output = pick(first, jnp.zeros(len(rows), bool), last, output)
+    state = _State(
+        step=first + 1,
+        token=token,
+        done=done,
+        cache=cache.extend(max_new_tokens - 1),
+        output=output,
+    )
+    state = jax.lax.while_loop(
+        lambda state: (state.step < max_new_tokens) & ~jnp.all(state.done), body, state
+    )
+    return state.output

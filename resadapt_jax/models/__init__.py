@@ -1,0 +1,1 @@
+"""Ports of vision-language models: pure functions over trees whose paths are checkpoint keys."""

@@ -1,0 +1,66 @@
+"""Attention with grouped heads over a mask, and over contiguous segments of a packed sequence."""
+
+import jax
+import jax.numpy as jnp
+
+from resadapt_jax.typing import Array, Bool, Float, Int
+
+# Finite, so that a row with nothing to attend to averages instead of turning into NaN.
+_MASKED = float(jnp.finfo(jnp.float32).min)
+
+
+def attend(
+    query: Float[Array, "B T Hq D"],
+    key: Float[Array, "B S Hk D"],
+    value: Float[Array, "B S Hk D"],
+    mask: Bool[Array, "B T S"],
+) -> Float[Array, "B T Hq D"]:
+    """``softmax(Q Kᵀ / √D + mask) V``, softmax in float32, keys shared by ``Hq / Hk`` heads."""
+    batch, length, heads, dim = query.shape
+    kv_heads = key.shape[2]
+    grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, dim)
+    scores = jnp.einsum("btkgd,bskd->bkgts", grouped, key, preferred_element_type=jnp.float32) * (
+        dim**-0.5
+    )
+    scores = jnp.where(mask[:, None, None, :, :], scores, _MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum("bkgts,bskd->btkgd", weights, value).reshape(query.shape)
+
+
+def attend_within_segments(
+    query: Float[Array, "P H D"],
+    key: Float[Array, "P H D"],
+    value: Float[Array, "P H D"],
+    segment_ids: Int[Array, " P"],
+    longest: int,
+) -> Float[Array, "P H D"]:
+    """Attention among equal ids of a packed sequence whose equal ids are contiguous.
+
+    The sequence is cut into blocks of about half the longest segment; a block's queries see
+    the keys of two blocks on either side, which hold every segment that reaches into it. Cost is
+    ``O(P · longest)`` whatever the ids, which may be traced.
+
+    Args:
+        query, key, value: rotated projections.
+        segment_ids: equal for positions that see each other; 0 for padding at the end.
+        longest: static bound on the run of equal ids other than 0.
+    """
+    length = query.shape[0]
+    block = -(-longest // 2)
+    if length <= 5 * block:
+        same = segment_ids[:, None] == segment_ids[None, :]
+        return attend(query[None], key[None], value[None], same[None])[0]
+    num_blocks = -(-length // block)
+    end = num_blocks * block - length
+
+    def blocks(x: Array, margin: int) -> Array:
+        pad = [(margin * block, end + margin * block)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x, pad).reshape(num_blocks + 2 * margin, block, *x.shape[1:])
+
+    def neighbours(x: Array) -> Array:
+        x = blocks(x, 2)
+        return jnp.concatenate([x[i : i + num_blocks] for i in range(5)], axis=1)
+
+    same = blocks(segment_ids, 0)[:, :, None] == neighbours(segment_ids)[:, None, :]
+    out = attend(blocks(query, 0), neighbours(key), neighbours(value), same)
+    return out.reshape(num_blocks * block, *query.shape[1:])[:length]

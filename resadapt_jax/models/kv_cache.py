@@ -1,0 +1,43 @@
+"""The keys and values that a decoder has seen, in arrays of static length."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from resadapt_jax.typing import Array, Bool, Float, Int
+
+
+@flax.struct.dataclass
+class KVCache:
+    """One slot per position, shared by the rows of a batch; a row's padding leaves masked slots.
+
+    Rotation is applied before a key is stored, so a slot's index carries no position.
+
+    Attributes:
+        keys: per layer, rotated keys.
+        values: per layer.
+        mask: slots that hold a valid position.
+        length: slots written so far.
+    """
+
+    keys: tuple[Float[Array, "B S Hk D"], ...]
+    values: tuple[Float[Array, "B S Hk D"], ...]
+    mask: Bool[Array, "B S"]
+    length: Int[Array, ""]
+
+    def extend(self, slots: int) -> "KVCache":
+        """The same cache with room for ``slots`` more positions."""
+
+        def pad(x: Array) -> Array:
+            return jnp.pad(x, [(0, 0), (0, slots)] + [(0, 0)] * (x.ndim - 2))
+
+        return self.replace(
+            keys=tuple(map(pad, self.keys)),
+            values=tuple(map(pad, self.values)),
+            mask=pad(self.mask),
+        )
+
+
+def write_slots(slots: Array, new: Array, start: Int[Array, ""]) -> Array:
+    """Puts ``new [B T ...]`` into ``slots [B S ...]`` from slot ``start`` on."""
+    return jax.lax.dynamic_update_slice_in_dim(slots, new.astype(slots.dtype), start, axis=1)

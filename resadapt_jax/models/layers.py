@@ -1,0 +1,28 @@
+"""Layers shared by the ports: functions of a parameter subtree in the checkpoint's orientation."""
+
+import jax
+import jax.numpy as jnp
+
+from resadapt_jax.typing import Array, Float, Params
+
+
+def linear(params: Params, x: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
+    """``x Wᵀ + b`` with ``weight [O, I]`` and, where the checkpoint has one, ``bias [O]``."""
+    y = jnp.einsum("...i,oi->...o", x, params["weight"])
+    if "bias" in params:
+        y = y + params["bias"].reshape((1,) * (y.ndim - 1) + (-1,))
+    return y
+
+
+def rms_norm(params: Params, x: Float[Array, "*N D"], eps: float) -> Float[Array, "*N D"]:
+    """``weight · x / √(mean(x²) + eps)``, normalised in float32 and cast before the weight."""
+    x32 = x.astype(jnp.float32)
+    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+    weight = params["weight"].reshape((1,) * (x.ndim - 1) + (-1,))
+    return weight * (x32 * scale).astype(x.dtype)
+
+
+def swiglu(params: Params, x: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
+    """``down(silu(gate(x)) · up(x))``."""
+    gate = jax.nn.silu(linear(params["gate_proj"], x))
+    return linear(params["down_proj"], gate * linear(params["up_proj"], x))

@@ -1,0 +1,45 @@
+"""Qwen2.5-VL checkpoints in and out of Hugging Face directories."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from resadapt_jax.errors import UserError
+from resadapt_jax.models import hf
+from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.models.qwen2_5_vl.model import param_shapes
+from resadapt_jax.typing import Params
+
+# transformers 5 holds the modules under these names; published files use the shorter ones.
+_IN_MEMORY = {"model.visual.": "visual.", "model.language_model.": "model."}
+
+
+def load_hf(
+    directory: str | Path, dtype: jnp.dtype | None = None
+) -> tuple[Qwen2_5VLConfig, Params]:
+    """Reads a model from an HF directory.
+
+    Args:
+        directory: ``config.json`` and one or many safetensors files, in the published key layout
+            or in transformers 5's own.
+        dtype: cast the weights to it; ``None`` keeps the file's.
+
+    Raises:
+        UserError: an unreadable or unsupported config; any missing, unexpected or misshaped
+            tensors, all listed in one message.
+    """
+    try:
+        config = Qwen2_5VLConfig.from_hf(hf.read_config(directory))
+    except ValueError as error:
+        raise UserError(f"{directory}: {error}") from error
+    # A tied head may be stored all the same; it equals the embedding.
+    ignore = frozenset({"lm_head.weight"} if config.tie_word_embeddings else ())
+    params = hf.load_params(
+        directory, param_shapes(config), rename=_IN_MEMORY, ignore=ignore, dtype=dtype
+    )
+    return config, params
+
+
+def save_hf(directory: str | Path, config: Qwen2_5VLConfig, params: Params) -> None:
+    """Writes a model so that `load_hf` and transformers read it back (the tokenizer excepted)."""
+    hf.save(directory, config.to_hf(), params)

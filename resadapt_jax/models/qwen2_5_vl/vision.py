@@ -1,0 +1,94 @@
+"""The vision tower: window and per-frame attention over packed patches of any grids."""
+
+import jax
+import jax.numpy as jnp
+
+from resadapt_jax.models.attention import attend_within_segments
+from resadapt_jax.models.layers import linear, rms_norm, swiglu
+from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, VisionConfig
+from resadapt_jax.models.rope import rotate, vision_angles
+from resadapt_jax.models.vision_plan import VisionPlan
+from resadapt_jax.typing import Array, Float, Int, Params
+
+
+def encode(
+    params: Params, config: Qwen2_5VLConfig, patches: Float[Array, "P C"], plan: VisionPlan
+) -> Float[Array, "U D"]:
+    """Encodes packed patches into merged visual tokens.
+
+    Args:
+        params: the whole model's tree.
+        config: the whole model's architecture.
+        patches: normalised patches in the plan's order, features (channel, time, y, x). Rows that
+            the plan marks as padding are ignored, whatever they hold.
+        plan: the layout of one packed sequence.
+
+    Returns:
+        One row per merged token in the plan's order; padding rows are exactly 0.
+    """
+    params, config = params["visual"], config.vision
+    x = embed_patches(params, config, patches, plan)
+    x = _by_block(x, plan.window_order, plan.merge_size)
+    cos, sin = _rotation(config, plan)
+    in_window = _by_block(plan.window_ids[:, None], plan.window_order, plan.merge_size)[:, 0]
+    # Reordering stays inside a temporal patch, so segment ids read the same in both orders.
+    for index in range(config.depth):
+        full = index in config.fullatt_block_indexes
+        ids = plan.segment_ids if full else in_window
+        longest = _longest(plan) if full else min(plan.window_patches**2, _longest(plan))
+        x = block(params["blocks"][str(index)], config, x, cos, sin, ids, longest)
+    tokens = merge(params["merger"], config, x)[plan.window_rank]
+    return jnp.where(plan.token_entry[:, None] >= 0, tokens, 0)
+
+
+def embed_patches(
+    params: Params, config: VisionConfig, patches: Float[Array, "P C"], plan: VisionPlan
+) -> Float[Array, "P D"]:
+    """The patch convolution, which is a matrix product over flattened patches."""
+    weight = params["patch_embed"]["proj"]["weight"].reshape(config.hidden_size, -1)
+    patches = jnp.where(plan.patch_entry[:, None] >= 0, patches, 0).astype(weight.dtype)
+    return linear({"weight": weight}, patches)
+
+
+def block(
+    params: Params,
+    config: VisionConfig,
+    x: Float[Array, "P D"],
+    cos: Float[Array, "P A"],
+    sin: Float[Array, "P A"],
+    segment_ids: Int[Array, " P"],
+    longest: int,
+) -> Float[Array, "P D"]:
+    """One transformer block with attention inside runs of equal ``segment_ids``."""
+    normed = rms_norm(params["norm1"], x, config.rms_norm_eps)
+    qkv = linear(params["attn"]["qkv"], normed)
+    query, key, value = jnp.split(qkv.reshape(len(x), -1, config.head_dim), 3, axis=1)
+    query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+    attended = attend_within_segments(query, key, value, segment_ids, longest)
+    x = x + linear(params["attn"]["proj"], attended.reshape(x.shape))
+    return x + swiglu(params["mlp"], rms_norm(params["norm2"], x, config.rms_norm_eps))
+
+
+def merge(params: Params, config: VisionConfig, x: Float[Array, "P D"]) -> Float[Array, "U E"]:
+    """Joins the patches of a block into one token of the decoder's width."""
+    x = rms_norm(params["ln_q"], x, config.rms_norm_eps)
+    x = x.reshape(-1, config.spatial_merge_size**2 * config.hidden_size)
+    x = jax.nn.gelu(linear(params["mlp"]["0"], x), approximate=False)
+    return linear(params["mlp"]["2"], x)
+
+
+def _rotation(config: VisionConfig, plan: VisionPlan) -> tuple[Array, Array]:
+    """Cosines and sines of the patches in window order, float32."""
+    place = jnp.stack([plan.patch_row, plan.patch_col], axis=-1)
+    place = _by_block(place, plan.window_order, plan.merge_size)
+    angles = vision_angles(place[:, 0], place[:, 1], config.head_dim, config.rope_theta)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def _by_block(x: Array, order: Array, merge_size: int) -> Array:
+    """Gathers whole merge blocks of rows; the patches inside a block keep their order."""
+    return x.reshape(len(order), -1)[order].reshape(len(order) * merge_size**2, -1)
+
+
+def _longest(plan: VisionPlan) -> int:
+    return plan.max_frame_tokens * plan.merge_size**2
