@@ -1,0 +1,33 @@
+"""Advantages: how much better an allocation did than the others drawn for the same prompt.
+
+Every estimator has the signature of ``capo`` and returns an ``Advantages`` record; ``estimate``
+picks it by the class of its configuration.
+"""
+
+from resadapt_jax.advantages.baselines import (
+    AccuracyOnlyConfig,
+    DirectCostConfig,
+    accuracy_only,
+    direct_cost,
+)
+from resadapt_jax.advantages.capo import CapoConfig, capo
+from resadapt_jax.advantages.estimate import estimate
+from resadapt_jax.advantages.group import GroupNorm, grpo, normalise
+from resadapt_jax.advantages.records import AdvantageConfig, Advantages
+from resadapt_jax.advantages.rollouts import proxy_cost
+
+__all__ = [
+    "AccuracyOnlyConfig",
+    "AdvantageConfig",
+    "Advantages",
+    "CapoConfig",
+    "DirectCostConfig",
+    "GroupNorm",
+    "accuracy_only",
+    "capo",
+    "direct_cost",
+    "estimate",
+    "grpo",
+    "normalise",
+    "proxy_cost",
+]

@@ -1,0 +1,33 @@
+"""Losses: arrays and a frozen config in, per-element values and a record out, reduced once.
+
+Each loss masks its inputs, so padding may hold anything; ``aggregate`` reduces to a
+``WeightedSum``, divided after micro-batches and devices have been added up.
+"""
+
+from resadapt_jax.losses.aggregate import WeightedSum, aggregate, masked_sum, mean_per_sequence
+from resadapt_jax.losses.allocator import AllocatorLossConfig, allocator_loss
+from resadapt_jax.losses.concentration import ConcentrationConfig, concentration
+from resadapt_jax.losses.policy_gradient import SurrogateAux, clipped_surrogate
+from resadapt_jax.losses.similarity import (
+    SimilarityAux,
+    SimilarityConfig,
+    mean_scales,
+    temporal_similarity,
+)
+
+__all__ = [
+    "AllocatorLossConfig",
+    "ConcentrationConfig",
+    "SimilarityAux",
+    "SimilarityConfig",
+    "SurrogateAux",
+    "WeightedSum",
+    "aggregate",
+    "allocator_loss",
+    "clipped_surrogate",
+    "concentration",
+    "masked_sum",
+    "mean_per_sequence",
+    "mean_scales",
+    "temporal_similarity",
+]

@@ -1,0 +1,76 @@
+"""From per-element losses to one number: masked sums that are divided once, at the very end."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import struct
+
+from resadapt_jax.typing import Array, Bool, Float
+
+
+@struct.dataclass
+class WeightedSum:
+    """A mean whose division is still to come.
+
+    Sums over micro-batches and devices by ``+``, so the mean is that of the whole batch however it
+    was cut; a mean of means would not be.
+    """
+
+    total: Float[Array, ""]  # Σ of the weighted values
+    weight: Float[Array, ""]  # Σ of the weights
+
+    def __add__(self, other: "WeightedSum") -> "WeightedSum":
+        return WeightedSum(self.total + other.total, self.weight + other.weight)
+
+    def mean(self) -> Float[Array, ""]:
+        """total / weight; 0 where nothing was counted."""
+        counted = self.weight > 0
+        return jnp.where(counted, self.total, 0.0) / jnp.where(counted, self.weight, 1.0)
+
+
+def masked_sum(values: Float[Array, "*S"], mask: Bool[Array, "*S"] | None = None) -> WeightedSum:
+    """Σ values where ``mask``, over their number."""
+    values = jnp.asarray(values, jnp.float32)
+    mask = jnp.ones(values.shape, bool) if mask is None else mask
+    _check_shapes(values, mask)
+    return WeightedSum(
+        total=jnp.sum(jnp.where(mask, values, 0.0)), weight=jnp.sum(mask, dtype=jnp.float32)
+    )
+
+
+def mean_per_sequence(
+    values: Float[Array, "*S T"], mask: Bool[Array, "*S T"] | None = None
+) -> tuple[Float[Array, "*S"], Bool[Array, "*S"]]:
+    """Mean of each sequence over its valid elements, and which sequences have any."""
+    values = jnp.asarray(values, jnp.float32)
+    mask = jnp.ones(values.shape, bool) if mask is None else mask
+    _check_shapes(values, mask)
+    total = jnp.sum(jnp.where(mask, values, 0.0), -1)
+    return total / jnp.maximum(jnp.sum(mask, -1), 1), mask.any(-1)
+
+
+def aggregate(
+    values: Float[Array, "*S T"],
+    mask: Bool[Array, "*S T"] | None = None,
+    *,
+    mode: Literal["token-mean", "sequence-mean-token-mean"] = "token-mean",
+) -> WeightedSum:
+    """Reduces per-element losses of many sequences.
+
+    ``"token-mean"``: every element weighs the same, so a long sequence weighs more.
+    ``"sequence-mean-token-mean"``: every sequence weighs the same, its elements averaged first, as
+    ResAdapt's eq. (24) does.
+
+    Raises:
+      ValueError: another mode, or shapes that differ.
+    """
+    if mode == "token-mean":
+        return masked_sum(values, mask)
+    if mode == "sequence-mean-token-mean":
+        return masked_sum(*mean_per_sequence(values, mask))
+    raise ValueError(f"unknown aggregation mode {mode!r}")
+
+
+def _check_shapes(values: Array, mask: Array) -> None:
+    if values.shape != mask.shape:
+        raise ValueError(f"values {values.shape} and mask {mask.shape} must have the same shape")

@@ -1,0 +1,111 @@
+"""The allocator's whole objective, eq. (23): surrogate, temporal similarity, concentration."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from resadapt_jax.losses.aggregate import WeightedSum, masked_sum, mean_per_sequence
+from resadapt_jax.losses.concentration import ConcentrationConfig, concentration
+from resadapt_jax.losses.policy_gradient import SurrogateAux, clipped_surrogate
+from resadapt_jax.losses.similarity import SimilarityConfig, mean_scales, temporal_similarity
+from resadapt_jax.typing import Array, Bool, Float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AllocatorLossConfig:
+    """Coefficients of the allocator's objective; values of the released code.
+
+    Attributes:
+      clip_low: see ``clipped_surrogate``.
+      clip_high: see ``clipped_surrogate``.
+      dual_clip: see ``clipped_surrogate``.
+      similarity: form and coefficients of the temporal similarity.
+      similarity_weight: λ_sim.
+      concentration: form of the concentration penalty.
+      concentration_weight: λ_con.
+      s_min: smallest scale of the policy.
+      s_max: largest scale of the policy.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    dual_clip: float | None = 10.0
+    similarity: SimilarityConfig = SimilarityConfig()
+    similarity_weight: float = 1e-3
+    concentration: ConcentrationConfig = ConcentrationConfig()
+    concentration_weight: float = 5e-4
+    s_min: float = 0.2
+    s_max: float = 1.8
+
+
+def allocator_loss(
+    log_probs: Float[Array, "B M K"],
+    old_log_probs: Float[Array, "B M K"],
+    advantages: Float[Array, "B M"],
+    alpha: Float[Array, "B K"],
+    beta: Float[Array, "B K"],
+    unit_features: Float[Array, "B K D"],
+    unit_mask: Bool[Array, "B K"],
+    config: AllocatorLossConfig = AllocatorLossConfig(),  # noqa: B008  (frozen)
+    *,
+    allocation_mask: Bool[Array, "B M"] | None = None,
+) -> tuple[WeightedSum, dict[str, WeightedSum]]:
+    """L_alloc = L_θ + λ_sim·L_sim + λ_con·L_con, eq. (23), one value per prompt, summed.
+
+    Every term is averaged inside its prompt (over M and K as in eq. 21), so a long clip weighs as
+    much as a short one, and micro-batches add up to the whole batch exactly. Differentiated with
+    respect to ``log_probs``, ``alpha``, ``beta`` and ``unit_features``.
+
+    Args:
+      log_probs: of each unit's action under the policy being trained.
+      old_log_probs: under the policy that drew it.
+      advantages: one per allocation.
+      alpha: first parameter of each unit's Beta.
+      beta: second parameter.
+      unit_features: the allocator's feature of each unit.
+      unit_mask: units that exist; the others may hold anything. A prompt without units is left out.
+      config: coefficients.
+      allocation_mask: allocations that count, all when None.
+
+    Returns:
+      The loss, whose weight is the number of prompts, and the metrics: the three terms before their
+      coefficients, and the averages of the surrogate's record over actions.
+    """
+    units = jnp.broadcast_to(unit_mask[:, None, :], log_probs.shape)
+    if allocation_mask is not None:
+        units = units & allocation_mask[:, :, None]
+    surrogate, aux = clipped_surrogate(
+        log_probs,
+        old_log_probs,
+        jnp.broadcast_to(advantages[:, :, None], log_probs.shape),
+        units,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        dual_clip=config.dual_clip,
+    )
+    surrogate, present = mean_per_sequence(_rows(surrogate), _rows(units))
+    alpha, beta = jnp.where(unit_mask, alpha, 1.0), jnp.where(unit_mask, beta, 1.0)
+    scales = mean_scales(alpha, beta, s_min=config.s_min, s_max=config.s_max)
+    pairs, pair_aux = temporal_similarity(scales, unit_features, unit_mask, config.similarity)
+    similarity, _ = mean_per_sequence(pairs, pair_aux.mask)
+    spread = concentration(alpha, beta, unit_mask, config.concentration)
+    spread, _ = mean_per_sequence(spread, unit_mask)
+    weighted = config.similarity_weight * similarity + config.concentration_weight * spread
+    loss = masked_sum(surrogate + weighted, present)
+    metrics = {
+        "loss": loss,
+        "surrogate": masked_sum(surrogate, present),
+        "similarity": masked_sum(similarity, present),
+        "concentration": masked_sum(spread, present),
+    }
+    return loss, metrics | _surrogate_metrics(aux, units)
+
+
+def _surrogate_metrics(aux: SurrogateAux, mask: Bool[Array, "B M K"]) -> dict[str, WeightedSum]:
+    names = [field.name for field in dataclasses.fields(aux)]
+    return {name: masked_sum(getattr(aux, name), mask) for name in names}
+
+
+def _rows(values: Array) -> Array:
+    """[B, M, K] -> [B, M·K]: all the actions of one prompt."""
+    return values.reshape(values.shape[0], -1)
