@@ -1,0 +1,35 @@
+"""What a scale does: legal sizes, a token budget kept, grids, and the cost that results."""
+
+from resadapt_jax.operators.budget import FittedScales, fit_budget, require_feasible
+from resadapt_jax.operators.retention import (
+    grids,
+    mean_scale_cost,
+    native_tokens,
+    retention,
+    token_counts,
+)
+from resadapt_jax.operators.sizes import (
+    MAX_SCALE,
+    SizeLimits,
+    check_scales,
+    scaled_size,
+    sizes_from_scales,
+    smart_resize,
+)
+
+__all__ = [
+    "MAX_SCALE",
+    "FittedScales",
+    "SizeLimits",
+    "check_scales",
+    "fit_budget",
+    "grids",
+    "mean_scale_cost",
+    "native_tokens",
+    "require_feasible",
+    "retention",
+    "scaled_size",
+    "sizes_from_scales",
+    "smart_resize",
+    "token_counts",
+]
