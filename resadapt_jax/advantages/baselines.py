@@ -30,7 +30,7 @@ def accuracy_only(
     accuracy: Float[Array, "*B M N"],
     scales: Float[Array, "*B M K"],
     unit_mask: Bool[Array, "*B K"],
-    config: AccuracyOnlyConfig = AccuracyOnlyConfig(),  # noqa: B008  (frozen)
+    config: AccuracyOnlyConfig = AccuracyOnlyConfig(),
     *,
     rewards: Float[Array, "*B M N"] | None = None,
     mask: Bool[Array, "*B M N"] | None = None,
@@ -44,7 +44,7 @@ def direct_cost(
     accuracy: Float[Array, "*B M N"],
     scales: Float[Array, "*B M K"],
     unit_mask: Bool[Array, "*B K"],
-    config: DirectCostConfig = DirectCostConfig(),  # noqa: B008  (frozen)
+    config: DirectCostConfig = DirectCostConfig(),
     *,
     rewards: Float[Array, "*B M N"] | None = None,
     mask: Bool[Array, "*B M N"] | None = None,

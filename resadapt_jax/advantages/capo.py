@@ -69,7 +69,7 @@ def capo(
     accuracy: Float[Array, "*B M N"],
     scales: Float[Array, "*B M K"],
     unit_mask: Bool[Array, "*B K"],
-    config: CapoConfig = CapoConfig(),  # noqa: B008  (frozen)
+    config: CapoConfig = CapoConfig(),
     *,
     rewards: Float[Array, "*B M N"] | None = None,
     mask: Bool[Array, "*B M N"] | None = None,

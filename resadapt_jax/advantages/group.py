@@ -29,7 +29,7 @@ def normalise(
     mask: Bool[Array, "*S"] | None = None,
     *,
     axis: int | tuple[int, ...],
-    norm: GroupNorm = GroupNorm(),  # noqa: B008  (frozen)
+    norm: GroupNorm = GroupNorm(),
 ) -> Float[Array, "*S"]:
     """(x - mean) / (std + ε) over ``axis``, counting only entries where ``mask``; 0 elsewhere.
 
@@ -51,7 +51,7 @@ def grpo(
     mask: Bool[Array, "*B M N"] | None = None,
     *,
     group: Literal["prompt", "allocation"] = "prompt",
-    norm: GroupNorm = GroupNorm(unbiased=True),  # noqa: B008  (frozen)
+    norm: GroupNorm = GroupNorm(unbiased=True),
 ) -> Float[Array, "*B M N"]:
     """GRPO: A = (R - mean R) / (std R + ε), one advantage per answer.
 

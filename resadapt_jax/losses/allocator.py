@@ -46,7 +46,7 @@ def allocator_loss(
     beta: Float[Array, "B K"],
     unit_features: Float[Array, "B K D"],
     unit_mask: Bool[Array, "B K"],
-    config: AllocatorLossConfig = AllocatorLossConfig(),  # noqa: B008  (frozen)
+    config: AllocatorLossConfig = AllocatorLossConfig(),
     *,
     allocation_mask: Bool[Array, "B M"] | None = None,
 ) -> tuple[WeightedSum, dict[str, WeightedSum]]:

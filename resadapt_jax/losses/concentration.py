@@ -30,7 +30,7 @@ def concentration(
     alpha: Float[Array, "*S"],
     beta: Float[Array, "*S"],
     mask: Bool[Array, "*S"] | None = None,
-    config: ConcentrationConfig = ConcentrationConfig(),  # noqa: B008  (frozen)
+    config: ConcentrationConfig = ConcentrationConfig(),
 ) -> Float[Array, "*S"]:
     """paper, eq. (20): max(0, α + β - κ_max); released: α + β. Per unit, 0 where masked.
 

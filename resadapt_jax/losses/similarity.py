@@ -57,7 +57,7 @@ def temporal_similarity(
     scales: Float[Array, "*B K"],
     features: Float[Array, "*B K D"],
     mask: Bool[Array, "*B K"] | None = None,
-    config: SimilarityConfig = SimilarityConfig(),  # noqa: B008  (frozen)
+    config: SimilarityConfig = SimilarityConfig(),
 ) -> tuple[Float[Array, "*B K-1"], SimilarityAux]:
     """Per pair of neighbours, with w = σ((cos(f_t, f_t+1) - τ_sim)/γ_sim), eq. (19):
 

@@ -1,8 +1,9 @@
 """Multiple choice: which letters did the answer name."""
 
 import re
-import unicodedata
 from typing import Literal
+
+from resadapt_jax.rewards.text import same_text
 
 # ASCII neighbours only, so that a letter next to Chinese text still stands alone.
 _LETTER = re.compile(r"(?<![A-Za-z0-9_'’])[A-Z](?![A-Za-z0-9_'’])")
@@ -18,14 +19,8 @@ def multiple_choice(
     """
     expected = set(_LETTER.findall(truth))
     if not expected:
-        return float(_plain(answer) == _plain(truth))
+        return float(same_text(answer, truth))
     named = set(_LETTER.findall(answer))
     if form == "paper":
         return float(named == expected)
     return 2.0 * len(named & expected) / (len(named) + len(expected))
-
-
-def _plain(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    words = "".join(char if char.isalnum() else " " for char in folded)
-    return " ".join(words.split())

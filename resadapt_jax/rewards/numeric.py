@@ -3,12 +3,14 @@
 import math
 import re
 
+from resadapt_jax.rewards.text import same_text
+
 # Digits are bounded, so that no run of them is scanned twice at length.
 _NUMBER = re.compile(
     r"(?<![0-9A-Za-z_.])[-+]?"
     r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,6}(?![0-9])|[0-9]{1,40})?"
     r"(?:\.[0-9]{1,40}|(?<=[0-9])\.?)"
-    r"(?:[eE][-+]?[0-9]{1,3})?(?![0-9A-Za-z_])"
+    r"(?:[eE][-+]?[0-9]{1,3})?(?!\.?[0-9])"
 )
 
 
@@ -25,8 +27,13 @@ def parse_number(text: str) -> float | None:
 
 
 def numeric(answer: str, truth: str) -> float:
-    """1 if |answer - truth| ≤ max(1e-2, 1e-2·|truth|), else 0; 0 if either is no number."""
+    """1 if |answer - truth| ≤ max(1e-2, 1e-2·|truth|), else 0.
+
+    A truth that is no number is compared as text.
+    """
     given, expected = parse_number(answer), parse_number(truth)
-    if given is None or expected is None:
+    if expected is None:
+        return float(same_text(answer, truth))
+    if given is None:
         return 0.0
     return float(abs(given - expected) <= max(1e-2, 1e-2 * abs(expected)))

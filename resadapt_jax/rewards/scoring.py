@@ -51,7 +51,7 @@ def accuracy(
     task_type: TaskType | str,
     output: str,
     truth: str,
-    config: RewardConfig = RewardConfig(),  # noqa: B008  (frozen)
+    config: RewardConfig = RewardConfig(),
 ) -> float:
     """Accuracy in [0, 1] of ``output``, any string, by the rule of its task.
 
@@ -71,7 +71,7 @@ def score(
     task_type: TaskType | str,
     output: str,
     truth: str,
-    config: RewardConfig = RewardConfig(),  # noqa: B008  (frozen)
+    config: RewardConfig = RewardConfig(),
 ) -> Score:
     """Accuracy, format and their weighted sum for one output. Never raises on a string."""
     correct = accuracy(task_type, output, truth, config)
@@ -83,7 +83,7 @@ def score_batch(
     task_types: Sequence[TaskType | str],
     outputs: Sequence[str],
     truths: Sequence[str],
-    config: RewardConfig = RewardConfig(),  # noqa: B008  (frozen)
+    config: RewardConfig = RewardConfig(),
 ) -> list[Score]:
     """One score per output, in order.
 
