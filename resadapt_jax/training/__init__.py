@@ -1,0 +1,1 @@
+"""Training: the state, the rollout, the update step, and what a run leaves on disk."""
