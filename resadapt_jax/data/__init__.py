@@ -1,0 +1,1 @@
+"""From videos and the embedded world to batches."""

@@ -1,0 +1,391 @@
+"""Decoding and sampling of video files, sound and damaged."""
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from video_factory import (
+    flat_frames,
+    overwrite,
+    overwrite_packets,
+    packet_places,
+    textured_frames,
+    turn_by_header,
+    write_audio,
+    write_intra_mp4,
+    write_video,
+)
+
+from resadapt_jax.data import container, video
+from resadapt_jax.errors import UserError
+from resadapt_jax.operators.sizes import SizeLimits
+
+STEP = 6  # grey levels between neighbouring flat frames
+QUADRANTS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255,) * 3}
+
+
+def frame_numbers(clip: video.VideoClip) -> list[int]:
+    """Which flat frame each sampled frame is."""
+    levels = clip.frames.reshape(len(clip.frames), -1)
+    assert np.all(levels == levels[:, :1])
+    return (levels[:, 0] // STEP).tolist()
+
+
+def readable_frames(path) -> int:
+    """Frames that FFmpeg hands out by itself, counted without the code under test."""
+    count = 0
+    with av.open(str(path)) as file:
+        for packet in file.demux(file.streams.video[0]):
+            try:
+                count += sum(not frame.is_corrupt for frame in packet.decode())
+            except av.error.FFmpegError:
+                continue
+    return count
+
+
+# --- which frames -------------------------------------------------------------------------------
+
+
+def test_spread_takes_even_indices_of_even_times():
+    assert video.spread(np.arange(10.0), 4).tolist() == [0, 3, 6, 9]
+    assert video.spread(np.arange(10.0), 1).tolist() == [0]
+
+
+def test_spread_goes_by_time_and_not_by_index():
+    # Targets 0, 4 and 8 s; by index the middle one would be frame 2 or 3, at 0.2 or 0.3 s.
+    assert video.spread(np.array([0.0, 0.1, 0.2, 0.3, 4.1, 8.0]), 3).tolist() == [0, 4, 5]
+
+
+def test_spread_fills_up_with_neighbours_instead_of_repeating():
+    # Targets 0, 33.3, 66.7 and 100 s are nearest to frames 0, 3, 4, 4. Frame 4 cannot serve twice
+    # and is the last one, so the two before it move down: 0, 2, 3, 4.
+    assert video.spread(np.array([0.0, 1.0, 2.0, 3.0, 100.0]), 4).tolist() == [0, 2, 3, 4]
+
+
+@settings(deadline=None)
+@given(
+    gaps=st.lists(st.floats(0.001, 100.0), min_size=0, max_size=60),
+    count=st.integers(1, 70),
+)
+def test_spread_never_repeats_and_keeps_both_ends(gaps, count):
+    times = np.concatenate([[0.0], np.cumsum(gaps)])
+    chosen = video.spread(times, count)
+    assert len(chosen) == min(count, len(times))
+    assert np.all(np.diff(chosen) > 0)
+    assert chosen[0] == 0
+    assert count == 1 or chosen[-1] == len(times) - 1
+
+
+def test_samples_frames_nearest_to_even_times(tmp_path):
+    path = write_video(tmp_path / "clip.mkv", flat_frames(40))
+    clip = video.sample(path, num_frames=8)
+    # Targets are 3.9 s · i / 7 = 0, .557, 1.114, 1.671, 2.229, 2.786, 3.343, 3.9; frames come
+    # every 0.1 s.
+    assert frame_numbers(clip) == [0, 6, 11, 17, 22, 28, 33, 39]
+    np.testing.assert_allclose(clip.times, [0, 0.6, 1.1, 1.7, 2.2, 2.8, 3.3, 3.9], atol=1e-9)
+    assert clip.frames.dtype == np.uint8 and clip.frames.shape == (8, 56, 84, 3)
+    assert (clip.source_height, clip.source_width) == (56, 84)
+    assert clip.duration == pytest.approx(4.0)
+    assert clip.frames_lost == 0 and clip.warnings == ()
+
+
+def test_variable_frame_rate_is_sampled_by_time_and_is_not_damage(tmp_path):
+    # Ten frames in the first second, then one every two seconds, the first at 5 s into the file.
+    milliseconds = [5000 + 100 * i for i in range(10)] + [8000, 10000, 12000, 14000]
+    path = write_video(tmp_path / "clip.mkv", flat_frames(14), milliseconds=milliseconds)
+    clip = video.sample(path, num_frames=4)
+    assert frame_numbers(clip) == [0, 10, 11, 13]  # targets 0, 3, 6 and 9 s: 3 is exact, 6 is
+    # between 5 and 7 and goes to the earlier
+    np.testing.assert_allclose(clip.times, [0, 3, 5, 9], atol=1e-9)
+    assert clip.frames_lost == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_a_short_clip_gives_each_frame_once(tmp_path, count):
+    path = write_video(tmp_path / "clip.mkv", flat_frames(count))
+    clip = video.sample(path)
+    assert frame_numbers(clip) == list(range(count))
+    assert clip.duration == pytest.approx(0.1 * count)
+
+
+def test_frame_rate_gives_an_even_count_up_to_the_limit(tmp_path):
+    path = write_video(tmp_path / "clip.mkv", flat_frames(30))  # 3 s
+    assert len(video.sample(path, fps=2).times) == 6
+    assert len(video.sample(path, fps=1.1).times) == 4  # 3.3 frames
+    assert len(video.sample(path, fps=2, num_frames=4).times) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("clip.mp4", "libx264"),
+        ("clip.mp4", "mpeg4"),
+        ("clip.ts", "libx264"),
+        ("clip.avi", "mpeg4"),
+        ("clip.webm", "libvpx"),
+        ("a:b.mkv", "libx264"),
+        ("clip.h264", "libx264"),
+    ],
+)
+def test_common_containers(tmp_path, name, codec):
+    path = write_video(tmp_path / name, flat_frames(20, step=12), codec=codec)
+    clip = video.sample(path)
+    interval = 0.04 if name == "clip.h264" else 0.1  # a raw stream has no times; 25 fps is assumed
+    np.testing.assert_allclose(clip.times, interval * np.arange(20), atol=1e-6)
+    levels = clip.frames.mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(levels, 12 * np.arange(20), atol=5.5)  # lossy
+    assert clip.frames_lost == 0
+
+
+# --- orientation --------------------------------------------------------------------------------
+
+RIGHT_ANGLES = [
+    (a, b, c, d)
+    for a, b, c, d in np.ndindex(3, 3, 3, 3)
+    if abs((a - 1) * (d - 1) - (b - 1) * (c - 1)) == 1 and (a == d == 1 or b == c == 1)
+]
+
+
+@pytest.mark.parametrize("matrix", [tuple(v - 1 for v in m) for m in RIGHT_ANGLES])
+def test_turn_moves_every_pixel_as_the_matrix_says(matrix):
+    a, b, c, d = matrix
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    y, x = np.mgrid[:2, :3]
+    new_x, new_y = a * x + c * y, b * x + d * y
+    new_x, new_y = new_x - new_x.min(), new_y - new_y.min()
+    expected = np.empty((new_y.max() + 1, new_x.max() + 1, 3), np.uint8)
+    expected[new_y, new_x] = pixels
+    full = np.array([a, b, 0, c, d, 0, 0, 0, 1]) * 65536
+    np.testing.assert_array_equal(video.turn(pixels, full.astype(np.int32)), expected)
+
+
+def test_all_eight_right_angle_matrices_are_tested():
+    assert len(RIGHT_ANGLES) == 8
+
+
+def quadrant_clip(path, **kwargs):
+    """Four flat quadrants: red, green over blue, white."""
+    frame = np.zeros((56, 112, 3), np.uint8)
+    frame[:28, :56], frame[:28, 56:] = QUADRANTS["red"], QUADRANTS["green"]
+    frame[28:, :56], frame[28:, 56:] = QUADRANTS["blue"], QUADRANTS["white"]
+    return write_video(path, np.stack([frame] * 4), codec="libx264", **kwargs)
+
+
+def corners(frame) -> list[str]:
+    """Names of the colours top left, top right, bottom left, bottom right."""
+    height, width = frame.shape[:2]
+    seen = frame[
+        [height // 4, height // 4, -height // 4, -height // 4], [width // 4, -width // 4] * 2
+    ]
+    distance = np.abs(seen[:, None].astype(int) - np.array(list(QUADRANTS.values()))[None]).sum(-1)
+    assert np.all(distance.min(axis=1) < 60)
+    return [list(QUADRANTS)[i] for i in distance.argmin(axis=1)]
+
+
+def test_rotation_in_the_track_header_is_honoured(tmp_path):
+    path = quadrant_clip(tmp_path / "clip.mp4")
+    assert corners(video.sample(path).frames[0]) == ["red", "green", "blue", "white"]
+    # x' = -y, y' = x turns clockwise, as a phone held upright writes it: red moves to top right.
+    turn_by_header(path, (0, 1, -1, 0))
+    clip = video.sample(path)
+    assert clip.frames.shape == (4, 112, 56, 3)
+    assert (clip.source_height, clip.source_width) == (112, 56)
+    assert all(corners(f) == ["blue", "red", "white", "green"] for f in clip.frames)
+
+
+def test_mirroring_in_the_track_header_is_honoured(tmp_path):
+    path = quadrant_clip(tmp_path / "clip.mp4")
+    turn_by_header(path, (-1, 0, 0, 1))
+    assert corners(video.sample(path).frames[-1]) == ["green", "red", "white", "blue"]
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"),
+    [
+        (90, ["green", "white", "red", "blue"]),  # anticlockwise: red moves to the bottom left
+        (180, ["white", "blue", "green", "red"]),
+        (-90, ["blue", "red", "white", "green"]),
+    ],
+)
+def test_rotation_written_by_ffmpeg_is_honoured(tmp_path, degrees, expected):
+    path = quadrant_clip(tmp_path / "clip.mkv", rotation=degrees)
+    assert corners(video.sample(path).frames[0]) == expected
+
+
+# --- size ---------------------------------------------------------------------------------------
+
+
+def test_frames_have_the_size_of_the_backbones_preprocessing(tmp_path):
+    path = write_video(tmp_path / "clip.mkv", flat_frames(2, height=100, width=130))
+    # 100 / 28 = 3.57 and 130 / 28 = 4.64 round to 4 and 5.
+    clip = video.sample(path)
+    assert clip.frames.shape == (2, 112, 140, 3)
+    assert frame_numbers(clip) == [0, 1]
+    assert (clip.source_height, clip.source_width) == (100, 130)
+    # 112 · 140 > 10000: β = √1.3; ⌊100/β/28⌋ = ⌊3.13⌋ = 3 and ⌊130/β/28⌋ = ⌊4.07⌋ = 4.
+    clip = video.sample(path, limits=SizeLimits(max_pixels=10000))
+    assert clip.frames.shape == (2, 84, 112, 3)
+
+
+def test_shrinking_antialiases(tmp_path):
+    stripes = np.zeros((1, 112, 224, 3), np.uint8)
+    stripes[:, :, ::2] = 255
+    path = write_video(tmp_path / "clip.mkv", stripes)
+    clip = video.sample(path, limits=SizeLimits(max_pixels=3136))
+    assert clip.frames.shape[1] < 56
+    inside = clip.frames[0, 4:-4, 4:-4].astype(int)
+    # Stripes one pixel wide average to mid grey; picking pixels would leave 0 and 255.
+    assert np.all(np.abs(inside - 127.5) < 8)
+
+
+# --- damage -------------------------------------------------------------------------------------
+
+
+def test_frames_lost_in_the_middle_are_counted_and_the_rest_is_kept(tmp_path):
+    path = write_intra_mp4(tmp_path / "clip.mp4", textured_frames(40))
+    sound = video.sample(path, num_frames=40)
+    assert sound.frames_lost == 0
+    overwrite_packets(path, 15, 20)
+    clip = video.sample(path, num_frames=40)
+    assert clip.frames_lost == 5
+    assert clip.warnings == (f"{path} is damaged: 5 of 40 frames were lost",)
+    kept = [i for i in range(40) if not 15 <= i < 20]
+    np.testing.assert_allclose(clip.times, 0.1 * np.array(kept), atol=1e-6)
+    np.testing.assert_array_equal(clip.frames, sound.frames[kept])
+
+
+def test_a_chosen_frame_that_is_lost_is_replaced_by_its_neighbour(tmp_path):
+    path = write_intra_mp4(tmp_path / "clip.mp4", textured_frames(21))
+    overwrite_packets(path, 9, 11)
+    clip = video.sample(path, num_frames=3)
+    # Targets 0, 1 and 2 s; frames 9 and 10 are gone, 11 (1.1 s) is nearer to 1 s than 8 (0.8 s).
+    np.testing.assert_allclose(clip.times, [0, 1.1, 2.0], atol=1e-6)
+
+
+def test_a_frame_the_decoder_patched_up_is_lost(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", textured_frames(20), codec="mpeg4")
+    offset, size = packet_places(path)[7]
+    overwrite(path, offset + size // 2, offset + size)
+    clip = video.sample(path)
+    assert clip.frames_lost == 1
+    assert len(clip.times) == 19
+
+
+def test_bytes_a_matroska_reader_skips_are_noticed(tmp_path):
+    # Ten clusters of half a second; the damage spans parts of two.
+    options = {"cluster_time_limit": "500"}
+    path = write_video(tmp_path / "clip.mkv", textured_frames(50), container_options=options)
+    places = packet_places(path)
+    overwrite(path, places[17][0] - 20, places[22][0] + 100)
+    clip = video.sample(path, num_frames=50)
+    assert 30 < len(clip.times) == readable_frames(path) < 45
+    assert clip.frames_lost == 50 - len(clip.times)
+
+
+@pytest.mark.parametrize("name", ["clip.mkv", "clip.webm"])
+def test_a_truncated_file_keeps_its_beginning(tmp_path, name):
+    codec = "libvpx" if name == "clip.webm" else "libx264"
+    path = write_video(tmp_path / name, textured_frames(40), codec=codec)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 6 // 10])
+    clip = video.sample(path, num_frames=40)
+    assert 5 < len(clip.times) == readable_frames(path) < 35
+    assert clip.frames_lost == 40 - len(clip.times)
+    np.testing.assert_allclose(clip.times, 0.1 * np.arange(len(clip.times)), atol=1e-6)
+
+
+def test_a_truncated_mp4_with_its_index_in_front_keeps_its_beginning(tmp_path):
+    options = {"movflags": "faststart"}
+    path = write_video(
+        tmp_path / "clip.mp4", textured_frames(40), codec="libx264", container_options=options
+    )
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 7 // 10])
+    clip = video.sample(path, num_frames=40)
+    assert 5 < len(clip.times) < 40
+    assert clip.frames_lost == 40 - len(clip.times)
+
+
+# --- what cannot be used ------------------------------------------------------------------------
+
+
+def zero_bytes(folder):
+    (folder / "clip.mp4").touch()
+
+
+def text_named_mp4(folder):
+    (folder / "clip.mp4").write_text("this is not a video\n" * 50)
+
+
+def text_ffmpeg_would_draw(folder):
+    (folder / "clip.txt").write_text("this is not a video\n" * 50)
+
+
+def truncated_without_index(folder):
+    path = write_video(folder / "clip.mp4", textured_frames(10), codec="libx264")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def sound_only(folder):
+    write_audio(folder / "clip.wav")
+
+
+def no_frame(folder):
+    with av.open(str(folder / "clip.avi"), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 56, 84, "yuv420p"
+        file.start_encoding()
+
+
+def nothing_decodes(folder):
+    path = write_intra_mp4(folder / "clip.mp4", textured_frames(10))
+    overwrite_packets(path, 0, 10)
+
+
+def sliver(folder):
+    write_video(folder / "clip.mkv", flat_frames(2, height=2, width=500))
+
+
+def folder_instead(folder):
+    (folder / "clip.mp4").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (zero_bytes, "not a video"),
+        (text_named_mp4, "not a video"),
+        (text_ffmpeg_would_draw, "not a video"),
+        (truncated_without_index, "damaged beyond reading"),
+        (sound_only, "no video stream"),
+        (no_frame, "no video frame"),
+        (nothing_decodes, "no frame of .* could be decoded"),
+        (sliver, "aspect ratio"),
+        (folder_instead, "not a file"),
+    ],
+)
+def test_what_is_no_video_is_refused_in_one_line(tmp_path, make, reason):
+    make(tmp_path)
+    (path,) = tmp_path.iterdir()
+    with pytest.raises(UserError, match=reason) as caught:
+        video.sample(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_bad_arguments_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        video.sample(tmp_path / "clip.mp4")
+    with pytest.raises(UserError, match="at least 1"):
+        video.sample(tmp_path / "clip.mp4", num_frames=0)
+    with pytest.raises(UserError, match="positive"):
+        video.sample(tmp_path / "clip.mp4", fps=0)
+
+
+def test_absurd_dimensions_are_refused_before_decoding(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "clip.mkv", flat_frames(2))
+    monkeypatch.setattr(container, "MAX_SOURCE_PIXELS", 56 * 84 - 1)
+    with pytest.raises(UserError, match="too large to decode: 84 x 56"):
+        video.sample(path)
