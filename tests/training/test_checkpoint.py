@@ -214,6 +214,7 @@ def test_kill_before_the_rename_leaves_the_previous_checkpoint(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax's threads
 def test_a_damaged_checkpoint_is_an_error_not_a_fallback(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1)
@@ -263,7 +264,7 @@ def run(directory, steps, save_every=2):
         .shuffle()
         .repeat()
         .batch(4)
-        .to_iter_dataset()
+        .to_iter_dataset(grain.ReadOptions(num_threads=0))
     )
     with Checkpoints(directory) as checkpoints:
         restored = checkpoints.restore(make_state())
@@ -279,7 +280,7 @@ def run(directory, steps, save_every=2):
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one_bitwise(tmp_path):
-    whole = run(tmp_path / "whole", 12)
-    run(tmp_path / "parts", 5)  # the fifth step is lost: the last save was after the fourth
-    run(tmp_path / "parts", 9)
-    assert bits(run(tmp_path / "parts", 12)) == bits(whole)
+    whole = run(tmp_path / "whole", 8)
+    run(tmp_path / "parts", 3)  # the third step is lost: the last save was after the second
+    run(tmp_path / "parts", 5)
+    assert bits(run(tmp_path / "parts", 8)) == bits(whole)

@@ -1,0 +1,125 @@
+"""What a run logs: scalars per step in ``metrics.jsonl`` and TensorBoard, and what was compiled."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax import monitoring
+from tensorboardX import SummaryWriter
+
+from resadapt_jax.files import atomic_write
+from resadapt_jax.typing import Array, Float
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+class MetricLogger:
+    """Writes scalars by step, fetching them from the device one step late.
+
+    ``log`` returns without waiting for the device: the metrics of step i are fetched when those of
+    step i + 1 are logged, while the device already works on the latter.
+
+    Args:
+      directory: gets ``metrics.jsonl`` (one JSON object per step) and TensorBoard event files.
+      resume_step: updates done by the restored checkpoint; what was logged after it is dropped, as
+        those steps come again. None starts an empty log.
+
+    Use it as a context manager: leaving it writes what is pending.
+    """
+
+    def __init__(self, directory: str | Path, *, resume_step: int | None = None):
+        self.path = Path(directory) / "metrics.jsonl"
+        kept = [] if resume_step is None else read_metrics(self.path)
+        last = -1 if resume_step is None else resume_step
+        lines = [json.dumps(record) + "\n" for record in kept if record["step"] <= last]
+        atomic_write(self.path, "".join(lines))
+        self._file = open(self.path, "a", buffering=1)  # a whole line at a time
+        # events of an earlier, longer run with step >= purge_step are hidden by TensorBoard
+        self._board = SummaryWriter(str(directory), purge_step=last + 1)
+        self._pending: tuple[int, dict[str, Array]] | None = None
+
+    def __enter__(self) -> "MetricLogger":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def log(
+        self, step: int, metrics: Mapping[str, Float[Array, ""] | float]
+    ) -> dict[str, float] | None:
+        """Queues the scalars of ``step``; writes and returns the record queued before, if any.
+
+        Raises ``ValueError`` naming a metric that is no scalar.
+        """
+        for name, value in metrics.items():
+            if np.shape(value) != ():
+                raise ValueError(f"metric {name} has shape {np.shape(value)}, not a scalar's")
+            if isinstance(value, jax.Array):
+                value.copy_to_host_async()
+        record = self.flush()
+        self._pending = step, dict(metrics)
+        return record
+
+    def flush(self) -> dict[str, float] | None:
+        """Waits for the queued record, writes and returns it; None when there is none."""
+        if self._pending is None:
+            return None
+        step, metrics = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._file.write(json.dumps({"step": step} | _finite(values), allow_nan=False) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        return {"step": step} | values
+
+    def close(self) -> None:
+        """Writes what is pending and closes both files."""
+        self.flush()
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float | None]]:
+    """The records of a ``metrics.jsonl``, oldest first; a value that was not finite is None.
+
+    A last line that a killed process left incomplete is not a record.
+    """
+    path = Path(path)
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class CompileCounter:
+    """Counts the programs that XLA compiles while it is open, by jax's own monitoring events.
+
+    Every distinct jitted function and argument shape counts once, as does each primitive run
+    eagerly for the first time; a program read from the persistent cache counts too. A training
+    loop whose count still rises after warm-up recompiles something.
+    """
+
+    def __init__(self):
+        self.names: list[str] = []
+
+    def __enter__(self) -> "CompileCounter":
+        monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        monitoring.unregister_event_duration_listener(self._listen)
+
+    @property
+    def count(self) -> int:
+        """Programs compiled so far; ``names`` says which, in order."""
+        return len(self.names)
+
+    def _listen(self, event: str, duration: float, **details) -> None:
+        if event == _COMPILED:
+            self.names.append(details.get("fun_name", "(unnamed)"))
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN or infinity."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -1,0 +1,53 @@
+"""Atomic writes and the versions record."""
+
+import platform
+import re
+import subprocess
+
+import jax
+import pytest
+
+from resadapt_jax import versions as versions_module
+from resadapt_jax.files import atomic_write
+from resadapt_jax.versions import versions
+
+
+def test_text_and_bytes_are_written_whole(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    atomic_write(path, "zwölf\n")
+    assert path.read_text(encoding="utf-8") == "zwölf\n"
+    atomic_write(str(path), b"\x00\x01")
+    assert path.read_bytes() == b"\x00\x01"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    atomic_write(path, "old")
+
+    def fail(source, destination):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        atomic_write(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_versions_name_the_libraries():
+    record = versions()
+    assert record["jax"] == jax.__version__
+    assert record["python"] == platform.python_version()
+
+
+def test_versions_name_the_commit_of_a_checkout(tmp_path, monkeypatch):
+    monkeypatch.setattr(versions_module, "__file__", str(tmp_path / "package" / "versions.py"))
+    assert "commit" not in versions()
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "file").write_text("1")
+    for command in (["init", "-q"], ["add", "file"], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *command], check=True)
+    assert re.fullmatch("[0-9a-f]{12}", versions()["commit"])
+    (tmp_path / "file").write_text("2")
+    assert re.fullmatch(r"[0-9a-f]{12}\+changes", versions()["commit"])

@@ -1,0 +1,59 @@
+"""Progress: a bar on a terminal, few lines elsewhere."""
+
+import io
+
+import pytest
+
+from resadapt_jax.training.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_line_every_interval_and_at_the_end():
+    file, clock = io.StringIO(), Clock()
+    with Progress(100, initial=40, description="train", file=file, clock=clock) as progress:
+        for done in range(41, 101):
+            clock.now += 2.0
+            progress.update(done, reward=0.123456, retention=0.25)
+    lines = file.getvalue().splitlines()
+    # 30 s at 2 s a step are 15 steps: lines at 55, 70, 85 and the last at 100; 45 steps of 2 s are
+    # left at the first. With the 40 steps of the earlier process counted it would say 00:24.
+    assert lines[0] == "train 55/100 reward=0.123 retention=0.25 left 01:30"
+    assert [line.split()[1] for line in lines] == ["55/100", "70/100", "85/100", "100/100"]
+    assert lines[-1].endswith("left 00:00")
+
+
+def test_a_bar_with_scalars_on_a_terminal():
+    file = Terminal()
+    with Progress(10, initial=4, description="train", file=file) as progress:
+        progress.update(10, reward=0.5, retention=0.25)
+    text = file.getvalue()
+    assert "train" in text and "10/10" in text
+    assert "reward=0.5, retention=0.25" in text
+
+
+def test_an_interrupted_bar_leaves_a_clean_line():
+    file = Terminal()
+    with pytest.raises(KeyboardInterrupt), Progress(10, file=file) as progress:
+        progress.update(3)
+        raise KeyboardInterrupt
+    text = file.getvalue()
+    assert "3/10" in text and text.endswith("\n")
+
+
+@pytest.mark.parametrize("file", [io.StringIO(), Terminal()])
+def test_messages_have_their_own_line(file):
+    with Progress(10, file=file) as progress:
+        progress.write("saved checkpoint 5")
+    assert "saved checkpoint 5\n" in file.getvalue()
