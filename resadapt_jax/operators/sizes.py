@@ -136,7 +136,7 @@ def size_ladder(height: int, width: int, limits: SizeLimits) -> SizeTable:
 def look_up(table: SizeTable, scales: Float[Array, "*B"]) -> Int[Array, "*B"]:
     """Index of the step that holds at each scale."""
     thresholds = jnp.asarray(table.thresholds)
-    return jnp.searchsorted(thresholds, scales, side="right", method="compare_all") - 1
+    return jnp.searchsorted(thresholds, scales, side="right") - 1
 
 
 def sizes_from_scales(
