@@ -1,0 +1,63 @@
+"""Reductions: what is divided by what, and when."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resadapt_jax.losses import WeightedSum, aggregate, masked_sum
+
+# Three sequences of 4, 1 and 0 valid tokens.
+VALUES = jnp.array(
+    [[1.0, 2.0, 3.0, 6.0], [10.0, jnp.nan, jnp.nan, jnp.nan], [jnp.nan] * 4], jnp.float32
+)
+MASK = jnp.array([[True] * 4, [True] + [False] * 3, [False] * 4])
+
+
+# token-mean: (1 + 2 + 3 + 6 + 10)/5 = 4.4.
+# sequence means 3 and 10; their mean 6.5. Counting the empty sequence would give 4.3333, dividing
+# each by the padded length (3 + 2.5)/2 = 2.75.
+@pytest.mark.parametrize(
+    ("mode", "total", "weight", "mean"),
+    [("token-mean", 22.0, 5.0, 4.4), ("sequence-mean-token-mean", 13.0, 2.0, 6.5)],
+)
+def test_modes(mode, total, weight, mean):
+    for reduce in (aggregate, jax.jit(aggregate, static_argnames="mode")):
+        result = reduce(VALUES, MASK, mode=mode)
+        np.testing.assert_allclose(
+            [result.total, result.weight, result.mean()], [total, weight, mean], rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("mode", ["token-mean", "sequence-mean-token-mean"])
+def test_micro_batches_add_up(mode):
+    parts = [aggregate(VALUES[i : i + 1], MASK[i : i + 1], mode=mode) for i in range(3)]
+    whole = aggregate(VALUES, MASK, mode=mode)
+    np.testing.assert_allclose(sum(parts[1:], parts[0]).mean(), whole.mean(), rtol=1e-6)
+    # A mean of means is another number: 3, 10 and 0 average to 4.3333.
+    np.testing.assert_allclose(np.mean([part.mean() for part in parts]), 13 / 3, rtol=1e-6)
+
+
+def test_nothing_counted_is_zero_with_a_zero_gradient():
+    def mean(x):
+        return masked_sum(x, jnp.zeros(3, bool)).mean()
+
+    value, gradient = jax.value_and_grad(mean)(jnp.full(3, jnp.nan))
+    assert value == 0.0
+    np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_no_mask_is_the_plain_mean():
+    np.testing.assert_allclose(masked_sum(jnp.array([1.0, 2.0, 6.0])).mean(), 3.0)
+
+
+def test_weighted_sum_is_a_pytree():
+    doubled = jax.tree.map(lambda x: 2 * x, WeightedSum(jnp.array(3.0), jnp.array(2.0)))
+    assert doubled.total == 6.0 and doubled.weight == 4.0 and doubled.mean() == 1.5
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="shape"):
+        masked_sum(jnp.ones((2, 3)), jnp.ones((2, 1), bool))
+    with pytest.raises(ValueError, match="sum"):
+        aggregate(jnp.ones((2, 3)), mode="sum")

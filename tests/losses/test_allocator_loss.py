@@ -1,0 +1,203 @@
+"""The allocator's objective as a whole."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resadapt_jax.losses import (
+    AllocatorLossConfig,
+    ConcentrationConfig,
+    SimilarityConfig,
+    allocator_loss,
+)
+
+CONFIGS = [
+    AllocatorLossConfig(
+        similarity=SimilarityConfig(form=form, margin=0.3),
+        similarity_weight=0.5,
+        concentration=ConcentrationConfig(form=form, kappa_max=4.0),
+        concentration_weight=0.1,
+        s_min=0.3,
+        s_max=1.6,
+    )
+    for form in ("paper", "released")
+]
+BOTH = pytest.mark.parametrize("config", CONFIGS, ids=["paper", "released"])
+LENGTHS = [5, 2, 1, 0]  # valid units of each prompt
+LOSS = jax.jit(allocator_loss, static_argnames="config")
+DIFFERENTIATED = ("log_probs", "alpha", "beta", "unit_features")
+
+
+def _inputs():
+    rng = np.random.default_rng(0)
+    shape = (4, 3, 5)
+    arrays = {
+        "log_probs": rng.normal(0.0, 0.5, shape),
+        "old_log_probs": rng.normal(0.0, 0.5, shape),
+        "advantages": rng.normal(0.0, 1.0, shape[:2]),
+        "alpha": rng.uniform(0.5, 4.0, (4, 5)),
+        "beta": rng.uniform(0.5, 4.0, (4, 5)),
+        "unit_features": rng.normal(0.5, 1.0, (4, 5, 6)),
+    }
+    arrays = {name: jnp.array(array, jnp.float32) for name, array in arrays.items()}
+    return arrays | {"unit_mask": jnp.arange(5)[None, :] < jnp.array(LENGTHS)[:, None]}
+
+
+def _poisoned(arrays):
+    """The same inputs with NaN in every unit that does not exist."""
+    units = arrays["unit_mask"]
+    masks = {
+        "log_probs": units[:, None, :],
+        "old_log_probs": units[:, None, :],
+        "alpha": units,
+        "beta": units,
+        "unit_features": units[:, :, None],
+        "advantages": units.any(-1, keepdims=True),
+    }
+    return arrays | {name: jnp.where(mask, arrays[name], jnp.nan) for name, mask in masks.items()}
+
+
+def _gradients(arrays, config):
+    def mean(differentiated):
+        return allocator_loss(**arrays | differentiated, config=config)[0].mean()
+
+    return jax.jit(jax.grad(mean))({name: arrays[name] for name in DIFFERENTIATED})
+
+
+def _by_hand(arrays, config):
+    """Equations (18)-(23) for each prompt with units, in plain Python."""
+    a = {name: np.asarray(array, np.float64) for name, array in arrays.items()}
+    losses = []
+    for b, length in enumerate(LENGTHS):
+        if length == 0:
+            continue
+        surrogate = 0.0
+        for m in range(3):
+            advantage = a["advantages"][b, m]
+            for k in range(length):
+                ratio = math.exp(a["log_probs"][b, m, k] - a["old_log_probs"][b, m, k])
+                value = min(ratio * advantage, min(max(ratio, 0.8), 1.28) * advantage)
+                surrogate -= max(value, 10 * advantage) if advantage < 0 else value
+        alpha, beta = a["alpha"][b, :length], a["beta"][b, :length]
+        scales = config.s_min + (config.s_max - config.s_min) * alpha / (alpha + beta)
+        similarity = 0.0
+        for k in range(length - 1):
+            first, second = a["unit_features"][b, k : k + 2]
+            cosine = first @ second / math.sqrt((first @ first) * (second @ second))
+            gate = 1 / (1 + math.exp(-(cosine - 0.6) / 0.15))
+            if config.similarity.form == "paper":
+                hinge = math.log(scales[k]) + math.log(scales[k + 1]) + 0.3
+            else:
+                hinge = math.log(scales[k + 1]) - math.log(scales[k]) + 0.3 * gate
+            similarity += gate * max(0.0, hinge)
+        total = alpha + beta
+        if config.concentration.form == "paper":
+            total = np.maximum(0.0, total - 4.0)
+        losses.append(
+            surrogate / (3 * length)
+            + 0.5 * similarity / max(length - 1, 1)
+            + 0.1 * float(total.mean())
+        )
+    return losses
+
+
+@BOTH
+def test_equals_the_equations(config):
+    arrays = _inputs()
+    loss, metrics = LOSS(**arrays, config=config)
+    expected = _by_hand(arrays, config)
+    # The prompt without units is not counted: three, not four.
+    np.testing.assert_allclose(loss.weight, 3.0)
+    np.testing.assert_allclose(loss.total, sum(expected), rtol=1e-5)
+    mean = {name: float(metric.mean()) for name, metric in metrics.items()}
+    parts = mean["surrogate"] + 0.5 * mean["similarity"] + 0.1 * mean["concentration"]
+    np.testing.assert_allclose(parts, loss.mean(), rtol=1e-5)
+    np.testing.assert_allclose(mean["loss"], loss.mean(), rtol=1e-6)
+    assert mean["similarity"] > 0.0 and mean["concentration"] > 0.0
+
+
+@BOTH
+def test_jit_equals_eager(config):
+    arrays = _inputs()
+    eager, jitted = allocator_loss(**arrays, config=config), LOSS(**arrays, config=config)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), eager, jitted)
+
+
+@BOTH
+def test_padding_holds_anything(config):
+    arrays = _inputs()
+    clean, poisoned = LOSS(**arrays, config=config), LOSS(**_poisoned(arrays), config=config)
+    jax.tree.map(np.testing.assert_array_equal, clean, poisoned)
+    gradients = _gradients(_poisoned(arrays), config)
+    expected = _gradients(arrays, config)
+    for name in DIFFERENTIATED:
+        np.testing.assert_array_equal(gradients[name], expected[name], err_msg=name)
+        assert np.any(gradients[name] != 0.0), name
+        assert np.all(np.asarray(gradients[name][3]) == 0.0), name
+
+
+def test_masked_allocations_do_not_count():
+    arrays = _inputs()
+    poisoned = arrays | {
+        name: arrays[name].at[:, 1].set(jnp.nan)
+        for name in ("log_probs", "old_log_probs", "advantages")
+    }
+    keep = jnp.array([True, False, True])
+    allocation_mask = jnp.broadcast_to(keep[None, :], (4, 3))
+    loss, metrics = LOSS(**poisoned, config=CONFIGS[0], allocation_mask=allocation_mask)
+    subset = arrays | {
+        name: arrays[name][:, keep] for name in ("log_probs", "old_log_probs", "advantages")
+    }
+    expected, _ = LOSS(**subset, config=CONFIGS[0])
+    np.testing.assert_allclose(loss.total, expected.total, rtol=1e-5)
+    np.testing.assert_allclose(metrics["ratio"].weight, 2 * sum(LENGTHS))
+
+
+@BOTH
+def test_micro_batches_add_up_in_value_and_gradient(config):
+    arrays = _inputs()
+
+    def part(params, start, stop):
+        cut = {name: array[start:stop] for name, array in (arrays | params).items()}
+        loss, metrics = allocator_loss(**cut, config=config)
+        return loss.total, (loss, metrics)
+
+    whole, metrics = LOSS(**arrays, config=config)
+    params = {name: arrays[name] for name in DIFFERENTIATED}
+    gradient = jax.jit(jax.grad(part, has_aux=True), static_argnums=(1, 2))
+    # one and two prompts with units
+    first_gradient, (first, first_metrics) = gradient(params, 0, 1)
+    second_gradient, (second, second_metrics) = gradient(params, 1, 4)
+    weight = (first + second).weight
+    np.testing.assert_allclose((first + second).mean(), whole.mean(), rtol=1e-5)
+    for name in metrics:
+        total = first_metrics[name] + second_metrics[name]
+        np.testing.assert_allclose(total.mean(), metrics[name].mean(), rtol=1e-5, err_msg=name)
+    summed = jax.tree.map(lambda a, b: (a + b) / weight, first_gradient, second_gradient)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        summed,
+        _gradients(arrays, config),
+    )
+
+
+def test_ratio_one_gives_the_policy_gradient():
+    arrays = _inputs()
+    arrays |= {"old_log_probs": arrays["log_probs"], "unit_mask": jnp.ones((4, 5), bool)}
+    gradient = _gradients(arrays, AllocatorLossConfig())["log_probs"]
+    # -A / (B·M·K)
+    expected = -arrays["advantages"][:, :, None] / 60 * jnp.ones((4, 3, 5))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5)
+
+
+def test_sharded_equals_one_device():
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    arrays = _inputs()
+    sharding = jax.NamedSharding(mesh, jax.P("data"))
+    sharded = jax.device_put(arrays, sharding)
+    expected = LOSS(**arrays, config=CONFIGS[0])
+    result = LOSS(**sharded, config=CONFIGS[0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), expected, result)
