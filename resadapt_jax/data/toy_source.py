@@ -1,0 +1,109 @@
+"""Random-access sources of embedded-world clips, made on the fly, for grain pipelines.
+
+A source is a function of its config and an index: no files, no state, any order.
+"""
+
+from dataclasses import dataclass
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+from resadapt_jax.data.toy_world import (
+    COLOURS,
+    DIGITS,
+    LETTERS,
+    MARKS,
+    Question,
+    Sign,
+    ToyWorldConfig,
+    clip_rng,
+    draw_question,
+    draw_signs,
+    frame_times,
+    possible_questions,
+    render,
+)
+
+
+def _evidence_mask(question: Question, config: ToyWorldConfig) -> np.ndarray:
+    mask = np.zeros(config.num_pairs, bool)
+    mask[list(question.evidence)] = True
+    return mask
+
+
+@dataclass(frozen=True)
+class ToyClips:
+    """``length`` clips from ``first`` on, one question each.
+
+    A record holds ``frames`` uint8 [F, H, W, 3], ``times`` float64 [F] in seconds, ``task``,
+    ``question``, ``answer``, ``index`` and ``evidence`` bool [K]. The evidence is for oracles and
+    plots: no allocator, reward or loss may read it.
+    """
+
+    config: ToyWorldConfig
+    length: int
+    first: int = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, position: SupportsIndex) -> dict[str, Any]:
+        index = self.first + range(self.length)[position]
+        rng = clip_rng(self.config, index)
+        signs = draw_signs(rng, self.config)
+        question = draw_question(rng, signs, self.config)
+        return {
+            "index": index,
+            "frames": render(rng, signs, self.config),
+            "times": frame_times(self.config),
+            "task": question.task,
+            "question": question.text,
+            "answer": question.answer,
+            "evidence": _evidence_mask(question, self.config),
+        }
+
+
+# What a pair's signs label, for supervising the tower: class 0 of each part means no sign.
+LABEL_CLASSES = (len(COLOURS) + 1, len(LETTERS) + 1, len(DIGITS) + 1, len(MARKS) + 1)
+
+
+def pair_labels(signs: tuple[Sign, ...], config: ToyWorldConfig) -> np.ndarray:
+    """Colour, letter, points and mark seen in each pair, int32 ``[K, 4]``; 0 where there is no sign."""
+    labels = np.zeros((config.num_pairs, len(LABEL_CLASSES)), np.int32)
+    for sign in signs:
+        for pair, mark in zip(sign.pairs, sign.marks, strict=True):
+            labels[pair] = (
+                1 + list(COLOURS).index(sign.colour),
+                1 + LETTERS.index(sign.letter),
+                1 + DIGITS.index(sign.points),
+                1 + MARKS.index(mark),
+            )
+    return labels
+
+
+@dataclass(frozen=True)
+class ToyDialogues:
+    """Clips with several questions each and per-pair labels, to pre-train a backbone on.
+
+    A record holds ``frames``, ``times``, ``turns`` (a list of question and answer pairs) and
+    ``labels`` int32 [K, 4].
+    """
+
+    config: ToyWorldConfig
+    length: int
+    turns: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, position: SupportsIndex) -> dict[str, Any]:
+        rng = clip_rng(self.config, range(self.length)[position])
+        signs = draw_signs(rng, self.config)
+        questions = possible_questions(signs, self.config)
+        chosen = rng.permutation(len(questions))[: self.turns]
+        return {
+            "frames": render(rng, signs, self.config),
+            "times": frame_times(self.config),
+            "turns": [(questions[i].text, questions[i].answer) for i in chosen],
+            "labels": pair_labels(signs, self.config),
+        }

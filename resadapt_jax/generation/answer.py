@@ -1,0 +1,181 @@
+"""From frames and sizes to answers: plan, resize, encode, place, generate. All of it inside jit."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from kernels.resize_patchify import resize_patchify
+from resadapt_jax.generation.decode import Generation, generate
+from resadapt_jax.models.prompt import PromptLayout, expand_prompt
+from resadapt_jax.models.qwen2_5_vl import model, vision
+from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.models.vision_plan import VisionPlan, plan_vision
+from resadapt_jax.typing import Array, Bool, Float, Int, Key, Num, Params
+
+
+@struct.dataclass
+class Prompts:
+    """A batch of compact prompts: one placeholder token per temporal pair."""
+
+    compact_ids: Int[Array, "B C"]
+    compact_length: Int[Array, " B"]
+    entry_index: Int[Array, "B C"]  # pair behind a placeholder, -1 at text
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingConfig:
+    """How answers are drawn."""
+
+    max_new_tokens: int = 4
+    """Longest answer, the end token included."""
+    temperature: float = 0.0
+    """0 takes the likeliest token."""
+
+
+@struct.dataclass
+class Answers:
+    """What came out, and what went in."""
+
+    generation: Generation
+    num_tokens: Int[Array, " B"]  # visual tokens that entered the decoder
+    overflow: Bool[Array, " B"]  # more were asked for than the capacity holds
+
+
+def plan_pairs(
+    grid_thw: Int[Array, "K 3"], config: Qwen2_5VLConfig, capacity: int, max_frame_tokens: int
+) -> VisionPlan:
+    """The packed layout of one clip's pairs for a backbone."""
+    return plan_vision(
+        grid_thw,
+        capacity=capacity,
+        merge_size=config.vision.spatial_merge_size,
+        window_patches=config.vision.window_patches,
+        max_frame_tokens=max_frame_tokens,
+    )
+
+
+def encode_pairs(
+    params: Params,
+    config: Qwen2_5VLConfig,
+    frames: Num[Array, "F height width 3"],
+    grid_thw: Int[Array, "K 3"],
+    *,
+    capacity: int,
+    max_frame_tokens: int,
+    max_height: int,
+    max_width: int,
+) -> tuple[Float[Array, "U D"], VisionPlan]:
+    """Visual tokens of pairs of any legal sizes, packed under ``capacity`` merged tokens.
+
+    Args:
+        grid_thw: (1, rows, cols) in patches per pair; zeros for an absent one.
+        max_frame_tokens: static bound on the merged tokens of one pair.
+        max_height, max_width: static bounds of the sizes in pixels.
+    """
+    plan = plan_pairs(grid_thw, config, capacity, max_frame_tokens)
+    patches = resize_patchify(
+        frames,
+        grid_thw[:, 1] * config.vision.patch_size,
+        grid_thw[:, 2] * config.vision.patch_size,
+        plan.patch_entry,
+        plan.patch_row,
+        plan.patch_col,
+        max_height=max_height,
+        max_width=max_width,
+        patch_size=config.vision.patch_size,
+    )
+    return vision.encode(params, config, patches, plan), plan
+
+
+def lay_out(
+    prompts: Prompts, grid_thw: Int[Array, "B K 3"], config: Qwen2_5VLConfig, capacity: int
+) -> PromptLayout:
+    """Expands a batch of prompts under ``capacity`` visual tokens."""
+    num_pairs = grid_thw.shape[1]
+    length = prompts.compact_ids.shape[1] + capacity - num_pairs
+
+    def expand(ids, compact_length, entries, grids):
+        return expand_prompt(
+            ids,
+            compact_length,
+            entries,
+            grids,
+            jnp.ones(num_pairs),  # a pair is a single temporal patch: its duration plays no part
+            capacity=length,
+            merge_size=config.vision.spatial_merge_size,
+            tokens_per_second=config.vision.tokens_per_second,
+        )
+
+    return jax.vmap(expand)(
+        prompts.compact_ids, prompts.compact_length, prompts.entry_index, grid_thw
+    )
+
+
+def answer(
+    params: Params,
+    config: Qwen2_5VLConfig,
+    frames: Num[Array, "B F height width 3"],
+    grid_thw: Int[Array, "B K 3"],
+    prompts: Prompts,
+    *,
+    capacity: int,
+    max_frame_tokens: int,
+    decoding: DecodingConfig,
+    key: Key[Array, ""],
+) -> Answers:
+    """Answers a batch of prompts about clips whose pairs have the sizes of ``grid_thw``.
+
+    One compilation serves every allocation of a capacity. Sizes are bounded by the frames' own,
+    rounded up to whole merged tokens.
+
+    Args:
+        capacity: visual tokens a prompt may use, static.
+        max_frame_tokens: bound on the merged tokens of one pair, static.
+    """
+    token_side = config.vision.patch_size * config.vision.spatial_merge_size
+    max_height, max_width = (-(-side // token_side) * token_side for side in frames.shape[2:4])
+
+    def encode(clip: Array, grids: Array) -> tuple[Array, VisionPlan]:
+        return encode_pairs(
+            params,
+            config,
+            clip,
+            grids,
+            capacity=capacity,
+            max_frame_tokens=max_frame_tokens,
+            max_height=max_height,
+            max_width=max_width,
+        )
+
+    visual, plan = jax.vmap(encode)(frames, grid_thw)
+    layout = lay_out(prompts, grid_thw, config, capacity)
+    generation = generate_from(params, config, layout, visual, decoding, key)
+    return Answers(
+        generation=generation,
+        num_tokens=plan.num_tokens,
+        overflow=plan.overflow | layout.overflow,
+    )
+
+
+def generate_from(
+    params: Params,
+    config: Qwen2_5VLConfig,
+    layout: PromptLayout,
+    visual: Float[Array, "B U D"],
+    decoding: DecodingConfig,
+    key: Key[Array, ""],
+) -> Generation:
+    """Generates after prompts whose visual tokens are rows of ``visual`` (by ``visual_index``)."""
+    eos = config.eos_token_id
+    return generate(
+        params,
+        config,
+        model.embed_prompt(params, config, layout, visual),
+        layout,
+        max_new_tokens=decoding.max_new_tokens,
+        temperature=decoding.temperature,
+        key=key,
+        eos_token_ids=eos if isinstance(eos, tuple) else (eos,),
+    )

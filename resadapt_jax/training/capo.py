@@ -1,0 +1,270 @@
+"""Training an allocator with CAPO against a frozen backbone: rollout, reward, advantage, update.
+
+One step, on a batch of B prompts:
+
+1. the frozen encoder sees each prompt once, the allocator gives a Beta per unit;
+2. M allocations are drawn, each answered N times by the backbone (``rollout``);
+3. strings leave the device and are graded;
+4. advantages weigh accuracy against cost, and the clipped surrogate updates the allocator.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from resadapt_jax import advantages, losses, rewards
+from resadapt_jax.advantages import AccuracyOnlyConfig, CapoConfig, DirectCostConfig
+from resadapt_jax.allocator import (
+    AllocatorConfig,
+    EncoderFeatures,
+    ScaleRange,
+    ThumbnailConfig,
+    ThumbnailEncoder,
+    allocate,
+    init_params,
+    policy,
+)
+from resadapt_jax.data.toy_world import ToyWorldConfig
+from resadapt_jax.generation.answer import DecodingConfig, Prompts
+from resadapt_jax.losses import AllocatorLossConfig
+from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.operators import SizeLimits, native_tokens
+from resadapt_jax.training.optimizer import OptimizerConfig, make_optimizer
+from resadapt_jax.training.rollout import Rollout, RolloutConfig, fit_pairs, rollout
+from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What ``eval.py`` measures after training."""
+
+    num_clips: int = 1024
+    """Held-out clips, one question each."""
+    batch_size: int = 64
+    """Clips per batch."""
+    fixed_retentions: tuple[float, ...] = (0.0625, 0.12, 0.18, 0.25, 0.4, 0.5625)
+    """Retentions at which every pair gets the same scale."""
+    drop_retentions: tuple[float, ...] = (0.125, 0.25, 0.5)
+    """Fractions kept by random dropping of tokens and of pairs."""
+    budgets: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25)
+    """Token budgets for the allocator, as fractions of the native tokens."""
+    seed: int = 2
+    """Seed of the clips; another one than training's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Allocator training on the embedded world."""
+
+    output_dir: str = "runs/toy"
+    """Where config, logs, checkpoints, the trained allocator and the evaluation go."""
+    backbone: str = ""
+    """Hugging Face directory of the frozen backbone; the shipped tiny one if empty."""
+    world: ToyWorldConfig = field(default_factory=ToyWorldConfig)
+    """The clips to train on."""
+    num_steps: int = 120
+    """Steps of rollout and update."""
+    batch_size: int = 16
+    """Prompts per step (B)."""
+    updates_per_step: int = 2
+    """Updates on the same rollouts."""
+    seed: int = 0
+    """Of the initial parameters, the actions and the sampled answers."""
+    scale_range: ScaleRange = field(default_factory=lambda: ScaleRange(s_min=0.2, s_max=1.0))
+    """Scales the policy can draw."""
+    limits: SizeLimits = field(default_factory=lambda: SizeLimits(min_pixels=28 * 28))
+    """Legal frame sizes."""
+    thumbnail: ThumbnailConfig = field(default_factory=ThumbnailConfig)
+    """The frozen encoder's view of a frame."""
+    allocator: AllocatorConfig = field(default_factory=AllocatorConfig)
+    """The allocator's network; the widths of its inputs are taken from encoder and backbone."""
+    rollouts: RolloutConfig = field(default_factory=RolloutConfig)
+    advantage: CapoConfig | DirectCostConfig | AccuracyOnlyConfig = field(default_factory=CapoConfig)
+    """How answers and costs become advantages; its scale range is the policy's."""
+    loss: AllocatorLossConfig = field(default_factory=AllocatorLossConfig)
+    """The allocator's objective; its scale range is the policy's."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    checkpoint_every: int = 20
+    """Steps between checkpoints."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@struct.dataclass
+class TrainState:
+    """All that a step changes."""
+
+    step: Int[Array, ""]
+    params: Params  # of the allocator
+    opt_state: optax.OptState
+    key: Key[Array, ""]  # never changes; a step's randomness is folded in from its number
+
+
+@struct.dataclass
+class PromptBatch:
+    """What the device needs of a batch of prompts."""
+
+    frames: UInt8[Array, "B F height width 3"]
+    prompts: Prompts
+    query_ids: Int[Array, "B N"]
+    query_mask: Bool[Array, "B N"]
+
+    @classmethod
+    def from_records(cls, records: dict[str, np.ndarray]) -> "PromptBatch":
+        """Takes from a batch of the data pipeline what may reach the allocator and the backbone."""
+        return cls(
+            frames=records["frames"],
+            prompts=Prompts(
+                compact_ids=records["compact_ids"],
+                compact_length=records["compact_length"],
+                entry_index=records["entry_index"],
+            ),
+            query_ids=records["query_ids"],
+            query_mask=records["query_mask"],
+        )
+
+
+# What a task of the embedded world is graded as.
+TASK_TYPES = {
+    "which": rewards.TaskType.MULTIPLE_CHOICE,
+    "how_many": rewards.TaskType.NUMERICAL,
+    "when": rewards.TaskType.TEMPORAL_GROUNDING,
+}
+
+
+def init_state(config: TrainConfig, network: AllocatorConfig) -> TrainState:
+    """A fresh allocator and optimiser."""
+    init_key, key = jax.random.split(jax.random.key(config.seed))
+    params = init_params(init_key, network)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer(config).init(params),
+        key=key,
+    )
+
+
+def optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    return make_optimizer(config.optimizer, config.num_steps * config.updates_per_step)
+
+
+@partial(jax.jit, static_argnames=("config", "network", "backbone_config"))
+def roll_out(
+    state: TrainState,
+    encoder: ThumbnailEncoder,
+    backbone: Params,
+    batch: PromptBatch,
+    *,
+    config: TrainConfig,
+    network: AllocatorConfig,
+    backbone_config: Qwen2_5VLConfig,
+) -> tuple[EncoderFeatures, Rollout, dict[str, Array]]:
+    """Encodes each prompt once, draws M allocations and answers them; also the policy's metrics."""
+    frame_mask = jnp.ones(batch.frames.shape[:2], bool)
+    features = encoder.encode(batch.frames, frame_mask, batch.query_ids, batch.query_mask)
+    allocation = allocate(state.params, network, features)
+    drawn = rollout(
+        backbone,
+        backbone_config,
+        batch.frames,
+        frame_mask,
+        batch.prompts,
+        allocation,
+        jax.random.fold_in(state.key, state.step),
+        rollouts=config.rollouts,
+        scale_range=config.scale_range,
+        limits=config.limits,
+    )
+    height, width = batch.frames.shape[2:4]
+    native = native_tokens(height, width, config.limits) * ((batch.frames.shape[1] + 1) // 2)
+    mean_scales = policy.to_scale(
+        policy.mean(allocation.alpha, allocation.beta), config.scale_range
+    )
+    mean_grids, _ = fit_pairs(
+        mean_scales[:, None, :], frame_mask, height, width, native, config.limits
+    )
+    mean_tokens = jnp.sum(mean_grids[..., 1] * mean_grids[..., 2]) / config.limits.merge_size**2
+    metrics = {
+        "retention": jnp.mean(drawn.tokens) / native,
+        "retention_of_mean_policy": mean_tokens / (native * len(batch.frames)),
+        "scale_mean": jnp.mean(drawn.scales),
+        "scale_spread_of_mean_policy": jnp.mean(jnp.std(mean_scales, axis=-1)),
+        "entropy": jnp.mean(policy.entropy(allocation.alpha, allocation.beta)),
+        "concentration_max": jnp.max(allocation.alpha + allocation.beta),
+        "padding_share": 1.0 - jnp.mean(drawn.tokens) / config.rollouts.token_capacity,
+        "fitted_share": jnp.mean(drawn.fitted),
+    }
+    return features, drawn, metrics
+
+
+@partial(jax.jit, static_argnames=("config", "network"), donate_argnames=("state",))
+def update(
+    state: TrainState,
+    features: EncoderFeatures,
+    drawn: Rollout,
+    accuracy: Float[Array, "B M N"],
+    *,
+    config: TrainConfig,
+    network: AllocatorConfig,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Advantages from the graded answers, then ``updates_per_step`` updates of the allocator."""
+    span = {"s_min": config.scale_range.s_min, "s_max": config.scale_range.s_max}
+    unit_mask = allocate(state.params, network, features).unit_mask
+    advantage = advantages.estimate(
+        accuracy, drawn.scales, unit_mask, replace(config.advantage, **span)
+    )
+    loss_config = replace(config.loss, **span)
+
+    def objective(params: Params) -> tuple[Array, dict[str, Array]]:
+        new = allocate(params, network, features)
+        log_probs = policy.log_prob(
+            drawn.actions, new.alpha[:, None, :], new.beta[:, None, :]
+        )
+        loss, parts = losses.allocator_loss(
+            log_probs,
+            drawn.log_probs,
+            advantage.values,
+            new.alpha,
+            new.beta,
+            new.unit_features,
+            new.unit_mask,
+            loss_config,
+        )
+        return loss.mean(), {name: part.mean() for name, part in parts.items()}
+
+    params, opt_state = state.params, state.opt_state
+    for _ in range(config.updates_per_step):
+        gradients, metrics = jax.grad(objective, has_aux=True)(params)
+        updates, opt_state = optimizer(config).update(gradients, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    metrics |= {
+        "reward": jnp.mean(accuracy),
+        "reward_spread": jnp.mean(jnp.std(accuracy.reshape(len(accuracy), -1), axis=1)),
+        "cost": jnp.mean(advantage.cost),
+        "shaping": jnp.mean(advantage.shaping),
+        "advantage_max": jnp.max(jnp.abs(advantage.values)),
+        "grad_norm": optax.global_norm(gradients),
+    }
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+
+def grade(
+    token_ids: np.ndarray,
+    mask: np.ndarray,
+    tasks: np.ndarray,
+    truths: np.ndarray,
+    decode: Callable[[Any], str],
+) -> np.ndarray:
+    """Accuracy of each generated answer, float32 of the shape of ``token_ids`` less its last axis."""
+    scores = np.zeros(token_ids.shape[:-1], np.float32)
+    for place in np.ndindex(scores.shape):
+        text = decode(token_ids[place][mask[place]])
+        task = TASK_TYPES[str(tasks[place[0]])]
+        scores[place] = rewards.accuracy(task, text, str(truths[place[0]]))
+    return scores
