@@ -8,10 +8,9 @@ Interval = tuple[float, float]
 # A number of seconds. One with a colon on either side is part of a clock time, which is not read.
 _SECONDS = r"(?<![0-9.:])([0-9]{1,9}(?:\.[0-9]{1,9})?)(?![0-9:])"
 _UNIT = r"(?:[ \t]{0,2}(?:seconds?|secs?|s)\b\.?)?"
-_KEYED = re.compile(
-    rf"(?:start|begin)[^0-9]{{0,40}}{_SECONDS}[^0-9]{{0,40}}?(?:end|finish|stop)[^0-9]{{0,40}}{_SECONDS}",
-    re.IGNORECASE,
-)
+_START = rf"(?:start|begin)[^0-9]{{0,40}}{_SECONDS}"
+_END = rf"(?:end|finish|stop)[^0-9]{{0,40}}{_SECONDS}"
+_KEYED = re.compile(rf"{_START}[^0-9]{{0,40}}?{_END}|{_END}[^0-9]{{0,40}}?{_START}", re.IGNORECASE)
 _JOINED = re.compile(
     rf"{_SECONDS}{_UNIT}[\s\"'>\])]{{0,4}}(?:,|-|–|—|~|\bto\b|\band\b)[\s\"'<\[(]{{0,4}}{_SECONDS}",
     re.IGNORECASE,
@@ -25,7 +24,7 @@ def parse_intervals(text: str) -> list[Interval]:
     there are none, two numbers joined by a comma, a dash, "to" or "and", with or without brackets.
     """
     for pattern in (_KEYED, _JOINED):
-        found = [(float(first), float(second)) for first, second in pattern.findall(text)]
+        found = [[float(end) for end in ends if end] for ends in pattern.findall(text)]
         if found:
             return [(min(ends), max(ends)) for ends in found]
     return []
