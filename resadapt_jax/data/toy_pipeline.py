@@ -55,7 +55,9 @@ def encode_dialogue(
     ids: list[int] = []
     answers: list[int] = []
     for turn, (question, answer) in enumerate(record["turns"]):
-        ids += prompt_ids(tokenizer, question, record["times"] if turn == 0 else record["times"][:0])
+        ids += prompt_ids(
+            tokenizer, question, record["times"] if turn == 0 else record["times"][:0]
+        )
         answer_ids = tokenizer.encode(answer + "<|im_end|>")
         answers += range(len(ids), len(ids) + len(answer_ids))
         ids += answer_ids + tokenizer.encode("\n")

@@ -53,7 +53,15 @@ _GLYPH_ROWS = {
     "8": (14, 17, 17, 14, 17, 17, 14),
     "9": (14, 17, 17, 15, 1, 2, 12),
     "+": (0, 4, 4, 31, 4, 4, 0),
-    "x": (0, 17, 10, 4, 10, 17, 0),  # as many dark pixels as the plus: only the shape tells them apart
+    "x": (
+        0,
+        17,
+        10,
+        4,
+        10,
+        17,
+        0,
+    ),  # as many dark pixels as the plus: only the shape tells them apart
 }
 GLYPHS = {
     name: np.array([[row >> (4 - col) & 1 for col in range(5)] for row in rows], bool)
@@ -62,7 +70,9 @@ GLYPHS = {
 BORDER = 5
 PANEL = 18
 SIGN = PANEL + 2 * BORDER  # 28 pixels
-GRID = 14  # signs hang on a grid, give or take a pixel, so that few clips teach a tiny model to read
+GRID = (
+    14  # signs hang on a grid, give or take a pixel, so that few clips teach a tiny model to read
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +221,9 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
     grey = np.zeros((size, size), np.float32)
     for knots, amplitude in ((4, 40.0), (14, 22.0), (size // 4, 14.0)):
         spread = _smooth_interpolation(size, knots)
-        grey += amplitude * (spread @ rng.uniform(-1, 1, (knots, knots)).astype(np.float32) @ spread.T)
+        grey += amplitude * (
+            spread @ rng.uniform(-1, 1, (knots, knots)).astype(np.float32) @ spread.T
+        )
     tint = rng.uniform(-12, 12, 3).astype(np.float32)
     return (125.0 + grey[..., None] + tint).astype(np.uint8)
 
@@ -233,9 +245,7 @@ def _draw_box(rng: np.random.Generator, size: int) -> tuple[np.ndarray, ...]:
     return rng.integers(0, size, 2), rng.integers(10, 30, 2), rng.integers(-3, 4, 2), muted
 
 
-def render(
-    rng: np.random.Generator, signs: tuple[Sign, ...], config: ToyWorldConfig
-) -> np.ndarray:
+def render(rng: np.random.Generator, signs: tuple[Sign, ...], config: ToyWorldConfig) -> np.ndarray:
     """The clip's frames, uint8 ``[num_frames, size, size, 3]``."""
     size, num_frames = config.size, config.num_frames
     textures = [_texture(rng, size), _texture(rng, size)]

@@ -32,7 +32,7 @@ from resadapt_jax.allocator import (
     policy,
 )
 from resadapt_jax.data.toy_world import ToyWorldConfig
-from resadapt_jax.generation.answer import DecodingConfig, Prompts
+from resadapt_jax.generation.answer import Prompts
 from resadapt_jax.losses import AllocatorLossConfig
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
 from resadapt_jax.operators import SizeLimits, native_tokens
@@ -86,7 +86,9 @@ class TrainConfig:
     allocator: AllocatorConfig = field(default_factory=AllocatorConfig)
     """The allocator's network; the widths of its inputs are taken from encoder and backbone."""
     rollouts: RolloutConfig = field(default_factory=RolloutConfig)
-    advantage: CapoConfig | DirectCostConfig | AccuracyOnlyConfig = field(default_factory=CapoConfig)
+    advantage: CapoConfig | DirectCostConfig | AccuracyOnlyConfig = field(
+        default_factory=CapoConfig
+    )
     """How answers and costs become advantages; its scale range is the policy's."""
     loss: AllocatorLossConfig = field(default_factory=AllocatorLossConfig)
     """The allocator's objective; its scale range is the policy's."""
@@ -223,9 +225,7 @@ def update(
 
     def objective(params: Params) -> tuple[Array, dict[str, Array]]:
         new = allocate(params, network, features)
-        log_probs = policy.log_prob(
-            drawn.actions, new.alpha[:, None, :], new.beta[:, None, :]
-        )
+        log_probs = policy.log_prob(drawn.actions, new.alpha[:, None, :], new.beta[:, None, :])
         loss, parts = losses.allocator_loss(
             log_probs,
             drawn.log_probs,

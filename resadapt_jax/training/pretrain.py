@@ -1,173 +1,114 @@
 """Pre-training of the tiny backbone on the embedded world, at random mixed resolutions.
 
-Two phases on clips made on the fly. First the vision tower learns to name what each pair shows
-(a linear readout that is thrown away afterwards); then tower and decoder learn to answer several
-questions per clip, each pair at a size drawn at random, so that an answer is learnt from whatever
-resolution its evidence happens to have.
+In phases of growing clips. In the first the vision tower learns to name what a small crop shows
+(through a linear readout that is thrown away afterwards); then tower and decoder learn to answer
+several questions per clip, each pair at a size drawn at random, so that an answer is learnt from
+whatever resolution its evidence happens to have.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from einops import rearrange
 from flax import struct
 from transformers import PreTrainedTokenizerBase
 
-from kernels.resize_patchify import resize_patchify
-from resadapt_jax.data.toy_source import LABEL_CLASSES
+from resadapt_jax.data.toy_pipeline import (
+    dialogue_batches,
+)
+from resadapt_jax.data.toy_source import LABEL_CLASSES, ToyDialogues
+from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.data.toy_world import ToyWorldConfig
-from resadapt_jax.models.prompt import PromptLayout, expand_prompt
-from resadapt_jax.models.qwen2_5_vl import model, text, vision
+from resadapt_jax.generation.answer import Prompts, encode_pairs, lay_out
+from resadapt_jax.models.qwen2_5_vl import model, text
+from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
-from resadapt_jax.models.vision_plan import plan_vision
+from resadapt_jax.models.vision_plan import VisionPlan
+from resadapt_jax.training.loop import run
+from resadapt_jax.training.optimizer import OptimizerConfig, make_optimizer
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of pre-training on clips of one kind."""
+
+    num_steps: int
+    batch_size: int
+    """Clips per step."""
+    size: int
+    """Side of a frame in pixels."""
+    num_pairs: int
+    num_signs: int
+    turns: int
+    """Questions per clip; with none only the tower is trained, at full size, on labels."""
+    learning_rate: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """Pre-training of the tiny backbone."""
 
-    world: ToyWorldConfig = field(default_factory=lambda: ToyWorldConfig(seed=1))
-    """The clips to train on; its seed keeps them apart from those of allocator training and evaluation."""
     output_dir: str = "runs/toy_pretrain"
     """Where checkpoints, logs and the finished Hugging Face directory ``backbone`` go."""
-    batch_size: int = 32
-    """Clips per step."""
-    turns: int = 5
-    """Questions per clip."""
-    tower_steps: int = 400
-    """Steps of the first phase, which trains the tower on per-pair labels."""
-    joint_steps: int = 1600
-    """Steps of the second phase, which trains tower and decoder on the answers."""
-    learning_rate: float = 2e-3
-    """Peak AdamW learning rate of each phase; linear warm-up over 50 steps, cosine to zero."""
-    weight_decay: float = 0.05
+    world: ToyWorldConfig = field(default_factory=lambda: ToyWorldConfig(seed=1))
+    """The clips; the seed keeps them apart from those of allocator training and evaluation."""
+    phases: tuple[Phase, ...] = ()
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(warmup_steps=50, weight_decay=0.05, beta2=0.98)
+    )
+    """Of every phase, with the phase's learning rate."""
     label_weight: float = 0.3
-    """Weight of the per-pair label loss in the second phase."""
+    """Weight of the label loss where answers are trained too."""
     full_size_clips: float = 0.3
     """Fraction of clips shown wholly at full size."""
-    token_capacity: float = 0.7
-    """Visual tokens a batch may need, as a fraction of every pair at full size; the rest is refused."""
+    token_capacity: float = 0.75
+    """Visual tokens that a batch of mixed sizes may need, as a fraction of all at full size."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints."""
     seed: int = 0
 
 
 @struct.dataclass
 class DialogueBatch:
-    """Clips with questions and answers; ``C`` compact positions, ``A`` answer tokens."""
+    """Clips with questions and answers; A answer tokens."""
 
     frames: UInt8[Array, "B F height width 3"]
     labels: Int[Array, "B K 4"]
-    compact_ids: Int[Array, "B C"]
-    compact_length: Int[Array, " B"]
-    entry_index: Int[Array, "B C"]
+    prompts: Prompts
     answer_index: Int[Array, "B A"]  # compact position of each answer token, -1 padding
 
-
-def draw_levels(
-    key: Key[Array, ""], batch: int, num_pairs: int, levels: int, full_size_clips: float
-) -> Int[Array, "B K"]:
-    """Sides in merged tokens: a clip is wholly at full size, or its pairs are at mixed sizes.
-
-    A mixed clip draws how many of its pairs are at full size; half of the others are at the
-    smallest size, where most of an adaptive allocation's pairs end up.
-    """
-    whole, share, full, small, middle = jax.random.split(key, 5)
-    probability = jax.random.uniform(share, (batch, 1))
-    is_whole = jax.random.bernoulli(whole, full_size_clips, (batch, 1))
-    is_full = jax.random.uniform(full, (batch, num_pairs)) < probability
-    is_small = jax.random.bernoulli(small, 0.5, (batch, num_pairs))
-    other = jax.random.randint(middle, (batch, num_pairs), 2, levels)
-    level = jnp.where(is_full, levels, jnp.where(is_small, 1, other))
-    return jnp.where(is_whole, levels, level)
-
-
-def encode_pairs(
-    params: Params,
-    config: Qwen2_5VLConfig,
-    frames: UInt8[Array, "B F height width 3"],
-    levels: Int[Array, "B K"],
-    capacity: int,
-) -> tuple[Float[Array, "U D"], Any]:
-    """All pairs of a batch through the tower in one packed layout; returns tokens and plan."""
-    size = frames.shape[2]
-    token_side = config.vision.patch_size * config.vision.spatial_merge_size
-    sides = levels.reshape(-1)
-    grid_thw = jnp.stack([jnp.ones_like(sides), 2 * sides, 2 * sides], axis=-1)
-    max_frame_tokens = (size // token_side) ** 2
-    plan = plan_vision(grid_thw, capacity=capacity, max_frame_tokens=max_frame_tokens)
-    patches = resize_patchify(
-        frames.reshape(-1, *frames.shape[2:]),
-        token_side * sides,
-        token_side * sides,
-        plan.patch_entry,
-        plan.patch_row,
-        plan.patch_col,
-        max_height=size,
-        max_width=size,
-    )
-    return vision.encode(params, config, patches, plan), plan
-
-
-def readout_loss(
-    readout: dict[str, Array], tokens: Float[Array, "U D"], plan: Any, labels: Int[Array, "E 4"]
-) -> tuple[Array, Array]:
-    """Cross-entropy of the labels read from a pooled pair, and accuracy on sign-bearing pairs."""
-    entry = jnp.where(plan.token_entry >= 0, plan.token_entry, labels.shape[0])
-    weight = jax.nn.sigmoid(tokens @ readout["pool"]) + 1e-3
-    pooled = jax.ops.segment_sum(weight * tokens, entry, labels.shape[0] + 1)
-    total = jax.ops.segment_sum(weight, entry, labels.shape[0] + 1)
-    pooled = (pooled / jnp.maximum(total, 1e-6))[:-1]
-    logits = pooled @ readout["classes"] + readout["bias"][None, :]
-    bounds = np.cumsum(LABEL_CLASSES)[:-1].tolist()
-    seen = labels[:, 0] > 0
-    losses, correct = [], []
-    for part, part_logits in enumerate(jnp.split(logits, bounds, axis=-1)):
-        target = labels[:, part]
-        losses.append(optax.softmax_cross_entropy_with_integer_labels(part_logits, target))
-        hit = jnp.argmax(part_logits, axis=-1) == target
-        correct.append(jnp.sum(hit & seen) / jnp.maximum(jnp.sum(seen), 1))
-    return jnp.mean(sum(losses)), jnp.stack(correct)
-
-
-def answer_loss(
-    params: Params,
-    config: Qwen2_5VLConfig,
-    tokens: Float[Array, "U D"],
-    plan: Any,
-    batch: DialogueBatch,
-    prompt_capacity: int,
-) -> tuple[Array, Array]:
-    """Cross-entropy of the answer tokens, and the fraction predicted right."""
-    num_clips, num_pairs = batch.labels.shape[:2]
-    grids = plan.grid_thw.reshape(num_clips, num_pairs, 3)
-    layout: PromptLayout = jax.vmap(
-        lambda ids, length, entry, grid: expand_prompt(
-            ids, length, entry, grid, jnp.ones(num_pairs), capacity=prompt_capacity
+    @classmethod
+    def from_records(cls, records: dict[str, np.ndarray]) -> "DialogueBatch":
+        return cls(
+            frames=records["frames"],
+            labels=records["labels"],
+            prompts=Prompts(
+                compact_ids=records["compact_ids"],
+                compact_length=records["compact_length"],
+                entry_index=records["entry_index"],
+            ),
+            answer_index=records["answer_index"],
         )
-    )(batch.compact_ids, batch.compact_length, batch.entry_index, grids)
-    counts = plan.token_count.reshape(num_clips, num_pairs).sum(axis=1)
-    first = jnp.cumsum(counts) - counts
-    most = num_pairs * plan.max_frame_tokens
-    rows = jnp.minimum(first[:, None] + jnp.arange(most)[None, :], len(tokens) - 1)
-    embeds = model.embed_prompt(params, config, layout, tokens[rows])
-    hidden, _ = text.forward(params, config, embeds, layout.position_ids, layout.mask)
-    # Every answer stands behind all visual entries, so expansion shifts it by a constant per clip.
-    shift = (counts - num_pairs)[:, None]
-    valid = batch.answer_index >= 0
-    before = jnp.where(valid, batch.answer_index + shift - 1, 0)
-    targets = jnp.take_along_axis(batch.compact_ids, jnp.maximum(batch.answer_index, 0), axis=1)
-    at_answer = jnp.take_along_axis(hidden, before[..., None], axis=1)
-    logits = text.logits(params, config, at_answer)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
-    hit = (jnp.argmax(logits, axis=-1) == targets) & valid
-    return jnp.sum(loss * valid) / jnp.sum(valid), jnp.sum(hit) / jnp.sum(valid)
+
+
+@struct.dataclass
+class PretrainState:
+    """All that a step changes."""
+
+    step: Int[Array, ""]
+    params: Params  # {"backbone": ..., "readout": ...}
+    opt_state: optax.OptState
+    key: Key[Array, ""]
 
 
 def toy_backbone_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5VLConfig:
-    """The tiny backbone: Qwen2.5-VL's architecture at about 1.5 M parameters."""
+    """The tiny backbone: Qwen2.5-VL's architecture at about a million parameters."""
     token_id = tokenizer.convert_tokens_to_ids
     return Qwen2_5VLConfig(
         text=TextConfig(
@@ -197,3 +138,192 @@ def toy_backbone_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5VLConfig:
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=True,
     )
+
+
+def pretrain(config: PretrainConfig) -> Path:
+    """Runs or resumes every phase and writes the backbone's Hugging Face directory."""
+    tokenizer = build_toy_tokenizer(config.world)
+    backbone_config = toy_backbone_config(tokenizer)
+    params = init_params(jax.random.key(config.seed), backbone_config)
+    for index, phase in enumerate(config.phases):
+        world = replace(
+            config.world, size=phase.size, num_pairs=phase.num_pairs, num_signs=phase.num_signs
+        )
+        optimizer = phase_optimizer(config, phase)
+        state = run(
+            PretrainState(
+                step=jnp.zeros((), jnp.int32),
+                params=params,
+                opt_state=optimizer.init(params),
+                key=jax.random.fold_in(jax.random.key(config.seed), index),
+            ),
+            dialogue_batches(
+                ToyDialogues(world, phase.num_steps * phase.batch_size, phase.turns),
+                tokenizer,
+                phase.batch_size,
+            ),
+            lambda state, records, phase=phase: train_step(
+                state,
+                DialogueBatch.from_records(records),
+                config=config,
+                phase=phase,
+                backbone_config=backbone_config,
+            ),
+            config=config,
+            output_dir=Path(config.output_dir) / f"phase_{index}",
+            num_steps=phase.num_steps,
+            checkpoint_every=config.checkpoint_every,
+            shown=("label_accuracy", "answer_accuracy") if phase.turns else ("label_accuracy",),
+            description=f"phase {index + 1} of {len(config.phases)}",
+        )
+        params = state.params
+    directory = Path(config.output_dir) / "backbone"
+    save_hf(directory, backbone_config, params["backbone"])
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def init_params(key: Key[Array, ""], backbone_config: Qwen2_5VLConfig) -> Params:
+    """A random backbone and an indifferent readout."""
+    width, classes = backbone_config.text.hidden_size, sum(LABEL_CLASSES)
+    return {
+        "backbone": model.init_params(key, backbone_config),
+        "readout": {
+            "pool": jnp.zeros((width, 1)),
+            "weight": jnp.zeros((width, classes)),
+            "bias": jnp.zeros(classes),
+        },
+    }
+
+
+def phase_optimizer(config: PretrainConfig, phase: Phase) -> optax.GradientTransformation:
+    return make_optimizer(
+        replace(config.optimizer, learning_rate=phase.learning_rate), phase.num_steps
+    )
+
+
+@partial(
+    jax.jit, static_argnames=("config", "phase", "backbone_config"), donate_argnames=("state",)
+)
+def train_step(
+    state: PretrainState,
+    batch: DialogueBatch,
+    *,
+    config: PretrainConfig,
+    phase: Phase,
+    backbone_config: Qwen2_5VLConfig,
+) -> tuple[PretrainState, dict[str, Array]]:
+    """One update of a phase."""
+    side = backbone_config.vision.patch_size * backbone_config.vision.spatial_merge_size
+    full = phase.size // side
+    shape = batch.labels.shape[:2]
+    if phase.turns:
+        key = jax.random.fold_in(state.key, state.step)
+        levels = draw_levels(key, shape, full, config.full_size_clips)
+        share = config.token_capacity
+    else:
+        levels, share = jnp.full(shape, full), 1.0
+    capacity = round(share * shape[0] * shape[1] * full**2)
+
+    def objective(params: Params) -> tuple[Array, dict[str, Array]]:
+        tokens, plan = encode_pairs(
+            params["backbone"],
+            backbone_config,
+            rearrange(batch.frames, "b f h w c -> (b f) h w c"),
+            pair_grids(levels, backbone_config.vision.spatial_merge_size),
+            capacity=capacity,
+            max_frame_tokens=full**2,
+            max_height=phase.size,
+            max_width=phase.size,
+        )
+        loss, metrics = label_loss(params["readout"], tokens, plan, batch.labels.reshape(-1, 4))
+        metrics |= {"overflow": plan.overflow.astype(jnp.float32), "label_loss": loss}
+        if phase.turns:
+            answers, accuracy = answer_loss(
+                params["backbone"], backbone_config, tokens, plan, batch, phase
+            )
+            metrics |= {"answer_loss": answers, "answer_accuracy": accuracy}
+            loss = answers + config.label_weight * loss
+        return loss, metrics
+
+    gradients, metrics = jax.grad(objective, has_aux=True)(state.params)
+    updates, opt_state = phase_optimizer(config, phase).update(
+        gradients, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+
+def draw_levels(
+    key: Key[Array, ""], shape: tuple[int, int], full: int, full_size_clips: float
+) -> Int[Array, "B K"]:
+    """Sides in merged tokens: a clip is wholly at full size, or its pairs are at mixed sizes.
+
+    A mixed clip draws how many of its pairs are at full size; half of the others are at the
+    smallest size, where most of an adaptive allocation's pairs end up.
+    """
+    whole, share, at_full, small, middle = jax.random.split(key, 5)
+    probability = jax.random.uniform(share, (shape[0], 1))
+    is_full = jax.random.uniform(at_full, shape) < probability
+    is_full |= jax.random.bernoulli(whole, full_size_clips, (shape[0], 1))
+    is_small = jax.random.bernoulli(small, 0.5, shape)
+    other = jax.random.randint(middle, shape, 2, full)
+    return jnp.where(is_full, full, jnp.where(is_small, 1, other))
+
+
+def pair_grids(levels: Int[Array, "B K"], merge_size: int) -> Int[Array, "E 3"]:
+    """Square grids in patches of all pairs of a batch, one after another."""
+    sides = merge_size * levels.reshape(-1)
+    return jnp.stack([jnp.ones_like(sides), sides, sides], axis=-1)
+
+
+def label_loss(
+    readout: Params, tokens: Float[Array, "U D"], plan: VisionPlan, labels: Int[Array, "E 4"]
+) -> tuple[Array, dict[str, Array]]:
+    """Cross-entropy of what a pair shows, read linearly from its tokens, pooled."""
+    num_entries = len(labels)
+    entry = jnp.where(plan.token_entry >= 0, plan.token_entry, num_entries)
+    weight = jax.nn.sigmoid(tokens @ readout["pool"]) + 1e-3
+    pooled = jax.ops.segment_sum(weight * tokens, entry, num_entries + 1)[:-1]
+    total = jax.ops.segment_sum(weight, entry, num_entries + 1)[:-1]
+    pooled = pooled / jnp.maximum(total, 1e-3)
+    logits = pooled @ readout["weight"] + readout["bias"][None, :]
+    parts = jnp.split(logits, np.cumsum(LABEL_CLASSES)[:-1].tolist(), axis=-1)
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+    loss = sum(jnp.mean(cross_entropy(part, labels[:, i])) for i, part in enumerate(parts))
+    right = jnp.stack([jnp.argmax(part, axis=-1) for part in parts], axis=-1) == labels
+    seen = (labels[:, 0] > 0)[:, None]
+    accuracy = jnp.sum(right & seen) / jnp.maximum(jnp.sum(seen) * len(parts), 1)
+    return loss, {"label_accuracy": accuracy}
+
+
+def answer_loss(
+    params: Params,
+    config: Qwen2_5VLConfig,
+    tokens: Float[Array, "U D"],
+    plan: VisionPlan,
+    batch: DialogueBatch,
+    phase: Phase,
+) -> tuple[Array, Array]:
+    """Mean cross-entropy of the answer tokens, and the fraction predicted right."""
+    batch_size, num_pairs = batch.labels.shape[:2]
+    grids = plan.grid_thw.reshape(batch_size, num_pairs, 3)
+    most = num_pairs * plan.max_frame_tokens
+    layout = lay_out(batch.prompts, grids, config, most)
+    counts = plan.token_count.reshape(batch_size, num_pairs).sum(axis=1)
+    # The batch is one packed sequence; a clip's tokens are the `counts` rows from its first on.
+    rows = (jnp.cumsum(counts) - counts)[:, None] + jnp.arange(most)[None, :]
+    visual = tokens[jnp.minimum(rows, len(tokens) - 1)]
+    embeds = model.embed_prompt(params, config, layout, visual)
+    hidden, _ = text.forward(params, config, embeds, layout.position_ids, layout.mask)
+    # Answers stand behind all visual entries, so expansion shifts them by a constant per clip.
+    valid: Bool[Array, "B A"] = batch.answer_index >= 0
+    before = jnp.where(valid, batch.answer_index + (counts - num_pairs)[:, None] - 1, 0)
+    logits = text.logits(params, config, jnp.take_along_axis(hidden, before[:, :, None], axis=1))
+    targets = jnp.take_along_axis(
+        batch.prompts.compact_ids, jnp.maximum(batch.answer_index, 0), axis=1
+    )
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    right = (jnp.argmax(logits, axis=-1) == targets) & valid
+    count = jnp.sum(valid)
+    return jnp.sum(jnp.where(valid, loss, 0.0)) / count, jnp.sum(right) / count

@@ -145,9 +145,7 @@ def rollout(
     actions = policy.sample(draw, allocation.alpha, allocation.beta, rollouts.num_allocations)
     scales = policy.to_scale(actions, scale_range)
     height, width = frames.shape[2:4]
-    grid_thw, fitted = fit_pairs(
-        scales, frame_mask, height, width, rollouts.token_capacity, limits
-    )
+    grid_thw, fitted = fit_pairs(scales, frame_mask, height, width, rollouts.token_capacity, limits)
     levels = size_levels(height, width, scale_range, limits)
     visual = encode_levels(params, config, frames, levels)
     answers = answer_allocations(
