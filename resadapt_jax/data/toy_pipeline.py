@@ -1,4 +1,4 @@
-"""Grain pipelines over the embedded world: sources -> token ids -> batches with a resumable iterator."""
+"""Grain pipelines over the embedded world: source -> token ids -> batches, resumable."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ HEADER_TOKENS, TURN_TOKENS, ANSWER_TOKENS = 4, 26, 4
 def pair_headers(times: np.ndarray) -> str:
     """The visual part of a prompt: each temporal pair in its own wrappers behind its mean time.
 
-    Convention ``hf-5``: ``<t seconds>`` with one decimal, vision start, one placeholder, vision end.
+    Convention ``hf-5``: ``<t seconds>`` with one decimal, then vision start, placeholder, end.
     """
     seconds = times.reshape(-1, 2).mean(axis=1)
     return "".join(f"<{t:.1f} seconds><|vision_start|>{VIDEO_PAD}<|vision_end|>" for t in seconds)
@@ -55,9 +55,8 @@ def encode_dialogue(
     ids: list[int] = []
     answers: list[int] = []
     for turn, (question, answer) in enumerate(record["turns"]):
-        ids += prompt_ids(
-            tokenizer, question, record["times"] if turn == 0 else record["times"][:0]
-        )
+        times = record["times"][: None if turn == 0 else 0]  # the first turn shows the clip
+        ids += prompt_ids(tokenizer, question, times)
         answer_ids = tokenizer.encode(answer + "<|im_end|>")
         answers += range(len(ids), len(ids) + len(answer_ids))
         ids += answer_ids + tokenizer.encode("\n")

@@ -68,7 +68,7 @@ LABEL_CLASSES = (len(COLOURS) + 1, len(LETTERS) + 1, len(DIGITS) + 1, len(MARKS)
 
 
 def pair_labels(signs: tuple[Sign, ...], config: ToyWorldConfig) -> np.ndarray:
-    """Colour, letter, points and mark seen in each pair, int32 ``[K, 4]``; 0 where there is no sign."""
+    """Colour, letter, points and mark seen in each pair, int32 ``[K, 4]``; 0 for no sign."""
     labels = np.zeros((config.num_pairs, len(LABEL_CLASSES)), np.int32)
     for sign in signs:
         for pair, mark in zip(sign.pairs, sign.marks, strict=True):

@@ -18,7 +18,7 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-# 256 bytes, 7 special tokens and one merge for every piece of the sentences; training stops when all are merged.
+# Room for 256 bytes, the special tokens and every piece of the sentences: training stops by itself.
 VOCABULARY_LIMIT = 768
 
 # Qwen's chat markup without its default system turn, which would be a fifth of the toy's text.

@@ -1,17 +1,18 @@
 """The embedded world: short clips in which the answer is written small, somewhere, for a moment.
 
-A clip shows a drifting grey texture with muted moving boxes. Four signs appear one after another, each
-for one or two temporal pairs. A sign's coloured border survives any thumbnail; what is printed inside
-(a letter, a number of points, a plus or a cross) has strokes one pixel wide and is legible only
-near full resolution. A question names one colour, so the other signs carry wrong answers.
+A clip shows a drifting grey texture with muted moving boxes. Four signs appear one after another,
+each for one or two temporal pairs. A sign's coloured border survives any thumbnail; what is
+printed inside (a letter, a number of points, a plus or a cross) has strokes one pixel wide and is
+legible only near full resolution. A question names one colour, so the other signs carry wrong
+answers.
 
-====================  ==========================================  =================  ==================
-task                  question                                    answer             graded as
-====================  ==========================================  =================  ==================
-``which``             Which letter is on the red sign?            ``C``              multiple choice
-``how_many``          How many points is the red sign worth?      ``7``              numerical
-``when``              When does the red sign show a cross?        ``4 to 5``         temporal grounding
-====================  ==========================================  =================  ==================
+============  =======================================  ============  ==================
+task          question                                 answer        graded as
+============  =======================================  ============  ==================
+``which``     Which letter is on the red sign?         ``C``         multiple choice
+``how_many``  How many points is the red sign worth?   ``7``         numerical
+``when``      When does the red sign show a cross?     ``4 to 5``    temporal grounding
+============  =======================================  ============  ==================
 
 Everything is a function of ``(config.seed, index)``: the same pair gives the same clip anywhere.
 """
@@ -93,7 +94,8 @@ class ToyWorldConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.num_signs <= min(self.num_pairs, len(COLOURS)):
             raise ValueError(
-                f"{self.num_signs} signs do not fit in {self.num_pairs} pairs and {len(COLOURS)} colours"
+                f"{self.num_signs} signs do not fit in {self.num_pairs} pairs"
+                f" and {len(COLOURS)} colours"
             )
         if self.size < SIGN + 16:
             raise ValueError(f"frames of {self.size} pixels are too small for signs of {SIGN}")
@@ -126,7 +128,7 @@ class Sign:
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its reference answer; ``evidence`` (the pairs that show it) is for plots and oracles."""
+    """A question, its reference answer, and the pairs that show it (for plots and oracles)."""
 
     task: str
     text: str
@@ -179,7 +181,7 @@ def question_text(task: str, colour: str) -> str:
 
 
 def ask(task: str, sign: Sign, config: ToyWorldConfig) -> Question:
-    """The question of a task about one sign; ``when`` asks for the pair in which it shows a cross."""
+    """The question of a task about one sign; ``when`` asks for the pair that shows its cross."""
     start = (sign.first_pair + max(sign.marks.find("x"), 0)) * config.pair_seconds
     answers = {
         "which": sign.letter,
@@ -190,7 +192,7 @@ def ask(task: str, sign: Sign, config: ToyWorldConfig) -> Question:
 
 
 def possible_questions(signs: tuple[Sign, ...], config: ToyWorldConfig) -> list[Question]:
-    """Every question the clip answers; ``when`` only about signs seen twice, or one look would tell."""
+    """Every question the clip answers; ``when`` only about signs seen twice."""
     questions = [ask(task, sign, config) for sign in signs for task in ("which", "how_many")]
     return questions + [ask("when", sign, config) for sign in signs if len(sign.marks) > 1]
 
@@ -198,7 +200,7 @@ def possible_questions(signs: tuple[Sign, ...], config: ToyWorldConfig) -> list[
 def draw_question(
     rng: np.random.Generator, signs: tuple[Sign, ...], config: ToyWorldConfig
 ) -> Question:
-    """One question, each task a third of the time (a clip with no sign seen twice asks another task)."""
+    """One question, each task a third of the time; without a sign seen twice, never ``when``."""
     task = TASKS[rng.integers(len(TASKS))]
     eligible = [q for q in possible_questions(signs, config) if q.task == task]
     if not eligible:

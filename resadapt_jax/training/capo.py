@@ -261,7 +261,7 @@ def grade(
     truths: np.ndarray,
     decode: Callable[[Any], str],
 ) -> np.ndarray:
-    """Accuracy of each generated answer, float32 of the shape of ``token_ids`` less its last axis."""
+    """Accuracy of each generated answer: float32, the shape of ``token_ids`` less its last axis."""
     scores = np.zeros(token_ids.shape[:-1], np.float32)
     for place in np.ndindex(scores.shape):
         text = decode(token_ids[place][mask[place]])

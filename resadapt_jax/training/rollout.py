@@ -62,7 +62,7 @@ def encode_levels(
     frames: UInt8[Array, "B F height width 3"],
     levels: SizeLevels,
 ) -> Float[Array, "B KU D"]:
-    """Visual tokens of every pair at every level: per pair, the levels' tokens one after another."""
+    """Visual tokens of every pair at every level; a pair's levels one after another."""
     batch, num_pairs = frames.shape[0], frames.shape[1] // 2
     side = config.vision.patch_size * config.vision.spatial_merge_size
     clips = rearrange(frames, "b f h w c -> (b f) h w c")
