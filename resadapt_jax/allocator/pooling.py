@@ -9,9 +9,6 @@ from resadapt_jax.allocator.attention import NORM_EPS
 from resadapt_jax.allocator.units import pair_mean
 from resadapt_jax.typing import Array, Bool, Float
 
-# Floor of the norms in a cosine, so that a zero vector has similarity 0 and a finite gradient.
-COSINE_EPS = 1e-8
-
 
 @struct.dataclass
 class PooledFrames:
@@ -26,7 +23,10 @@ class PooledFrames:
 def cosine(x: Float[Array, "*batch D"], y: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
     """x·y / (‖x‖ ‖y‖) over the last axis, 0 where either vector is 0."""
     squares = (x * x).sum(axis=-1) * (y * y).sum(axis=-1)
-    return (x * y).sum(axis=-1) * jax.lax.rsqrt(jnp.maximum(squares, COSINE_EPS**2))
+    # Both branches must be differentiable: a floor on the norm would blow the gradient up at 0.
+    defined = squares > 0.0
+    similarity = (x * y).sum(axis=-1) * jax.lax.rsqrt(jnp.where(defined, squares, 1.0))
+    return jnp.where(defined, similarity, 0.0)
 
 
 def masked_mean(values: Float[Array, "B N D"], mask: Bool[Array, "B N"]) -> Float[Array, "B D"]:

@@ -96,15 +96,17 @@ def _raise_in_order(
     low: _Grids, high: _Grids, scales: Float[Array, "K"], budget: Int[Array, ""]
 ) -> _Grids:
     """Raise units from `low` to `high`, highest scale first, as far as the budget goes."""
-    order = jnp.argsort(-scales, stable=True)
-    rank = jnp.argsort(order)
-    left = budget - jnp.sum(low.tokens)
-    num_raised = jnp.sum(jnp.cumsum((high.tokens - low.tokens)[order]) <= left)
-    grids = _where(rank < num_raised, high, low)
+    index = jnp.arange(scales.shape[0])
+    mine, other = scales[:, None], scales[None, :]
+    ahead = (other > mine) | ((other == mine) & (index[None, :] <= index[:, None]))
+    spent = jnp.sum(jnp.where(ahead, (high.tokens - low.tokens)[None, :], 0), axis=1)
+    raised = spent <= budget - jnp.sum(low.tokens)
+    is_next = jnp.sum(ahead, axis=1) == jnp.sum(raised) + 1
+    grids = _where(raised, high, low)
     available = grids.tokens + budget - jnp.sum(grids.tokens)
     for side in (_Grids(high.rows, low.cols), _Grids(low.rows, high.cols)):
         fits = (side.tokens > grids.tokens) & (side.tokens <= jnp.minimum(available, high.tokens))
-        grids = _where((rank == num_raised) & fits, side, grids)
+        grids = _where(is_next & fits, side, grids)
     return grids
 
 
@@ -156,9 +158,10 @@ def fit_budget(
     request = _Grids(*(jnp.where(unit_mask, size // side, 0) for size in sizes))
 
     grids_at = _path(scales, request, height, width, limits)
-    smallest = grids_at(jnp.int32(0))
     last = _last_factor(grids_at, budget)
-    grids = _raise_in_order(grids_at(last), grids_at(last + 1), scales, budget)
+    rows, cols = jax.vmap(grids_at)(jnp.stack([jnp.zeros_like(last), last, last + 1]))
+    smallest, low, high = (_Grids(rows[i], cols[i]) for i in range(3))
+    grids = _raise_in_order(low, high, scales, budget)
     most_rows = int(max(size_table(height, width, limits).heights)) // side
     reshaped = _reshape_one(grids, request, budget, height / width, most_rows)
     grids = _where(jnp.sum(grids.tokens) < budget - budget // 10, reshaped, grids)

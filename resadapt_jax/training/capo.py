@@ -11,6 +11,7 @@ One step, on a batch of B prompts:
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -36,8 +37,14 @@ from resadapt_jax.generation.answer import Prompts
 from resadapt_jax.losses import AllocatorLossConfig
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
 from resadapt_jax.operators import SizeLimits, native_tokens
+from resadapt_jax.training.loop import Metrics, run
 from resadapt_jax.training.optimizer import OptimizerConfig, make_optimizer
 from resadapt_jax.training.rollout import Rollout, RolloutConfig, fit_pairs, rollout
+from resadapt_jax.training.trained_allocator import (
+    TrainedAllocator,
+    TrainedAllocatorConfig,
+    save_allocator,
+)
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
 
 
@@ -268,3 +275,60 @@ def grade(
         task = TASK_TYPES[str(tasks[place[0]])]
         scores[place] = rewards.accuracy(task, text, str(truths[place[0]]))
     return scores
+
+
+def train(config: TrainConfig) -> Path:
+    """Runs or resumes a training and writes the trained allocator's directory."""
+    backbone = load_backbone(config.backbone)
+    text_table = backbone.params["model"]["embed_tokens"]["weight"]
+    encoder = ThumbnailEncoder(text_table=text_table, config=config.thumbnail)
+    network = replace(
+        config.allocator, frame_width=config.thumbnail.width, text_width=text_table.shape[1]
+    )
+
+    def step(state: TrainState, records: dict[str, np.ndarray]) -> tuple[TrainState, Metrics]:
+        batch = PromptBatch.from_records(records)
+        features, drawn, metrics = roll_out(
+            state,
+            encoder,
+            backbone.params,
+            batch,
+            config=config,
+            network=network,
+            backbone_config=backbone.config,
+        )
+        token_ids, mask = jax.device_get((drawn.answers.token_ids, drawn.answers.mask))
+        tasks = records["task"]
+        accuracy = grade(token_ids, mask, tasks, records["answer"], backbone.decode)
+        state, learnt = update(state, features, drawn, accuracy, config=config, network=network)
+        per_task = {
+            f"reward_{task}": accuracy[tasks == task].mean() for task in TASK_TYPES if task in tasks
+        }
+        return state, {**metrics, **learnt, **per_task}
+
+    clips = ToyClips(config.world, config.num_steps * config.batch_size)
+    state = run(
+        init_state(config, network),
+        question_batches(clips, backbone.tokenizer, config.batch_size),
+        step,
+        config=config,
+        output_dir=config.output_dir,
+        num_steps=config.num_steps,
+        checkpoint_every=config.checkpoint_every,
+        shown=("reward", "retention"),
+        description="train",
+    )
+    directory = Path(config.output_dir) / "allocator"
+    trained = TrainedAllocator(
+        config=TrainedAllocatorConfig(
+            network=network,
+            vocab_size=len(text_table),
+            thumbnail=config.thumbnail,
+            scale_range=config.scale_range,
+        ),
+        params=state.params,
+        encoder=encoder,
+        tokenizer=backbone.tokenizer,
+    )
+    save_allocator(directory, trained)
+    return directory

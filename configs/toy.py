@@ -1,0 +1,25 @@
+"""Trains an allocator with CAPO on the embedded world, against the shipped tiny backbone.
+
+    make train
+
+or, once installed, ``python train.py --config configs/toy.py`` and then
+``python eval.py --config configs/toy.py``. The README says how long it takes and what to expect.
+"""
+
+from resadapt_jax.advantages import CapoConfig
+from resadapt_jax.allocator import AllocatorConfig
+from resadapt_jax.losses import AllocatorLossConfig
+from resadapt_jax.training.capo import TrainConfig
+
+
+def get_config(arg: str = "") -> TrainConfig:
+    """The toy run; it takes no argument."""
+    if arg:
+        raise ValueError(f"configs/toy.py takes no argument, got {arg!r}")
+    return TrainConfig(
+        allocator=AllocatorConfig(width=64, num_heads=4, head_dim=16, pool_width=64, head_width=64),
+        # The released coefficients hardly press on cost in so small a world, and a positive floor
+        # would cancel the cost wherever all allocations of a prompt are right.
+        advantage=CapoConfig(form="released", gamma=1.5, positive_floor=None),
+        loss=AllocatorLossConfig(concentration_weight=2e-3),
+    )

@@ -1,0 +1,39 @@
+"""A backbone as loaded from a Hugging Face directory: architecture, weights and tokenizer."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from resadapt_jax.errors import UserError
+from resadapt_jax.models.qwen2_5_vl.checkpoint import load_hf
+from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.shipped import TOY_BACKBONE
+from resadapt_jax.typing import Params
+
+
+class Backbone(NamedTuple):
+    """What answers; unchanged by whatever trains the allocator."""
+
+    config: Qwen2_5VLConfig
+    params: Params
+    tokenizer: PreTrainedTokenizerBase
+
+    def decode(self, token_ids) -> str:
+        """The text of generated ids, without special tokens."""
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
+def load_backbone(directory: str | Path = "") -> Backbone:
+    """Reads a backbone; the shipped tiny one if no directory is named.
+
+    Raises:
+        UserError: the directory lacks something or does not hold a Qwen2.5-VL.
+    """
+    directory = Path(directory) if directory else TOY_BACKBONE
+    config, params = load_hf(directory)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no tokenizer in {directory}: {str(error).splitlines()[0]}") from error
+    return Backbone(config, params, tokenizer)

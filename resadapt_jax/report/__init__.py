@@ -1,0 +1,1 @@
+"""Pictures of results: what an allocation looks like."""

@@ -1,0 +1,95 @@
+"""A trained allocator as a directory: config.json, model.safetensors and a tokenizer's files.
+
+It holds all that an allocation needs, the frozen encoder included, so it can be moved or shipped
+by itself.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+from flax import traverse_util
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from resadapt_jax.allocator import AllocatorConfig, ScaleRange, ThumbnailConfig, ThumbnailEncoder
+from resadapt_jax.allocator.network import init_params
+from resadapt_jax.config import from_json, to_json
+from resadapt_jax.errors import UserError
+from resadapt_jax.models import hf
+from resadapt_jax.typing import Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedAllocatorConfig:
+    """What fixes the shape of a trained allocator and the meaning of its actions."""
+
+    network: AllocatorConfig
+    vocab_size: int
+    """Rows of the encoder's text table."""
+    thumbnail: ThumbnailConfig = field(default_factory=ThumbnailConfig)
+    scale_range: ScaleRange = field(default_factory=ScaleRange)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedAllocator:
+    """Network, frozen encoder and tokenizer that belong together.
+
+    Attributes:
+        params: of the network.
+        tokenizer: of the encoder's text table, which is the backbone's.
+    """
+
+    config: TrainedAllocatorConfig
+    params: Params
+    encoder: ThumbnailEncoder
+    tokenizer: PreTrainedTokenizerBase
+
+
+def save_allocator(directory: str | Path, allocator: TrainedAllocator) -> None:
+    """Write a directory that `load_allocator` reads back."""
+    tensors = {"network": allocator.params, "encoder": {"text_table": allocator.encoder.text_table}}
+    hf.save(directory, json.loads(to_json(allocator.config)), tensors)
+    allocator.tokenizer.save_pretrained(directory)
+
+
+def load_allocator(directory: str | Path) -> TrainedAllocator:
+    """Read an allocator from the directory that `save_allocator` wrote.
+
+    Raises:
+        UserError: a file is absent or unreadable, or the tensors are not those of the config.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"no allocator at {directory}")
+    try:
+        config = from_json(json.dumps(hf.read_config(directory)), TrainedAllocatorConfig)
+        tensors = hf.load_params(directory, _shapes(config), rename={})
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (UserError, SafetensorError, OSError, ValueError) as error:
+        raise UserError(_one_line(error, directory)) from error
+    return TrainedAllocator(
+        config=config,
+        params=tensors["network"],
+        encoder=ThumbnailEncoder(
+            text_table=tensors["encoder"]["text_table"], config=config.thumbnail
+        ),
+        tokenizer=tokenizer,
+    )
+
+
+def _shapes(config: TrainedAllocatorConfig) -> dict[str, tuple[int, ...]]:
+    network = jax.eval_shape(lambda key: init_params(key, config.network), jax.random.key(0))
+    flat = traverse_util.flatten_dict({"network": network}, sep=".")
+    shapes = {name: leaf.shape for name, leaf in flat.items()}
+    return shapes | {"encoder.text_table": (config.vocab_size, config.network.text_width)}
+
+
+def _one_line(error: Exception, directory: Path) -> str:
+    """The first of the problems found, and how many more there are."""
+    first, *problems = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    if str(directory) not in first:
+        first = f"cannot read {directory}: {first}"
+    more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"{first} {problems[0]}{more}" if problems else first
