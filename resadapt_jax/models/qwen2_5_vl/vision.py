@@ -27,18 +27,27 @@ def encode(
         One row per merged token in the plan's order; padding rows are exactly 0.
     """
     params, config = params["visual"], config.vision
+    x = hidden_states(params, config, patches, plan)
+    tokens = merge(params["merger"], config, x)[plan.window_rank]
+    return jnp.where(plan.token_entry[:, None] >= 0, tokens, 0)
+
+
+def hidden_states(
+    params: Params, config: VisionConfig, patches: Float[Array, "P C"], plan: VisionPlan
+) -> Float[Array, "P D"]:
+    """What the last block gives, in window order, for a tower's own parameters and config."""
     x = embed_patches(params, config, patches, plan)
     x = _by_block(x, plan.window_order, plan.merge_size)
     cos, sin = _rotation(config, plan)
     in_window = _by_block(plan.window_ids[:, None], plan.window_order, plan.merge_size)[:, 0]
+    longest = plan.max_frame_tokens * plan.merge_size**2
     # Reordering stays inside a temporal patch, so segment ids read the same in both orders.
     for index in range(config.depth):
         full = index in config.fullatt_block_indexes
         ids = plan.segment_ids if full else in_window
-        longest = _longest(plan) if full else min(plan.window_patches**2, _longest(plan))
-        x = block(params["blocks"][str(index)], config, x, cos, sin, ids, longest)
-    tokens = merge(params["merger"], config, x)[plan.window_rank]
-    return jnp.where(plan.token_entry[:, None] >= 0, tokens, 0)
+        bound = longest if full else min(plan.window_patches**2, longest)
+        x = block(params["blocks"][str(index)], config, x, cos, sin, ids, bound)
+    return x
 
 
 def embed_patches(
@@ -88,7 +97,3 @@ def _rotation(config: VisionConfig, plan: VisionPlan) -> tuple[Array, Array]:
 def _by_block(x: Array, order: Array, merge_size: int) -> Array:
     """Gathers whole merge blocks of rows; the patches inside a block keep their order."""
     return x.reshape(len(order), -1)[order].reshape(len(order) * merge_size**2, -1)
-
-
-def _longest(plan: VisionPlan) -> int:
-    return plan.max_frame_tokens * plan.merge_size**2

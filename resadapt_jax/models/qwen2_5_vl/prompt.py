@@ -1,0 +1,84 @@
+"""Builds the compact prompt of a question about temporal pairs, on the host."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from resadapt_jax.errors import UserError
+from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.typing import Int
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactPrompt:
+    """A prompt with one placeholder token per visual entry.
+
+    Attributes:
+        text: what was tokenised.
+        token_ids: its ids.
+        entry_index: the entry a placeholder stands for, counted from 0; -1 for text.
+    """
+
+    text: str
+    token_ids: Int[np.ndarray, " C"]
+    entry_index: Int[np.ndarray, " C"]
+
+
+def build_prompt(
+    tokenizer: "PreTrainedTokenizerBase",
+    config: Qwen2_5VLConfig,
+    question: str,
+    pair_seconds: Sequence[float],
+) -> CompactPrompt:
+    """A user turn that shows every temporal pair as a video entry of its own, then asks.
+
+    Convention ``hf-5``: ``<t seconds>`` with one decimal, vision start, the placeholder, vision
+    end for each pair, so that time survives although every entry restarts its own clock. The
+    turn goes through the tokenizer's chat template.
+
+    Args:
+        tokenizer: any tokenizer with Qwen's special tokens and a chat template.
+        config: names the special tokens by id.
+        question: the user's text.
+        pair_seconds: mean time of the two frames of each pair.
+
+    Raises:
+        UserError: the question itself holds a placeholder token.
+    """
+    content = pair_text(tokenizer, config, pair_seconds) + question
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    # The template has already placed every special token.
+    token_ids = np.asarray(tokenizer.encode(text, add_special_tokens=False), np.int32)
+    entry_index = locate_entries(token_ids, config, len(pair_seconds))
+    return CompactPrompt(text=text, token_ids=token_ids, entry_index=entry_index)
+
+
+def pair_text(
+    tokenizer: "PreTrainedTokenizerBase", config: Qwen2_5VLConfig, pair_seconds: Sequence[float]
+) -> str:
+    """The text that stands for the pairs: timestamp and wrapped placeholder for each."""
+    start, pad, end = tokenizer.convert_ids_to_tokens(
+        [config.vision_start_token_id, config.video_token_id, config.vision_end_token_id]
+    )
+    return "".join(f"<{seconds:.1f} seconds>{start}{pad}{end}" for seconds in pair_seconds)
+
+
+def locate_entries(
+    token_ids: Int[np.ndarray, " C"], config: Qwen2_5VLConfig, num_entries: int
+) -> Int[np.ndarray, " C"]:
+    """Numbers the placeholders of a compact prompt in order; -1 for text.
+
+    Raises:
+        UserError: there are not exactly ``num_entries`` placeholders.
+    """
+    placeholder = np.isin(token_ids, (config.image_token_id, config.video_token_id))
+    if (found := int(placeholder.sum())) != num_entries:
+        raise UserError(f"the prompt has {found} visual placeholders for {num_entries} entries")
+    return np.where(placeholder, np.cumsum(placeholder) - 1, -1).astype(np.int32)
