@@ -106,16 +106,6 @@ def test_no_string_raises_and_scores_stay_in_range(task):
 def test_long_outputs_take_linear_time(task):
     start = time.process_time()
     for piece in PIECES + TRAPS:
-        "1,",
-        "1.",
-        "1 ",
-        "1-",
-        "start 1 ",
-        "</think>\n",
-        "answer is ",
-        "a ",
-        "\\boxed{{",
-    ]:
         for output in (piece * 200_000, "<answer>" + piece * 30_000, "start" + piece * 30_000):
             score(task, output, TRUTHS[task])
     # About a second in all; one quadratic pattern would take minutes.
