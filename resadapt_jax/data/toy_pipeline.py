@@ -118,6 +118,19 @@ def question_batches(
     return _batches(grain.MapDataset.source(source).map(encode), batch_size)
 
 
+def held_out_batches(
+    source: ToyClips, tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> grain.DatasetIterator:
+    """`question_batches` for evaluation alone: also ``index``, ``question``, ``times``, ``evidence``."""
+    max_compact = HEADER_TOKENS * source.config.num_pairs + TURN_TOKENS
+
+    def encode(record: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: record[name] for name in ("index", "question", "times", "evidence")}
+        return kept | encode_question(record, tokenizer, max_compact)
+
+    return _batches(grain.MapDataset.source(source).map(encode), batch_size)
+
+
 def _batches(dataset: grain.MapDataset, batch_size: int) -> grain.DatasetIterator:
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2 * batch_size)
     return iter(dataset.to_iter_dataset(options).batch(batch_size, drop_remainder=True))
