@@ -40,10 +40,13 @@ def extract_answer(output: str) -> str:
 
 
 def extract_passage(output: str) -> str:
-    """The answer of a kind that may span lines: code fences and a box are taken off, no more."""
+    """The answer of a kind that may span lines: code fences and a box are taken off, no more.
+
+    Of a long passage the end is kept.
+    """
     region = _FENCE.sub("", _narrow(output))
     boxed = _last_boxed(region)
-    return (region if boxed is None else boxed)[:MAX_ANSWER_CHARS].strip()
+    return (region if boxed is None else boxed)[-MAX_ANSWER_CHARS:].strip()
 
 
 def _narrow(output: str) -> str:

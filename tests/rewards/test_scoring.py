@@ -114,3 +114,4 @@ def test_long_outputs_take_linear_time(task):
 
 def test_the_answer_is_looked_for_at_the_end_of_a_long_output():
     assert extract_answer("x" * 1_000_000 + "\nThe answer is C") == "C"
+    assert accuracy("temporal grounding", "hm, " * 20_000 + "3 to 7", "[3, 7]") == 1.0
