@@ -63,7 +63,9 @@ def log_prob(
       actions, alpha, beta: arrays of equal rank that broadcast, e.g. [B M K], [B 1 K], [B 1 K].
 
     Returns:
-      float32, the broadcast shape. Differentiable in α, β (and in a, strictly inside).
+      float32, the broadcast shape. Differentiable in α, β (and in a, strictly inside). Equal
+      arguments give equal bits within one compiled program; another program may fuse otherwise
+      and differ by a few units in the last place.
     """
     actions, alpha, beta = _inside(_float32(actions)), _float32(alpha), _float32(beta)
     inside = (alpha - 1.0) * jnp.log(actions) + (beta - 1.0) * jnp.log1p(-actions)
@@ -86,9 +88,9 @@ def mean(alpha: Float[Array, "..."], beta: Float[Array, "..."]) -> Float[Array, 
 
 
 def variance(alpha: Float[Array, "..."], beta: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Var[a] = m (1 − m) / (α + β + 1) with m = α / (α + β), per element."""
-    centre = mean(alpha, beta)
-    return centre * (1.0 - centre) / (_float32(alpha) + _float32(beta) + 1.0)
+    """Var[a] = αβ / ((α + β)² (α + β + 1)), per element."""
+    alpha, beta = _float32(alpha), _float32(beta)
+    return mean(alpha, beta) * mean(beta, alpha) / (alpha + beta + 1.0)
 
 
 def quantile(
