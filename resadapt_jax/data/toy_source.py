@@ -63,13 +63,18 @@ class ToyClips:
         }
 
 
-# What a pair's signs label, for supervising the tower: class 0 of each part means no sign.
-LABEL_CLASSES = (len(COLOURS) + 1, len(LETTERS) + 1, len(DIGITS) + 1, len(MARKS) + 1)
+# Words for what a pair's sign shows, as the tokenizer has them; label i + 1 is word i, 0 no sign.
+LABEL_WORDS = (
+    tuple(f" {colour}" for colour in COLOURS),
+    tuple(LETTERS),
+    tuple(DIGITS),
+    ("+", " cross"),
+)
 
 
 def pair_labels(signs: tuple[Sign, ...], config: ToyWorldConfig) -> np.ndarray:
     """Colour, letter, points and mark seen in each pair, int32 ``[K, 4]``; 0 for no sign."""
-    labels = np.zeros((config.num_pairs, len(LABEL_CLASSES)), np.int32)
+    labels = np.zeros((config.num_pairs, len(LABEL_WORDS)), np.int32)
     for sign in signs:
         for pair, mark in zip(sign.pairs, sign.marks, strict=True):
             labels[pair] = (

@@ -104,6 +104,11 @@ class TrainConfig:
     """Steps between checkpoints."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "updates_per_step", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
 
 @struct.dataclass
 class TrainState:

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from resadapt_jax.data.toy_pipeline import (
     dialogue_batches,
 )
-from resadapt_jax.data.toy_source import LABEL_CLASSES, ToyDialogues
+from resadapt_jax.data.toy_source import LABEL_WORDS, ToyDialogues
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.generation.answer import Prompts, encode_pairs, lay_out
@@ -144,6 +144,7 @@ def pretrain(config: PretrainConfig) -> Path:
     """Runs or resumes every phase and writes the backbone's Hugging Face directory."""
     tokenizer = build_toy_tokenizer(config.world)
     backbone_config = toy_backbone_config(tokenizer)
+    word_ids = label_word_ids(tokenizer)
     params = init_params(jax.random.key(config.seed), backbone_config)
     for index, phase in enumerate(config.phases):
         world = replace(
@@ -168,6 +169,7 @@ def pretrain(config: PretrainConfig) -> Path:
                 config=config,
                 phase=phase,
                 backbone_config=backbone_config,
+                word_ids=word_ids,
             ),
             config=config,
             output_dir=Path(config.output_dir) / f"phase_{index}",
@@ -185,15 +187,20 @@ def pretrain(config: PretrainConfig) -> Path:
 
 def init_params(key: Key[Array, ""], backbone_config: Qwen2_5VLConfig) -> Params:
     """A random backbone and an indifferent readout."""
-    width, classes = backbone_config.text.hidden_size, sum(LABEL_CLASSES)
     return {
         "backbone": model.init_params(key, backbone_config),
         "readout": {
-            "pool": jnp.zeros((width, 1)),
-            "weight": jnp.zeros((width, classes)),
-            "bias": jnp.zeros(classes),
+            "pool": jnp.zeros((backbone_config.text.hidden_size, 1)),
+            "nothing": jnp.zeros(len(LABEL_WORDS)),
         },
     }
+
+
+def label_word_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], ...]:
+    """Token ids of the words that ``label_loss`` scores, one word a token."""
+    ids = tuple(tuple(tokenizer.encode(word)[0] for word in words) for words in LABEL_WORDS)
+    assert all(len(tokenizer.encode(word)) == 1 for words in LABEL_WORDS for word in words)
+    return ids
 
 
 def phase_optimizer(config: PretrainConfig, phase: Phase) -> optax.GradientTransformation:
@@ -203,7 +210,9 @@ def phase_optimizer(config: PretrainConfig, phase: Phase) -> optax.GradientTrans
 
 
 @partial(
-    jax.jit, static_argnames=("config", "phase", "backbone_config"), donate_argnames=("state",)
+    jax.jit,
+    static_argnames=("config", "phase", "backbone_config", "word_ids"),
+    donate_argnames=("state",),
 )
 def train_step(
     state: PretrainState,
@@ -212,6 +221,7 @@ def train_step(
     config: PretrainConfig,
     phase: Phase,
     backbone_config: Qwen2_5VLConfig,
+    word_ids: tuple[tuple[int, ...], ...],
 ) -> tuple[PretrainState, dict[str, Array]]:
     """One update of a phase."""
     side = backbone_config.vision.patch_size * backbone_config.vision.spatial_merge_size
@@ -236,7 +246,7 @@ def train_step(
             max_height=phase.size,
             max_width=phase.size,
         )
-        loss, metrics = label_loss(params["readout"], tokens, plan, batch.labels.reshape(-1, 4))
+        loss, metrics = label_loss(params, word_ids, tokens, plan, batch.labels.reshape(-1, 4))
         metrics |= {"overflow": plan.overflow.astype(jnp.float32), "label_loss": loss}
         if phase.turns:
             answers, accuracy = answer_loss(
@@ -278,23 +288,38 @@ def pair_grids(levels: Int[Array, "B K"], merge_size: int) -> Int[Array, "E 3"]:
 
 
 def label_loss(
-    readout: Params, tokens: Float[Array, "U D"], plan: VisionPlan, labels: Int[Array, "E 4"]
+    params: Params,
+    word_ids: tuple[tuple[int, ...], ...],
+    tokens: Float[Array, "U D"],
+    plan: VisionPlan,
+    labels: Int[Array, "E 4"],
 ) -> tuple[Array, dict[str, Array]]:
-    """Cross-entropy of what a pair shows, read linearly from its tokens, pooled."""
+    """Cross-entropy of the words for what a pair shows, read from its pooled tokens.
+
+    A word's score is the inner product with its text embedding, which is also the decoder's output
+    head. So a visual token comes to speak the decoder's language: it matches the question's colour
+    word, and to attend to it is nearly to say its letter.
+    """
     num_entries = len(labels)
+    readout, table = params["readout"], params["backbone"]["model"]["embed_tokens"]["weight"]
     entry = jnp.where(plan.token_entry >= 0, plan.token_entry, num_entries)
     weight = jax.nn.sigmoid(tokens @ readout["pool"]) + 1e-3
     pooled = jax.ops.segment_sum(weight * tokens, entry, num_entries + 1)[:-1]
     total = jax.ops.segment_sum(weight, entry, num_entries + 1)[:-1]
     pooled = pooled / jnp.maximum(total, 1e-3)
-    logits = pooled @ readout["weight"] + readout["bias"][None, :]
-    parts = jnp.split(logits, np.cumsum(LABEL_CLASSES)[:-1].tolist(), axis=-1)
-    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-    loss = sum(jnp.mean(cross_entropy(part, labels[:, i])) for i, part in enumerate(parts))
-    right = jnp.stack([jnp.argmax(part, axis=-1) for part in parts], axis=-1) == labels
-    seen = (labels[:, 0] > 0)[:, None]
-    accuracy = jnp.sum(right & seen) / jnp.maximum(jnp.sum(seen) * len(parts), 1)
-    return loss, {"label_accuracy": accuracy}
+    losses, right = [], []
+    for part, ids in enumerate(word_ids):
+        words = pooled @ table[jnp.array(ids)].T
+        nothing = jnp.broadcast_to(readout["nothing"][part], (num_entries, 1))
+        logits = jnp.concatenate([nothing, words], axis=-1)
+        target = labels[:, part]
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
+        losses.append(jnp.mean(loss))
+        right.append(jnp.argmax(logits, axis=-1) == target)
+    seen = labels[:, 0] > 0
+    right = jnp.stack(right, axis=-1) & seen[:, None]
+    accuracy = jnp.sum(right) / jnp.maximum(jnp.sum(seen) * len(word_ids), 1)
+    return sum(losses), {"label_accuracy": accuracy}
 
 
 def answer_loss(

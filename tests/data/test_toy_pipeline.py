@@ -1,0 +1,89 @@
+"""From clips to token ids: one token a word, one placeholder a pair, no evidence."""
+
+import numpy as np
+import pytest
+
+from resadapt_jax.data.toy_pipeline import (
+    ANSWER_TOKENS,
+    HEADER_TOKENS,
+    TURN_TOKENS,
+    dialogue_batches,
+    pad_to,
+    prompt_ids,
+    question_batches,
+)
+from resadapt_jax.data.toy_source import ToyClips, ToyDialogues
+from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
+from resadapt_jax.data.toy_world import COLOURS, TASKS, ToyWorldConfig, frame_times, question_text
+
+WORLD = ToyWorldConfig(seed=5)
+TOKENIZER = build_toy_tokenizer(WORLD)
+
+
+def test_the_prompt_says_each_pairs_mean_time():
+    times = np.array([0.0, 0.5, 1.0, 1.5])
+    text = TOKENIZER.decode(prompt_ids(TOKENIZER, "Which letter?", times))
+    wrapped = "<|vision_start|><|video_pad|><|vision_end|>"
+    # Pair means 0.25 and 1.25 s; one decimal, halves to even.
+    assert text == (
+        f"<|im_start|>user\n<0.2 seconds>{wrapped}<1.2 seconds>{wrapped}Which letter?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_a_pairs_header_is_four_tokens():
+    with_video = prompt_ids(TOKENIZER, "?", frame_times(WORLD))
+    without = prompt_ids(TOKENIZER, "?", np.zeros(0))
+    assert len(with_video) - len(without) == HEADER_TOKENS * WORLD.num_pairs
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize("task", TASKS)
+def test_turns_and_answers_fit_their_bounds(task, colour):
+    ids = prompt_ids(TOKENIZER, question_text(task, colour), np.zeros(0))
+    assert len(ids) + ANSWER_TOKENS + 1 <= TURN_TOKENS
+    for pair in range(WORLD.num_pairs):
+        assert len(TOKENIZER.encode(f"{pair} to {pair + 1}<|im_end|>")) == ANSWER_TOKENS
+
+
+@pytest.mark.parametrize("text", ["when does it flip?", "日本語 ünïcödé 🙂", "<7.3 seconds>"])
+def test_any_text_encodes_and_comes_back(text):
+    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+
+
+def test_the_tokenizer_is_always_the_same():
+    assert build_toy_tokenizer(WORLD).get_vocab() == TOKENIZER.get_vocab()
+
+
+def test_batches_hold_no_evidence():
+    batch = next(question_batches(ToyClips(WORLD, 4), TOKENIZER, 2))
+    assert "evidence" in ToyClips(WORLD, 4)[0]
+    assert "evidence" not in batch
+    assert (batch["entry_index"].max(axis=1) == WORLD.num_pairs - 1).all()
+
+
+def test_answer_positions_point_at_the_answers():
+    source = ToyDialogues(WORLD, 2, turns=3)
+    batch = next(dialogue_batches(source, TOKENIZER, 2))
+    for row in range(2):
+        at = batch["answer_index"][row]
+        ids = batch["compact_ids"][row][at[at >= 0]]
+        expected = "".join(answer + "<|im_end|>" for _, answer in source[row]["turns"])
+        assert TOKENIZER.decode(ids) == expected
+
+
+def test_an_iterator_resumes_where_it_was():
+    source = ToyClips(WORLD, 12)
+    batches = question_batches(source, TOKENIZER, 2)
+    next(batches)
+    state = batches.get_state()
+    wanted = [next(batches)["compact_ids"] for _ in range(2)]
+    resumed = question_batches(source, TOKENIZER, 2)
+    resumed.set_state(state)
+    for ids in wanted:
+        assert (next(resumed)["compact_ids"] == ids).all()
+
+
+def test_what_does_not_fit_is_an_error():
+    with pytest.raises(ValueError, match="3 positions do not fit in 2"):
+        pad_to([1, 2, 3], 2, 0)
