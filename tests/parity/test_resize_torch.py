@@ -24,10 +24,9 @@ def natural_frames(rng, count, height, width):
     frames = []
     for _ in range(count):
         phase = rng.uniform(0, 6, 3)
-        image = (
-            120 + 60 * np.sin(y / 37 + phase[0])[..., None] * np.cos(x / 23 + phase[1:])[..., :1]
-        )
-        image = image + 30 * np.sin((x * phase[1] + y * phase[2]) / 2)[..., None]
+        shading = 120 + 60 * np.sin(y / 37 + phase[0]) * np.cos(x / 23 + phase[1])
+        texture = 30 * np.sin((x * phase[1] + y * phase[2]) / 2)
+        image = (shading + texture)[..., None] + rng.uniform(-20, 20, 3)
         top, left = rng.integers(0, height // 2), rng.integers(0, width // 2)
         image[top : top + height // 3, left : left + width // 3] = rng.uniform(0, 255, 3)
         frames.append(image + rng.normal(0, 6, (height, width, 3)))

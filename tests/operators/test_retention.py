@@ -1,0 +1,86 @@
+"""Tokens, retention and the proxy cost, by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resadapt_jax.operators import (
+    SizeLimits,
+    grids,
+    mean_scale_cost,
+    native_tokens,
+    retention,
+    sizes_from_scales,
+    token_counts,
+)
+
+QWEN = SizeLimits()
+MASK = jnp.array([[True, True, False], [True, False, False]])
+HEIGHTS = jnp.array([[84, 420, 999], [224, -7, 0]], jnp.int32)
+WIDTHS = jnp.array([[112, 560, 999], [280, 3, 0]], jnp.int32)
+
+
+def test_grids_are_in_patches_and_absent_units_are_empty():
+    # 84 = 6·14, 112 = 8·14; 420 = 30·14, 560 = 40·14; 224 = 16·14, 280 = 20·14.
+    expected = [[[1, 6, 8], [1, 30, 40], [0, 0, 0]], [[1, 16, 20], [0, 0, 0], [0, 0, 0]]]
+    np.testing.assert_array_equal(grids(HEIGHTS, WIDTHS, MASK, QWEN), expected)
+
+
+def test_token_counts():
+    # A merged token is 28 pixels square: 3·4 = 12, 15·20 = 300, 8·10 = 80.
+    expected = [[12, 300, 0], [80, 0, 0]]
+    np.testing.assert_array_equal(token_counts(HEIGHTS, WIDTHS, MASK, QWEN), expected)
+
+
+def test_native_tokens_is_the_count_at_scale_one():
+    assert native_tokens(420, 560, QWEN) == 15 * 20
+    # 858 tokens would exceed the cap: the native count is after the cap.
+    assert native_tokens(616, 1092, QWEN) == 720
+    heights, widths = sizes_from_scales(jnp.ones(1), 616, 1092, QWEN)
+    assert int(token_counts(heights, widths, jnp.ones(1, bool), QWEN)[0]) == 720
+
+
+def test_retention_divides_by_the_same_clip():
+    tokens = token_counts(HEIGHTS, WIDTHS, MASK, QWEN)
+    # (12 + 300) / (2·300) and 80 / 300.
+    np.testing.assert_allclose(retention(tokens, MASK, 300), [0.52, 80 / 300], rtol=1e-6)
+    # Clips of different native sizes.
+    got = retention(tokens, MASK, jnp.array([300, 160]))
+    np.testing.assert_allclose(got, [0.52, 0.5], rtol=1e-6)
+    assert float(retention(tokens[0], jnp.zeros(3, bool), 300)) == 0.0
+
+
+def test_retention_at_scale_one_is_one_and_padding_changes_nothing():
+    heights, widths = sizes_from_scales(jnp.ones(3), 333, 517, QWEN)
+    mask = jnp.array([True, True, False])
+    tokens = token_counts(heights, widths, mask, QWEN)
+    poisoned = tokens.at[2].set(10**6)
+    native = native_tokens(333, 517, QWEN)
+    assert float(retention(tokens, mask, native)) == 1.0
+    assert float(retention(poisoned, mask, native)) == 1.0
+
+
+def test_mean_scale_cost():
+    scales = jnp.array([[0.2, 1.8, jnp.nan], [1.0, jnp.nan, jnp.nan]])
+    # Means 1.0 and 1.0; (1.0 - 0.2) / 1.6 = 0.5.
+    cost = mean_scale_cost(scales, MASK, s_min=0.2, s_max=1.8)
+    np.testing.assert_allclose(cost, [0.5, 0.5], rtol=1e-6)
+    # Extremes of the range cost 0 and 1.
+    ends = mean_scale_cost(jnp.array([[0.2], [1.8]]), jnp.ones((2, 1), bool), s_min=0.2, s_max=1.8)
+    np.testing.assert_allclose(ends, [0.0, 1.0], atol=1e-6)
+    assert float(mean_scale_cost(scales[0], jnp.zeros(3, bool), s_min=0.2, s_max=1.8)) == 0.0
+
+
+def test_mean_scale_cost_gradient_skips_padding():
+    scales = jnp.array([0.2, 1.8, jnp.nan])
+    grad = jax.grad(lambda s: mean_scale_cost(s, MASK[0], s_min=0.2, s_max=1.8))(scales)
+    # dc/ds = 1 / (2 units · 1.6).
+    np.testing.assert_allclose(grad, [1 / 3.2, 1 / 3.2, 0.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("function", [token_counts, grids])
+def test_jit_equals_eager(function):
+    eager = function(HEIGHTS, WIDTHS, MASK, QWEN)
+    jitted = jax.jit(function, static_argnums=3)(HEIGHTS, WIDTHS, MASK, QWEN)
+    np.testing.assert_array_equal(eager, jitted)
