@@ -117,7 +117,7 @@ class AllocatorNetwork(nn.Module):
 
 
 def init_params(key: Key[Array, ""], config: AllocatorConfig) -> Params:
-    """Fresh parameters of the network; their shapes depend on the config alone, not on F, L or N."""
+    """Fresh parameters; their shapes depend on the config alone, not on F, L or N."""
     features = EncoderFeatures(
         frames=jnp.zeros((1, 2, 1, config.frame_width)),
         frame_mask=jnp.ones((1, 2), bool),

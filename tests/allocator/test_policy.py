@@ -132,9 +132,7 @@ def test_samples_have_the_right_moments():
 
 
 def test_samples_follow_the_distribution():
-    draws = policy.sample(
-        jax.random.key(1), jnp.full((1, 1), 0.7), jnp.full((1, 1), 3.0), 5_000
-    )
+    draws = policy.sample(jax.random.key(1), jnp.full((1, 1), 0.7), jnp.full((1, 1), 3.0), 5_000)
     assert stats.kstest(np.float64(draws).ravel(), stats.beta(0.7, 3.0).cdf).pvalue > 1e-3
 
 

@@ -1,0 +1,101 @@
+"""The thumbnail encoder: area averages, cells, standardisation, masks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resadapt_jax.allocator import FrozenEncoder, ThumbnailConfig, ThumbnailEncoder, standardise
+from resadapt_jax.allocator.encoder import area_weights, cell_tokens, normalise, thumbnails
+
+SMALL = ThumbnailConfig(size=8, grid=2, cell_pixels=2)
+
+
+def encode(frames, frame_mask=None, config=SMALL):
+    batch = frames.shape[0]
+    encoder: FrozenEncoder = ThumbnailEncoder(
+        text_table=jnp.float32([[1, 2, 3], [0, 0, 6]]), config=config
+    )
+    mask = jnp.ones(frames.shape[:2], bool) if frame_mask is None else frame_mask
+    ids = jnp.tile(jnp.array([[0, 1, 0]]), (batch, 1))
+    return encoder.encode(frames, mask, ids, jnp.tile(jnp.array([[True, True, False]]), (batch, 1)))
+
+
+def random_frames(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
+
+
+def test_area_weights_by_hand():
+    # 5 pixels into 2: each output covers 2.5 of them.
+    expected = np.array([[1, 1, 0.5, 0, 0], [0, 0, 0.5, 1, 1]]) / 2.5
+    np.testing.assert_allclose(area_weights(5, 2), expected, rtol=1e-6)
+    np.testing.assert_allclose(area_weights(2, 4), [[1, 0], [1, 0], [0, 1], [0, 1]])
+
+
+@pytest.mark.parametrize("height, width", [(24, 12), (37, 90), (7, 5)])
+def test_thumbnails_average_areas(height, width):
+    frames = random_frames(0, 1, 2, height, width, 3)
+    # Each pixel repeated 12 times per side: blocks of (height, width) are then the exact areas.
+    fine = np.asarray(frames[0], np.float64).repeat(12, axis=1).repeat(12, axis=2) / 255
+    expected = fine.reshape(2, 12, height, 12, width, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(thumbnails(frames, 12)[0], expected, atol=1e-6)
+
+
+def test_cell_tokens_by_hand():
+    # A grey frame (.5) whose upper right cell holds one pure red pixel of its 16.
+    image = np.full((8, 8, 3), 0.5, np.float32)
+    image[1, 4] = [1.0, 0.0, 0.0]
+    tokens = np.asarray(cell_tokens(jnp.asarray(image)[None, None], SMALL))[0, 0]
+    assert tokens.shape == (SMALL.num_tokens, SMALL.width) == (4, 15)
+    np.testing.assert_allclose(tokens[[0, 2, 3]], 0.5, rtol=1e-6)
+    # Its quarter has mean (3·.5 + 1)/4 = .625 in red and .375 in green and blue.
+    np.testing.assert_allclose(tokens[1, :3], [0.625, 0.375, 0.375], rtol=1e-6)
+    np.testing.assert_allclose(tokens[1, 3:12], 0.5, rtol=1e-6)
+    # Softmax over saturations at temperature .1: e^10 against fifteen e^0, so .99932 red.
+    weight = np.exp(10) / (np.exp(10) + 15)
+    red, green = weight + 0.5 * (1 - weight), 0.5 * (1 - weight)
+    np.testing.assert_allclose(tokens[1, 12:], [red, green, green], rtol=1e-4)
+
+
+def test_standardised_features_have_zero_mean_and_unit_variance_over_the_clip():
+    tokens = 3.0 + 2.0 * jax.random.normal(jax.random.key(0), (2, 5, 4, 3))
+    mask = jnp.arange(5)[None, :] < jnp.array([[5], [2]])
+    got = standardise(tokens.at[1, 2:].set(jnp.nan), mask)
+    for b, n in enumerate((5, 2)):
+        np.testing.assert_allclose(got[b, :n].mean(axis=(0, 1)), 0.0, atol=1e-5)
+        np.testing.assert_allclose(got[b, :n].std(axis=(0, 1)), 1.0, atol=1e-3)
+    np.testing.assert_array_equal(got[1, 2:], 0.0)
+    np.testing.assert_array_equal(standardise(jnp.ones((1, 2, 2, 3)), mask[:1, :2]), 0.0)
+
+
+def test_encoded_shapes_and_text():
+    features = encode(random_frames(0, 2, 3, 30, 20, 3))
+    assert features.frames.shape == (2, 3, 4, 15) and features.frames.dtype == jnp.float32
+    # (1, 2, 3) has mean 2 and variance 2/3; (0, 0, 6) has mean 2 and variance 8.
+    first, second = np.array([-1, 0, 1]) * np.sqrt(1.5), np.array([-2, -2, 4]) / np.sqrt(8)
+    np.testing.assert_allclose(features.text[0], [first, second, [0, 0, 0]], atol=1e-5)
+
+
+def test_padded_frames_change_nothing():
+    frames = random_frames(1, 2, 4, 16, 16, 3)
+    mask = jnp.arange(4)[None, :] < jnp.array([[4], [2]])
+    got = encode(frames, mask).frames
+    other = encode(frames.at[1, 2:].set(255), mask).frames
+    np.testing.assert_array_equal(got, other)
+    np.testing.assert_allclose(got[1:, :2], encode(frames[1:, :2]).frames, atol=1e-5)
+
+
+def test_encoding_is_traceable():
+    frames = random_frames(2, 1, 2, 16, 16, 3)
+    jitted = jax.jit(encode)(frames)
+    np.testing.assert_allclose(jitted.frames, encode(frames).frames, atol=1e-5)
+
+
+def test_normalise():
+    got = normalise(jnp.float32([[1, 3], [5, 5]]))
+    np.testing.assert_allclose(got, [[-1, 1], [0, 0]], atol=1e-6)
+
+
+def test_a_thumbnail_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="divide"):
+        ThumbnailConfig(size=56, grid=3)
