@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> PretrainConfig:
         phases=(
             # One sign in a small crop: the tower learns to read.
             Phase(
-                num_steps=1400,
+                num_steps=250,
                 batch_size=192,
                 size=56,
                 num_pairs=1,
@@ -25,14 +25,14 @@ def get_config(arg: str = "") -> PretrainConfig:
                 turns=0,
                 learning_rate=2e-3,
             ),
-            # Short clips: the decoder learns to look a colour up.
+            # A few crops with questions: the decoder learns to look a colour up.
             Phase(
-                num_steps=500,
-                batch_size=24,
-                size=112,
-                num_pairs=5,
-                num_signs=3,
-                turns=3,
+                num_steps=250,
+                batch_size=48,
+                size=56,
+                num_pairs=4,
+                num_signs=4,
+                turns=4,
                 learning_rate=1.5e-3,
             ),
             # Clips as long as those of the embedded world.

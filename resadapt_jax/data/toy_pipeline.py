@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from resadapt_jax.data.toy_source import ToyClips, ToyDialogues
 
 VIDEO_PAD = "<|video_pad|>"
-# Longest texts of the embedded world in tokens: a pair's header, a turn with its markup, an answer.
-HEADER_TOKENS, TURN_TOKENS, ANSWER_TOKENS = 4, 26, 4
+# Longest texts of the embedded world in tokens: a pair's header, a turn with its markup, a reply.
+HEADER_TOKENS, TURN_TOKENS, ANSWER_TOKENS = 4, 26, 5
 
 
 def pair_headers(times: np.ndarray) -> str:

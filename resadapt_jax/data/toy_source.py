@@ -66,8 +66,8 @@ class ToyClips:
 # Words for what a pair's sign shows, as the tokenizer has them; label i + 1 is word i, 0 no sign.
 LABEL_WORDS = (
     tuple(f" {colour}" for colour in COLOURS),
-    tuple(LETTERS),
-    tuple(DIGITS),
+    tuple(f" {letter}" for letter in LETTERS),
+    tuple(f" {digit}" for digit in DIGITS),
     ("+", " cross"),
 )
 
@@ -90,7 +90,7 @@ def pair_labels(signs: tuple[Sign, ...], config: ToyWorldConfig) -> np.ndarray:
 class ToyDialogues:
     """Clips with several questions each and per-pair labels, to pre-train a backbone on.
 
-    A record holds ``frames``, ``times``, ``turns`` (a list of question and answer pairs) and
+    A record holds ``frames``, ``times``, ``turns`` (a list of question and reply pairs) and
     ``labels`` int32 [K, 4].
     """
 
@@ -109,6 +109,6 @@ class ToyDialogues:
         return {
             "frames": render(rng, signs, self.config),
             "times": frame_times(self.config),
-            "turns": [(questions[i].text, questions[i].answer) for i in chosen],
+            "turns": [(questions[i].text, questions[i].reply) for i in chosen],
             "labels": pair_labels(signs, self.config),
         }

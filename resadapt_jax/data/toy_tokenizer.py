@@ -35,9 +35,10 @@ def _sentences(config: ToyWorldConfig) -> list[str]:
     starts = [k * config.pair_seconds for k in range(config.num_pairs)]
     between_frames = 0.5 / config.frames_per_second
     stamps = [f"<{start + between_frames:.1f} seconds>" for start in starts]
-    spans = [f"{start:g} to {start + config.pair_seconds:g}" for start in starts]
+    spans = [f" {start:g} to {start + config.pair_seconds:g}" for start in starts]
     questions = [question_text(t, c) for t in ("which", "how_many", "when") for c in COLOURS]
-    return [*stamps, *spans, *questions, *LETTERS, *DIGITS, "user\n", "assistant\n"]
+    shown = [f" {glyph}" for glyph in LETTERS + DIGITS]
+    return [*stamps, *spans, *questions, *shown, "user\n", "assistant\n"]
 
 
 def build_toy_tokenizer(config: ToyWorldConfig) -> PreTrainedTokenizerFast:

@@ -131,9 +131,15 @@ class Question:
     """A question, its reference answer, and the pairs that show it (for plots and oracles)."""
 
     task: str
+    colour: str
     text: str
     answer: str
     evidence: tuple[int, ...]
+
+    @property
+    def reply(self) -> str:
+        """What a backbone is taught to say: it names the sign, then answers."""
+        return f" {self.colour} {self.answer}"
 
 
 def clip_rng(config: ToyWorldConfig, index: int) -> np.random.Generator:
@@ -188,7 +194,8 @@ def ask(task: str, sign: Sign, config: ToyWorldConfig) -> Question:
         "how_many": sign.points,
         "when": f"{start:g} to {start + config.pair_seconds:g}",
     }
-    return Question(task, question_text(task, sign.colour), answers[task], tuple(sign.pairs))
+    text = question_text(task, sign.colour)
+    return Question(task, sign.colour, text, answers[task], tuple(sign.pairs))
 
 
 def possible_questions(signs: tuple[Sign, ...], config: ToyWorldConfig) -> list[Question]:

@@ -43,7 +43,8 @@ def test_turns_and_answers_fit_their_bounds(task, colour):
     ids = prompt_ids(TOKENIZER, question_text(task, colour), np.zeros(0))
     assert len(ids) + ANSWER_TOKENS + 1 <= TURN_TOKENS
     for pair in range(WORLD.num_pairs):
-        assert len(TOKENIZER.encode(f"{pair} to {pair + 1}<|im_end|>")) == ANSWER_TOKENS
+        reply = f" {colour} {pair} to {pair + 1}<|im_end|>"
+        assert len(TOKENIZER.encode(reply)) == ANSWER_TOKENS
 
 
 @pytest.mark.parametrize("text", ["when does it flip?", "日本語 ünïcödé 🙂", "<7.3 seconds>"])

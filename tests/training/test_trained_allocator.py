@@ -1,0 +1,74 @@
+"""A trained allocator survives the disk, and what is not one is refused in one line."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from allocator_factory import make_allocator
+
+from resadapt_jax.errors import UserError
+from resadapt_jax.training.trained_allocator import load_allocator, save_allocator
+
+
+@pytest.fixture
+def saved(tmp_path):
+    allocator = make_allocator(noise=0.3)
+    save_allocator(tmp_path / "allocator", allocator)
+    return allocator, tmp_path / "allocator"
+
+
+def edit(directory, change):
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def test_what_is_saved_is_what_is_loaded(saved):
+    allocator, directory = saved
+    loaded = load_allocator(directory)
+    assert loaded.config == allocator.config
+    assert jax.tree.structure(loaded.params) == jax.tree.structure(allocator.params)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, allocator.params)
+    np.testing.assert_array_equal(loaded.encoder.text_table, allocator.encoder.text_table)
+    assert loaded.encoder.config == allocator.encoder.config
+    query = "When does the red sign show a cross? über"
+    assert loaded.tokenizer.encode(query) == allocator.tokenizer.encode(query)
+
+
+def test_tensors_of_another_shape_are_named(saved):
+    _, directory = saved
+    edit(directory, lambda config: config["network"].update(head_width=16))
+    with pytest.raises(UserError, match="misshaped network.head.*and .* more") as caught:
+        load_allocator(directory)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_field_is_named(saved):
+    _, directory = saved
+    edit(directory, lambda config: config["network"].update(widht=16))
+    with pytest.raises(UserError, match="widht; did you mean network.width"):
+        load_allocator(directory)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [None, b"", b"no such thing"])
+def test_absent_and_broken_files_are_refused_in_one_line(saved, name, content):
+    _, directory = saved
+    if content is None:
+        (directory / name).unlink()
+    else:
+        (directory / name).write_bytes(content)
+    with pytest.raises(UserError, match=str(directory)) as caught:
+        load_allocator(directory)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_tokenizer_is_refused_in_one_line(saved):
+    _, directory = saved
+    for path in directory.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(UserError, match=str(directory)) as caught:
+        load_allocator(directory)
+    assert "\n" not in str(caught.value)
