@@ -1,12 +1,13 @@
 """Grain pipelines over the embedded world: source -> token ids -> batches, resumable."""
 
-from typing import Any
+from typing import Any, Protocol, SupportsIndex
 
 import grain
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from resadapt_jax.data.toy_source import ToyClips, ToyDialogues
+from resadapt_jax.data.toy_source import ToyDialogues
+from resadapt_jax.data.toy_world import ToyWorldConfig
 
 VIDEO_PAD = "<|video_pad|>"
 # Longest texts of the embedded world in tokens: a pair's header, a turn with its markup, a reply.
@@ -43,6 +44,15 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str, times: np.ndar
         add_generation_prompt=True,
     )
     return tokenizer.encode(asked)
+
+
+class Clips(Protocol):
+    """A random-access source of one-question records, ``ToyClips`` or ``StoredClips``."""
+
+    config: ToyWorldConfig
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, position: SupportsIndex) -> dict[str, Any]: ...
 
 
 def encode_dialogue(
@@ -87,7 +97,7 @@ def dialogue_batches(
 def encode_question(
     record: dict[str, Any], tokenizer: PreTrainedTokenizerBase, max_compact: int
 ) -> dict[str, Any]:
-    """A record of ``ToyClips`` as a prompt and as the query that the allocator reads.
+    """A one-question record as a prompt and as the query that the allocator reads.
 
     The evidence is left behind: what trains an allocator must not hold it.
     """
@@ -107,7 +117,7 @@ def encode_question(
 
 
 def question_batches(
-    source: ToyClips, tokenizer: PreTrainedTokenizerBase, batch_size: int
+    source: Clips, tokenizer: PreTrainedTokenizerBase, batch_size: int
 ) -> grain.DatasetIterator:
     """Batches of one-question prompts in the source's order; the iterator's state can be saved."""
     max_compact = HEADER_TOKENS * source.config.num_pairs + TURN_TOKENS
@@ -119,9 +129,9 @@ def question_batches(
 
 
 def held_out_batches(
-    source: ToyClips, tokenizer: PreTrainedTokenizerBase, batch_size: int
+    source: Clips, tokenizer: PreTrainedTokenizerBase, batch_size: int
 ) -> grain.DatasetIterator:
-    """`question_batches` for evaluation alone: also ``index``, ``question``, ``times``, ``evidence``."""
+    """`question_batches` for evaluation: adds ``index``, ``question``, ``times``, ``evidence``."""
     max_compact = HEADER_TOKENS * source.config.num_pairs + TURN_TOKENS
 
     def encode(record: dict[str, Any]) -> dict[str, Any]:
