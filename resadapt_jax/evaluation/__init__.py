@@ -1,0 +1,1 @@
+"""How well a trained allocator answers, and at what cost, against methods that ignore the query."""

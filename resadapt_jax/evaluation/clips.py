@@ -1,0 +1,87 @@
+"""A batch of held-out clips, with what only the oracle and the plots may know."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from resadapt_jax.data.toy_pipeline import VIDEO_PAD, entry_index, pad_to, prompt_ids
+from resadapt_jax.generation.answer import Prompts
+from resadapt_jax.training.capo import PromptBatch
+from resadapt_jax.typing import Bool, Float, Int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clips:
+    """Held-out clips with one question each.
+
+    Attributes:
+        batch: all that allocator and backbone may see.
+        index: number of each clip in its source.
+        questions, tasks, answers: strings, one per clip.
+        times: seconds of each frame.
+        evidence: pairs that show the answer. Only the oracle and the plots read it.
+    """
+
+    batch: PromptBatch
+    index: Int[np.ndarray, " B"]
+    questions: list[str]
+    tasks: list[str]
+    answers: list[str]
+    times: Float[np.ndarray, "B F"]
+    evidence: Bool[np.ndarray, "B K"]
+
+    @classmethod
+    def from_records(cls, records: dict[str, Any]) -> "Clips":
+        """Takes a batch of ``data.toy_pipeline.held_out_batches``."""
+        return cls(
+            batch=PromptBatch.from_records(records),
+            index=np.asarray(records["index"]),
+            questions=[str(question) for question in records["question"]],
+            tasks=[str(task) for task in records["task"]],
+            answers=[str(answer) for answer in records["answer"]],
+            times=records["times"],
+            evidence=records["evidence"],
+        )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def num_pairs(self) -> int:
+        return self.evidence.shape[1]
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.batch.frames.shape[2:4]
+
+    @property
+    def seconds(self) -> Float[np.ndarray, "B K"]:
+        """Mean time of each pair."""
+        return self.times.reshape(len(self), -1, 2).mean(axis=2)
+
+
+def prompts_showing(
+    clips: Clips, shown: Bool[np.ndarray, "B K"], tokenizer: PreTrainedTokenizerBase
+) -> Prompts:
+    """The clips' prompts with the headers and placeholders of the pairs ``shown`` alone.
+
+    Entries keep their numbers, so the grids of a clip still have one row per pair.
+    """
+    length = clips.batch.prompts.compact_ids.shape[1]
+    pad_id, video_id = tokenizer.pad_token_id, tokenizer.convert_tokens_to_ids(VIDEO_PAD)
+    compact_ids, lengths, entries = [], [], []
+    for question, times, pairs in zip(clips.questions, clips.times, shown, strict=True):
+        ids = prompt_ids(tokenizer, question, times.reshape(-1, 2)[pairs].ravel())
+        lengths.append(len(ids))
+        compact_ids.append(pad_to(ids, length, pad_id))
+        nth = entry_index(compact_ids[-1], video_id)
+        numbers = np.append(np.flatnonzero(pairs), -1)  # the last one serves text, whose nth is -1
+        entries.append(numbers[nth])
+    return Prompts(
+        compact_ids=np.stack(compact_ids),
+        compact_length=np.array(lengths, np.int32),
+        entry_index=np.stack(entries).astype(np.int32),
+    )

@@ -1,0 +1,174 @@
+"""Runs every setting on every clip: batches outside, settings inside, so a clip is made once."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resadapt_jax.allocator import allocate, pair_scales, policy
+from resadapt_jax.evaluation.clips import Clips
+from resadapt_jax.evaluation.methods import Proposals, Setting
+from resadapt_jax.evaluation.respond import respond, show
+from resadapt_jax.generation.answer import Answers, DecodingConfig
+from resadapt_jax.generation.backbone import Backbone
+from resadapt_jax.operators import SizeLimits, native_tokens
+from resadapt_jax.training.capo import PromptBatch, grade
+from resadapt_jax.training.trained_allocator import TrainedAllocator
+from resadapt_jax.typing import Float
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What became of the clips under one setting."""
+
+    native: int = 0  # tokens at scale 1
+    tokens: list[int] = field(default_factory=list)  # that entered the decoder
+    scores: list[float] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.mean(self.scores))
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the mean, s / √n; 0 for a single clip."""
+        n = len(self.scores)
+        return float(np.std(self.scores, ddof=1) / n**0.5) if n > 1 else 0.0
+
+    @property
+    def retention(self) -> float:
+        """ρ = Σ tokens entering the decoder / Σ tokens at scale 1, over all clips."""
+        return sum(self.tokens) / self.native
+
+    def of_task(self, task: str) -> list[float]:
+        return [score for score, kind in zip(self.scores, self.tasks, strict=True) if kind == task]
+
+
+class Evaluation(NamedTuple):
+    """One tally per setting, in order, and the first batch with what the allocator proposed."""
+
+    tallies: list[Tally]
+    first: Clips
+    proposals: Proposals
+
+
+def propose(allocator: TrainedAllocator, batch: PromptBatch) -> Float[np.ndarray, "B K"]:
+    """The scale of each pair by the mean of the policy."""
+    config = allocator.config
+    return np.asarray(
+        _mean_scales(
+            allocator.params,
+            allocator.encoder,
+            batch.frames,
+            batch.query_ids,
+            batch.query_mask,
+            network=config.network,
+            scale_range=config.scale_range,
+        )
+    )
+
+
+def with_other_queries(batch: PromptBatch) -> PromptBatch:
+    """Each clip beside the query of the clip before it; the prompts stay."""
+    return batch.replace(
+        query_ids=np.roll(batch.query_ids, 1, axis=0),
+        query_mask=np.roll(batch.query_mask, 1, axis=0),
+    )
+
+
+def evaluate(
+    batches: Iterable[Clips],
+    settings: Sequence[Setting],
+    backbone: Backbone,
+    allocator: TrainedAllocator,
+    *,
+    limits: SizeLimits,
+    decoding: DecodingConfig,
+    num_clips: int,
+    report: Callable[[int, Sequence[Tally]], None],
+) -> Evaluation:
+    """Answers every clip under every setting, greedily decoded unless ``decoding`` says otherwise.
+
+    Args:
+        batches: of at least two clips, ``num_clips`` in all; what they hold beyond is not counted.
+        report: told after each setting how many have run, over all batches, and the tallies.
+    """
+    tallies = [Tally() for _ in settings]
+    first, ran = None, 0
+    for clips in batches:
+        counted = min(len(clips), num_clips - len(tallies[0].scores))
+        other = with_other_queries(clips.batch)
+        proposals = Proposals(propose(allocator, clips.batch), propose(allocator, other))
+        first = first or (clips, proposals)
+        answers = _answers(clips, proposals, settings, backbone, limits, decoding)
+        native = clips.num_pairs * native_tokens(*clips.frame_size, limits)
+        for tally, answer in zip(tallies, answers, strict=True):
+            _count(tally, clips, answer, counted, native, backbone.decode)
+            ran += 1
+            report(ran, tallies)
+        if len(tallies[0].scores) == num_clips:
+            break
+    return Evaluation(tallies, *first)
+
+
+def _answers(
+    clips: Clips,
+    proposals: Proposals,
+    settings: Sequence[Setting],
+    backbone: Backbone,
+    limits: SizeLimits,
+    decoding: DecodingConfig,
+) -> Iterator[Answers]:
+    """The answers under each setting; the next is under way before the last is handed out."""
+    native = clips.num_pairs * native_tokens(*clips.frame_size, limits)
+    frames = jnp.asarray(clips.batch.frames)
+    grid_thw, shown, waiting = None, None, None
+    for setting in settings:
+        inputs = setting.build(clips, proposals)
+        if grid_thw is None or not np.array_equal(inputs.grid_thw, grid_thw):
+            grid_thw = inputs.grid_thw
+            shown = show(backbone, frames, grid_thw, native)
+        answers = respond(backbone, shown, inputs, native, decoding)
+        if waiting is not None:
+            yield waiting
+        waiting = answers
+    yield waiting
+
+
+def _count(
+    tally: Tally,
+    clips: Clips,
+    answers: Answers,
+    counted: int,
+    native: int,
+    decode: Callable[[np.ndarray], str],
+) -> None:
+    """Grades the answers to the first ``counted`` clips and adds them up."""
+    answers = jax.device_get(answers)
+    if answers.overflow.any():
+        raise RuntimeError("a plan overflowed the capacity chosen for it")
+    tasks, truths = clips.tasks[:counted], clips.answers[:counted]
+    written = answers.generation
+    token_ids, mask = written.token_ids[:counted], written.mask[:counted]
+    tally.native += counted * native
+    tally.tokens += answers.num_tokens[:counted].tolist()
+    tally.scores += grade(token_ids, mask, tasks, truths, decode).tolist()
+    tally.tasks += tasks
+    tally.texts += [decode(ids[valid]) for ids, valid in zip(token_ids, mask, strict=True)]
+
+
+@partial(jax.jit, static_argnames=("network", "scale_range"))
+def _mean_scales(params, encoder, frames, query_ids, query_mask, *, network, scale_range):
+    frame_mask = jnp.ones(frames.shape[:2], bool)
+    features = encoder.encode(frames, frame_mask, query_ids, query_mask)
+    allocation = allocate(params, network, features)
+    scales = policy.to_scale(policy.mean(allocation.alpha, allocation.beta), scale_range)
+    if network.unit == "frame":
+        scales = pair_scales(scales[:, None, :], frame_mask)[:, 0]
+    return scales

@@ -1,0 +1,233 @@
+"""The methods compared: what each gives the backbone for a batch of clips.
+
+A method is a function of the clips and of the scales that the allocator proposes for them; all but
+ResAdapt ignore the latter. Everything random is a function of a seed and the clip's number.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from transformers import PreTrainedTokenizerBase
+
+from resadapt_jax.errors import UserError
+from resadapt_jax.evaluation.clips import Clips, prompts_showing
+from resadapt_jax.generation.answer import Prompts
+from resadapt_jax.operators import SizeLimits, fit_budget, grids, native_tokens, sizes_from_scales
+from resadapt_jax.operators.sizes import size_ladder
+from resadapt_jax.training.capo import EvaluationConfig
+from resadapt_jax.typing import Array, Bool, Float, Int
+
+# Multiples of the golden ratio's fraction fill [0, 1) evenly, however many clips there are.
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+class Proposals(NamedTuple):
+    """Scales of the policy's mean, before any budget."""
+
+    scales: Float[np.ndarray, "B K"]
+    other_query: Float[np.ndarray, "B K"]  # had another clip's question been asked
+
+
+@struct.dataclass
+class Inputs:
+    """What a backbone is given of a batch of clips."""
+
+    grid_thw: Int[np.ndarray, "B K 3"]  # zeros for a pair that is not shown
+    prompts: Prompts
+    kept: Bool[np.ndarray, "B U"] | None = None  # entering the decoder; None for all
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Setting:
+    """A method at one setting: a point of the frontier, or a control."""
+
+    method: str
+    name: str
+    build: Callable[[Clips, Proposals], Inputs]
+
+
+def frontier_settings(
+    config: EvaluationConfig,
+    *,
+    limits: SizeLimits,
+    s_min: float,
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[Setting]:
+    """Every point of the frontier. Methods that show all at full size come first, side by side."""
+    drop = {"limits": limits, "seed": config.seed}
+    points = [("vanilla", "scale 1", partial(vanilla, limits=limits))]
+    for share in config.drop_retentions:
+        points.append(("random_drop", f"tokens {share:g}", partial(drop_tokens, share, **drop)))
+    for share in config.drop_retentions:
+        build = partial(drop_pairs, share, tokenizer=tokenizer, **drop)
+        points.append(("random_drop", f"frames {share:g}", build))
+    for share in config.fixed_retentions:
+        points.append(("fixed_scale", f"{share:g}", partial(fixed_scale, share, limits=limits)))
+    points.append(("oracle", "evidence at 1", partial(oracle, limits=limits, s_min=s_min)))
+    points.append(("resadapt", "free", partial(resadapt, limits=limits)))
+    for share in config.budgets:
+        build = partial(resadapt_within, share, limits=limits)
+        points.append(("resadapt", f"budget {share:g}", build))
+    return [Setting(method=method, name=name, build=build) for method, name, build in points]
+
+
+def control_settings(*, limits: SizeLimits, tokenizer: PreTrainedTokenizerBase) -> list[Setting]:
+    """What must fail: answering without the video, and allocating for another clip's question."""
+    return [
+        Setting(method="control", name="blind", build=partial(blind, tokenizer=tokenizer)),
+        Setting(method="control", name="other_query", build=partial(other_query, limits=limits)),
+    ]
+
+
+def vanilla(clips: Clips, proposals: Proposals, *, limits: SizeLimits) -> Inputs:
+    """Every pair at scale 1."""
+    return _at(np.ones(clips.evidence.shape), clips, limits)
+
+
+def fixed_scale(
+    retention: float, clips: Clips, proposals: Proposals, *, limits: SizeLimits
+) -> Inputs:
+    """Every pair at the scale that keeps ``retention`` of the tokens.
+
+    Where no legal size does, the two next to it are mixed, evenly over time; which pairs get the
+    larger one differs between clips, so that no moment is favoured.
+
+    Raises:
+        UserError: no mixture of sizes up to the native one keeps that much.
+    """
+    height, width = clips.frame_size
+    ladder = size_ladder(height, width, limits)
+    tokens = ladder.heights * ladder.widths // limits.factor**2
+    wanted = retention * native_tokens(height, width, limits)
+    if not tokens[0] <= wanted <= native_tokens(height, width, limits):
+        lowest = tokens[0] / native_tokens(height, width, limits)
+        raise UserError(f"a uniform scale keeps {lowest:g} to 1 of the tokens, not {retention:g}")
+    above = int(np.searchsorted(tokens, wanted))
+    below = max(above - 1, 0)
+    share = 1.0 if above == below else (wanted - tokens[below]) / (tokens[above] - tokens[below])
+    larger = evenly(share, clips.num_pairs, clips.index)
+    scales = np.where(larger, ladder.thresholds[above], ladder.thresholds[below])
+    return _at(scales, clips, limits)
+
+
+def drop_tokens(
+    retention: float, clips: Clips, proposals: Proposals, *, limits: SizeLimits, seed: int
+) -> Inputs:
+    """Every pair encoded at scale 1, then a random subset of the visual tokens kept."""
+    full = vanilla(clips, proposals, limits=limits)
+    num_tokens = clips.num_pairs * native_tokens(*clips.frame_size, limits)
+    return full.replace(kept=random_subsets(retention, num_tokens, clips.index, (seed, 0)))
+
+
+def drop_pairs(
+    retention: float,
+    clips: Clips,
+    proposals: Proposals,
+    *,
+    limits: SizeLimits,
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Inputs:
+    """A random subset of the pairs at scale 1, at least one; the others vanish, headers too."""
+    shown = random_subsets(retention, clips.num_pairs, clips.index, (seed, 1))
+    grid_thw = _grids_at(np.ones(shown.shape), shown, *clips.frame_size, limits)
+    return Inputs(grid_thw=grid_thw, prompts=prompts_showing(clips, shown, tokenizer))
+
+
+def oracle(clips: Clips, proposals: Proposals, *, limits: SizeLimits, s_min: float) -> Inputs:
+    """The pairs that show the answer at scale 1, all others at the smallest scale."""
+    return _at(np.where(clips.evidence, 1.0, s_min), clips, limits)
+
+
+def resadapt(clips: Clips, proposals: Proposals, *, limits: SizeLimits) -> Inputs:
+    """The mean of the policy, whatever it costs."""
+    return _at(proposals.scales, clips, limits)
+
+
+def resadapt_within(
+    share: float, clips: Clips, proposals: Proposals, *, limits: SizeLimits
+) -> Inputs:
+    """The mean of the policy within a token budget, a ``share`` of each clip's native tokens.
+
+    Raises:
+        UserError: the budget is below the smallest legal grids of a clip.
+    """
+    height, width = clips.frame_size
+    budget = int(share * clips.num_pairs * native_tokens(height, width, limits) + 1e-6)
+    grid_thw, floor = _grids_within(proposals.scales, budget, height, width, limits)
+    least = int(floor.max())
+    if budget < least:
+        raise UserError(f"a budget of {share:g} is {budget} tokens a clip, but {least} are needed")
+    return Inputs(grid_thw=np.asarray(grid_thw), prompts=clips.batch.prompts)
+
+
+def other_query(clips: Clips, proposals: Proposals, *, limits: SizeLimits) -> Inputs:
+    """What ResAdapt allocates for another clip's question; the backbone is asked the right one."""
+    return _at(proposals.other_query, clips, limits)
+
+
+def blind(clips: Clips, proposals: Proposals, *, tokenizer: PreTrainedTokenizerBase) -> Inputs:
+    """The question alone."""
+    nothing = np.zeros(clips.evidence.shape, bool)
+    return Inputs(
+        grid_thw=np.zeros((*nothing.shape, 3), np.int32),
+        prompts=prompts_showing(clips, nothing, tokenizer),
+    )
+
+
+def evenly(share: float, num_pairs: int, index: Int[np.ndarray, " B"]) -> Bool[np.ndarray, "B K"]:
+    """Marks a ``share`` of the pairs at even distances, from a different start in every clip.
+
+    Pair k is marked where ⌊share · (k + 1) + o⌋ > ⌊share · k + o⌋, o in [0, 1) being the clip's.
+    """
+    reached = share * np.arange(num_pairs + 1)[None, :] + _offsets(index)[:, None]
+    return np.diff(np.floor(np.round(reached, 9)), axis=1) > 0
+
+
+def random_subsets(
+    share: float, size: int, index: Int[np.ndarray, " B"], seed: tuple[int, ...]
+) -> Bool[np.ndarray, "B size"]:
+    """Keeps ``share`` of ``size`` things at random in each clip, at least one.
+
+    A fraction of a thing is kept in that fraction of the clips. A larger share keeps the same
+    things and more.
+    """
+    counts = np.floor(np.round(share * size + _offsets(index), 9))
+    ranks = [np.random.default_rng([*seed, int(clip)]).permutation(size) for clip in index]
+    return np.stack(ranks) < np.maximum(counts, 1)[:, None]
+
+
+def _offsets(index: Int[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
+    return index * _GOLDEN % 1.0
+
+
+def _at(scales: Float[np.ndarray, "B K"], clips: Clips, limits: SizeLimits) -> Inputs:
+    shown = np.ones(scales.shape, bool)
+    grid_thw = _grids_at(scales, shown, *clips.frame_size, limits)
+    return Inputs(grid_thw=grid_thw, prompts=clips.batch.prompts)
+
+
+def _grids_at(scales, shown, height, width, limits) -> Int[np.ndarray, "B K 3"]:
+    return np.asarray(_traced_grids(scales.astype(np.float32), shown, height, width, limits))
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _traced_grids(scales, shown, height, width, limits):
+    return grids(*sizes_from_scales(scales, height, width, limits), shown, limits)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _grids_within(scales, budget, height, width, limits):
+    shown = jnp.ones(scales.shape[1], bool)
+
+    def fit(clip: Array) -> tuple[Array, Array]:
+        fitted = fit_budget(clip, shown, height, width, budget, limits)
+        return grids(fitted.heights, fitted.widths, shown, limits), fitted.floor
+
+    return jax.vmap(fit)(scales)

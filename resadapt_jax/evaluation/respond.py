@@ -1,0 +1,178 @@
+"""The planned path of `generation.answer`, for a whole batch of clips as one packed sequence.
+
+Scales became grids on the host, so the smallest of a few capacities that holds them is chosen there
+and compiled once. The tower's part and the decoder's are compiled apart: their capacities are
+independent, and methods that show the same pixels share the tower's.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from resadapt_jax.evaluation.methods import Inputs
+from resadapt_jax.generation.answer import (
+    Answers,
+    DecodingConfig,
+    Prompts,
+    encode_pairs,
+    generate_from,
+    lay_out,
+)
+from resadapt_jax.generation.backbone import Backbone
+from resadapt_jax.models.prompt import PromptLayout
+from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.typing import Array, Bool, Float, Int, Params, UInt8
+
+# Capacities, as shares of the native tokens. Each costs seconds to compile, and padding costs time.
+LADDER = (1 / 16, 1 / 4, 3 / 8, 9 / 16, 1.0)
+
+
+class Shown(NamedTuple):
+    """Clips as the backbone sees them."""
+
+    visual: Float[Array, "B U D"]  # a clip's tokens in the order of its pairs, then zeros
+    num_tokens: Int[np.ndarray, " B"]
+    overflow: Bool[Array, ""]
+
+
+def show(
+    backbone: Backbone,
+    frames: UInt8[Array, "B F height width 3"],
+    grid_thw: Int[np.ndarray, "B K 3"],
+    native: int,
+) -> Shown:
+    """Resizes and encodes the pairs of every clip.
+
+    Args:
+        frames: an even number per clip.
+        native: tokens of a clip at scale 1.
+    """
+    vision = backbone.config.vision
+    sides = np.maximum(grid_thw[..., 1:].max(axis=(0, 1)), vision.spatial_merge_size).tolist()
+    counts = grid_thw.prod(axis=-1).sum(axis=-1) // vision.spatial_merge_size**2
+    visual, overflow = _encode(
+        backbone.params,
+        frames,
+        grid_thw,
+        config=backbone.config,
+        capacity=capacity_for(counts.sum(), native * len(frames)),
+        per_clip=max(native, int(counts.max())),
+        max_patches=tuple(sides),
+    )
+    return Shown(visual, counts, overflow)
+
+
+def respond(
+    backbone: Backbone, shown: Shown, inputs: Inputs, native: int, decoding: DecodingConfig
+) -> Answers:
+    """Answers the prompts about clips that have been shown."""
+    most, kept = shown.visual.shape[1], inputs.kept
+    if kept is None:
+        kept = np.ones((len(shown.num_tokens), most), bool)
+        needed = shown.num_tokens.max()
+    else:
+        kept = np.pad(kept, ((0, 0), (0, most - kept.shape[1])))
+        needed = kept.sum(axis=1).max()
+    answers = _respond(
+        backbone.params,
+        shown.visual,
+        inputs.grid_thw,
+        inputs.prompts,
+        kept,
+        config=backbone.config,
+        capacity=capacity_for(needed, native),
+        decoding=decoding,
+    )
+    return answers.replace(overflow=answers.overflow | shown.overflow)
+
+
+def capacity_for(needed: int, native: int) -> int:
+    """The smallest capacity of the ladder that holds ``needed`` tokens."""
+    for share in LADDER:
+        if needed <= int(share * native):
+            return int(share * native)
+    return -(-int(needed) // native) * native
+
+
+@partial(jax.jit, static_argnames=("config", "capacity", "per_clip", "max_patches"))
+def _encode(
+    params: Params,
+    frames: UInt8[Array, "B F height width 3"],
+    grid_thw: Int[Array, "B K 3"],
+    *,
+    config: Qwen2_5VLConfig,
+    capacity: int,
+    per_clip: int,
+    max_patches: tuple[int, int],
+) -> tuple[Float[Array, "B U D"], Bool[Array, ""]]:
+    """All pairs of all clips in one packed sequence of ``capacity`` tokens, then clip by clip."""
+    merge = config.vision.spatial_merge_size
+    rows, cols = max_patches
+    tokens, plan = encode_pairs(
+        params,
+        config,
+        rearrange(frames, "b f h w c -> (b f) h w c"),
+        rearrange(grid_thw, "b k t -> (b k) t"),
+        capacity=capacity,
+        max_frame_tokens=(rows // merge) * (cols // merge),
+        max_height=rows * config.vision.patch_size,
+        max_width=cols * config.vision.patch_size,
+    )
+    counts = plan.token_count.reshape(len(frames), -1).sum(axis=1)
+    place = jnp.arange(per_clip)[None, :]
+    row = (jnp.cumsum(counts) - counts)[:, None] + place
+    visual = tokens[jnp.minimum(row, capacity - 1)]
+    return jnp.where((place < counts[:, None])[..., None], visual, 0), plan.overflow
+
+
+@partial(jax.jit, static_argnames=("config", "capacity", "decoding"))
+def _respond(
+    params: Params,
+    visual: Float[Array, "B U D"],
+    grid_thw: Int[Array, "B K 3"],
+    prompts: Prompts,
+    kept: Bool[Array, "B U"],
+    *,
+    config: Qwen2_5VLConfig,
+    capacity: int,
+    decoding: DecodingConfig,
+) -> Answers:
+    layout = lay_out(prompts, grid_thw, config, visual.shape[1])
+    length = layout.mask.shape[1] - visual.shape[1] + capacity
+    layout = drop_from(layout, kept, length)
+    key = jax.random.key(0)
+    return Answers(
+        generation=generate_from(params, config, layout, visual, decoding, key),
+        num_tokens=jnp.sum(layout.mask & (layout.visual_index >= 0), axis=1),
+        overflow=layout.overflow,
+    )
+
+
+def drop_from(layout: PromptLayout, kept: Bool[Array, "B U"], capacity: int) -> PromptLayout:
+    """A batch of layouts without the visual tokens that are not ``kept``, ``capacity`` long.
+
+    What stays keeps its position ids, and the answer starts where it would have.
+    """
+    is_visual = layout.visual_index >= 0
+    stays = jnp.take_along_axis(kept, jnp.maximum(layout.visual_index, 0), axis=1)
+    stays = layout.mask & (stays | ~is_visual)
+    order = jnp.argsort(~stays, axis=1, stable=True)[:, :capacity]
+    mask = jnp.take_along_axis(stays, order, axis=1)
+
+    def moved(values: Array, padding: int) -> Array:
+        return jnp.where(mask, jnp.take_along_axis(values, order, axis=1), padding)
+
+    position_ids = jnp.take_along_axis(layout.position_ids, order[:, None, :], axis=2)
+    length = jnp.sum(stays, axis=1, dtype=jnp.int32)
+    return layout.replace(
+        token_ids=moved(layout.token_ids, 0),
+        visual_index=moved(layout.visual_index, -1),
+        position_ids=jnp.where(mask[:, None, :], position_ids, 0),
+        mask=mask,
+        length=length,
+        overflow=layout.overflow | (length > capacity),
+    )

@@ -1,0 +1,170 @@
+"""Evaluates the allocator of a run and leaves ``frontier.json`` and its pictures beside it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resadapt_jax.config import differences, to_json
+from resadapt_jax.data.toy_pipeline import held_out_batches
+from resadapt_jax.data.toy_source import ToyClips
+from resadapt_jax.data.toy_world import TASKS
+from resadapt_jax.errors import UserError
+from resadapt_jax.evaluation.clips import Clips
+from resadapt_jax.evaluation.evaluator import Evaluation, Tally, evaluate
+from resadapt_jax.evaluation.frontier import frontier_record
+from resadapt_jax.evaluation.methods import Setting, control_settings, frontier_settings
+from resadapt_jax.files import atomic_write
+from resadapt_jax.generation.answer import DecodingConfig
+from resadapt_jax.generation.backbone import Backbone, load_backbone
+from resadapt_jax.report.frontier import frontier_png
+from resadapt_jax.report.scale_traces import ScaleTrace, scale_traces_png
+from resadapt_jax.training.capo import TrainConfig
+from resadapt_jax.training.progress import Progress
+from resadapt_jax.training.trained_allocator import TrainedAllocator, load_allocator
+from resadapt_jax.versions import versions
+
+NUM_TRACES = 6
+# Changing these changes what is evaluated, not what was trained.
+_OWN_FIELDS = ("output_dir", "backbone", "evaluation.")
+
+
+def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
+    """Evaluates ``<output_dir>/allocator``; returns and writes the record of ``frontier.json``.
+
+    Args:
+        train_command: named in the error if no allocator has been trained.
+
+    Raises:
+        UserError: no allocator, one that belongs to another backbone, or clips it was trained on.
+    """
+    output_dir = Path(config.output_dir)
+    allocator = _trained(output_dir / "allocator", train_command)
+    backbone = load_backbone(config.backbone)
+    _check(config, backbone, allocator)
+    changed = _changes_since_training(output_dir, config)
+    settings = frontier_settings(
+        config.evaluation,
+        limits=config.limits,
+        s_min=allocator.config.scale_range.s_min,
+        tokenizer=backbone.tokenizer,
+    )
+    settings += control_settings(limits=config.limits, tokenizer=backbone.tokenizer)
+    evaluation = _evaluate(config, settings, backbone, allocator)
+    record = frontier_record(settings, evaluation.tallies, config.world)
+    record["config"] = json.loads(to_json(config))
+    record["changed_since_training"] = changed
+    record["versions"] = versions()
+    free = [setting.name for setting in settings].index("free")
+    traces = scale_traces(evaluation, evaluation.tallies[free])
+    pictures = {
+        "frontier.png": frontier_png(record),
+        "scales.png": scale_traces_png(traces, s_max=allocator.config.scale_range.s_max),
+    }
+    for name, picture in pictures.items():
+        atomic_write(output_dir / name, picture)
+    atomic_write(output_dir / "frontier.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
+    return record
+
+
+def scale_traces(evaluation: Evaluation, free: Tally) -> list[ScaleTrace]:
+    """A few clips of the first batch, as many of each task as can be, in the order of the tasks.
+
+    Args:
+        free: of ResAdapt without a budget, whose scales are shown.
+    """
+    clips = evaluation.first
+    native = free.native / len(free.tokens)
+    return [
+        ScaleTrace(
+            question=clips.questions[i],
+            written=free.texts[i],
+            truth=clips.answers[i],
+            score=free.scores[i],
+            retention=free.tokens[i] / native,
+            pictures=np.asarray(clips.batch.frames[i, ::2]),
+            seconds=clips.seconds[i],
+            scales=evaluation.proposals.scales[i],
+            evidence=clips.evidence[i],
+        )
+        for i in _varied(clips.tasks[: len(free.scores)])
+    ]
+
+
+def _varied(tasks: Sequence[str]) -> list[int]:
+    """Up to `NUM_TRACES` positions: the first of every task, then the second of every task, ..."""
+    places = {task: [i for i, kind in enumerate(tasks) if kind == task] for task in TASKS}
+    turns = [(turn, task) for turn in range(len(tasks)) for task in TASKS]
+    chosen = [places[task][turn] for turn, task in turns if turn < len(places[task])]
+    return chosen[:NUM_TRACES]
+
+
+def _trained(directory: Path, train_command: str) -> TrainedAllocator:
+    if not directory.is_dir():
+        raise UserError(f"no trained allocator at {directory}; make one with: {train_command}")
+    return load_allocator(directory)
+
+
+def _check(config: TrainConfig, backbone: Backbone, allocator: TrainedAllocator) -> None:
+    known, spoken = allocator.config.vocab_size, backbone.config.text.vocab_size
+    if known != spoken:
+        raise UserError(
+            f"the allocator reads a vocabulary of {known} tokens and the backbone {spoken}; "
+            "it was trained with another backbone"
+        )
+    if config.evaluation.seed == config.world.seed:
+        raise UserError(
+            f"evaluation.seed is world.seed, {config.world.seed}: these clips were trained on"
+        )
+    if config.evaluation.num_clips < 1:
+        raise UserError(f"evaluation.num_clips must be positive, got {config.evaluation.num_clips}")
+
+
+def _changes_since_training(output_dir: Path, config: TrainConfig) -> list[str]:
+    """Fields whose value is not the one that the allocator was trained with."""
+    path = output_dir / "config.json"
+    if not path.is_file():
+        return []
+    changed = differences(path.read_text(), config)
+    return [line for line in changed if not line.startswith(_OWN_FIELDS)]
+
+
+def _evaluate(
+    config: TrainConfig,
+    settings: Sequence[Setting],
+    backbone: Backbone,
+    allocator: TrainedAllocator,
+) -> Evaluation:
+    names = [(setting.method, setting.name) for setting in settings]
+    vanilla = names.index(("vanilla", "scale 1"))
+    free = names.index(("resadapt", "free"))
+    # Two at the least: the control asks another clip's question.
+    batch_size = max(2, min(config.evaluation.batch_size, config.evaluation.num_clips))
+    num_batches = -(-config.evaluation.num_clips // batch_size)
+    with Progress(num_batches * len(settings), description="eval") as progress:
+
+        def report(ran: int, tallies: Sequence[Tally]) -> None:
+            shown = {"vanilla": tallies[vanilla], "resadapt": tallies[free]}
+            progress.update(ran, **{name: t.accuracy for name, t in shown.items() if t.scores})
+
+        return evaluate(
+            _held_out(config, backbone, num_batches, batch_size),
+            settings,
+            backbone,
+            allocator,
+            limits=config.limits,
+            decoding=DecodingConfig(max_new_tokens=config.rollouts.decoding.max_new_tokens),
+            num_clips=config.evaluation.num_clips,
+            report=report,
+        )
+
+
+def _held_out(
+    config: TrainConfig, backbone: Backbone, num_batches: int, batch_size: int
+) -> Iterator[Clips]:
+    world = replace(config.world, seed=config.evaluation.seed)
+    source = ToyClips(world, num_batches * batch_size)
+    return map(Clips.from_records, held_out_batches(source, backbone.tokenizer, batch_size))
