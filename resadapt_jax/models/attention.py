@@ -18,7 +18,7 @@ def attend(
     """``softmax(Q Kᵀ / √D + mask) V``, softmax in float32, keys shared by ``Hq / Hk`` heads."""
     batch, length, heads, dim = query.shape
     kv_heads = key.shape[2]
-    # Batch and heads lead, contracted axes are innermost: any other order is ten times slower on CPU.
+    # Batch and heads lead, contracted axes are innermost: other orders are far slower on CPU.
     grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, dim)
     grouped = grouped.transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, dim)
     scores = jnp.einsum(

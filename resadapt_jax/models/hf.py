@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 from flax import traverse_util
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.flax import save_file
 
 from resadapt_jax.errors import UserError
@@ -52,26 +53,21 @@ def load_params(
     Raises:
         UserError: no weights; or any missing, unexpected or misshaped tensors, all listed.
     """
-    found, problems = {}, []
-    for path in _weight_files(Path(directory)):
-        with safe_open(path, framework="flax") as file:
-            for stored in file.keys():
-                key = _renamed(stored, rename)
-                if key in ignore:
-                    continue
-                shape = tuple(file.get_slice(stored).get_shape())
-                if key not in shapes:
-                    problems.append(f"unexpected {stored} {shape}")
-                    continue
-                if shape != shapes[key]:
-                    problems.append(f"misshaped {stored} {shape}, expected {shapes[key]}")
-                found[key] = file.get_tensor(stored)
-    problems += [f"missing {key} {shapes[key]}" for key in shapes if key not in found]
-    if problems:
-        listing = "\n  ".join(sorted(problems))
-        raise UserError(f"{directory} does not hold this model:\n  {listing}")
-    cast = {key: value if dtype is None else value.astype(dtype) for key, value in found.items()}
-    return traverse_util.unflatten_dict(cast, sep=".")
+    try:
+        with ExitStack() as files:
+            found = {}
+            for path in _weight_files(Path(directory)):
+                file = files.enter_context(safe_open(path, framework="flax"))
+                found |= {_renamed(name, rename): (file, name) for name in file.keys()}
+            found = {key: where for key, where in found.items() if key not in ignore}
+            slices = {key: file.get_slice(name) for key, (file, name) in found.items()}
+            _check(directory, slices, shapes)
+            tensors = {key: file.get_tensor(name) for key, (file, name) in found.items()}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{directory}: a weight file cannot be read: {error}") from error
+    if dtype is not None:
+        tensors = {key: value.astype(dtype) for key, value in tensors.items()}
+    return traverse_util.unflatten_dict(tensors, sep=".")
 
 
 def save(directory: str | Path, config: Mapping[str, Any], params: Params) -> None:
@@ -82,6 +78,22 @@ def save(directory: str | Path, config: Mapping[str, Any], params: Params) -> No
     flat = traverse_util.flatten_dict(params, sep=".")
     # transformers refuses a file that does not say which framework's layout it follows.
     save_file(dict(sorted(flat.items())), directory / _SINGLE, metadata={"format": "pt"})
+
+
+def _check(
+    directory: str | Path, found: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises one error that lists every difference between a checkpoint and a model."""
+    stored = {key: tuple(tensor.get_shape()) for key, tensor in found.items()}
+    problems = [f"missing {key} {shape}" for key, shape in shapes.items() if key not in stored]
+    for key, shape in stored.items():
+        if key not in shapes:
+            problems.append(f"unexpected {key} {shape}")
+        elif shape != shapes[key]:
+            problems.append(f"misshaped {key} {shape}, expected {shapes[key]}")
+    if problems:
+        listing = "\n  ".join(sorted(problems))
+        raise UserError(f"{directory} does not hold this model:\n  {listing}")
 
 
 def _weight_files(directory: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """Expands a compact prompt, one placeholder per visual entry, into ids, positions and gathers."""
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 
 from resadapt_jax.typing import Array, Bool, Float, Int
@@ -29,6 +30,7 @@ class PromptLayout:
     overflow: Bool[Array, ""]
 
 
+@jax.jit(static_argnames=("capacity", "merge_size", "tokens_per_second"))
 def expand_prompt(
     compact_ids: Int[Array, " C"],
     compact_length: Int[Array, ""],

@@ -59,6 +59,7 @@ class VisionPlan:
     max_frame_tokens: int = flax.struct.field(pytree_node=False)
 
 
+@jax.jit(static_argnames=("capacity", "merge_size", "window_patches", "max_frame_tokens"))
 def plan_vision(
     grid_thw: Int[Array, "E 3"],
     *,

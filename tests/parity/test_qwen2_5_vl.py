@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="parity with HF transformers needs torch")
 
-from hf_qwen2_5_vl import MIXED, SHORT, VIDEOS, ours, random_hf_model  # noqa: E402
+from hf_qwen2_5_vl import MIXED, SHORT, VIDEOS, inputs_of, random_hf_model  # noqa: E402
 
 from resadapt_jax.models.qwen2_5_vl import model, text, vision  # noqa: E402
 from resadapt_jax.models.qwen2_5_vl.checkpoint import load_hf  # noqa: E402
@@ -44,14 +44,15 @@ def hf_logits(hf_model, case):
 
 
 def worst(logits, expected):
-    return max(np.abs(np.asarray(a)[: len(b)] - b).max() for a, b in zip(logits, expected))
+    pairs = zip(np.asarray(logits), expected, strict=True)
+    return max(np.abs(ours[: len(theirs)] - theirs).max() for ours, theirs in pairs)
 
 
 @pytest.mark.parametrize("max_frame_tokens", [None, 90], ids=["dense", "banded"])
 @pytest.mark.parametrize("case", [VIDEOS, MIXED], ids=["videos", "image and video"])
 def test_logits_match(hf_model, loaded, case, max_frame_tokens):
     params, config = loaded[1], loaded[0]
-    inputs = ours([case], max_frame_tokens=max_frame_tokens, **SIZE)
+    inputs = inputs_of([case], max_frame_tokens=max_frame_tokens, **SIZE)
     logits = run(params, config, *inputs)
     assert worst(logits, [hf_logits(hf_model, case)]) <= TOLERANCE
 
@@ -59,7 +60,7 @@ def test_logits_match(hf_model, loaded, case, max_frame_tokens):
 def test_batch_of_different_lengths_matches(hf_model, loaded):
     config, params = loaded
     cases = [VIDEOS, SHORT, MIXED]
-    logits = run(params, config, *ours(cases, **SIZE))
+    logits = run(params, config, *inputs_of(cases, **SIZE))
     assert worst(logits, [hf_logits(hf_model, case) for case in cases]) <= TOLERANCE
 
 
@@ -70,13 +71,13 @@ def test_tied_embeddings_match(tmp_path):
     hf_model.save_pretrained(tmp_path)
     config, params = load_hf(tmp_path)
     assert config.tie_word_embeddings and "lm_head" not in params
-    logits = run(params, config, *ours([SHORT], **SIZE))
+    logits = run(params, config, *inputs_of([SHORT], **SIZE))
     assert worst(logits, [hf_logits(hf_model, SHORT)]) <= TOLERANCE
 
 
 def test_tower_matches_layer_by_layer(hf_model, loaded):
     config, params = loaded
-    patches, plan, _ = jax.tree.map(lambda x: x[0], ours([VIDEOS], **SIZE))
+    patches, plan, _ = jax.tree.map(lambda x: x[0], inputs_of([VIDEOS], **SIZE))
     valid = np.asarray(plan.patch_entry) >= 0
     states = []
     hooks = [
@@ -94,7 +95,9 @@ def test_tower_matches_layer_by_layer(hf_model, loaded):
         # Both leave the patches in window order until the merger.
         shallow = dataclasses.replace(config.vision, depth=depth)
         mine = vision.hidden_states(params["visual"], shallow, patches, plan)
-        np.testing.assert_allclose(np.asarray(mine)[valid], expected.numpy(), atol=TOLERANCE, rtol=0)
+        np.testing.assert_allclose(
+            np.asarray(mine)[valid], expected.numpy(), atol=TOLERANCE, rtol=0
+        )
     tokens = np.asarray(vision.encode(params, config, patches, plan))
     count = VIDEOS.num_tokens
     np.testing.assert_allclose(tokens[:count], merged.numpy(), atol=TOLERANCE, rtol=0)
@@ -135,5 +138,5 @@ def without_vision_rope(patches, plan, layout):
 def test_ablation_breaks_parity(hf_model, loaded, ablate):
     """Each feature is visible at 100 times the tolerance, so parity does test it."""
     config, params = loaded
-    logits = run(params, config, *ablate(*ours([VIDEOS], **SIZE)))
+    logits = run(params, config, *ablate(*inputs_of([VIDEOS], **SIZE)))
     assert worst(logits, [hf_logits(hf_model, VIDEOS)]) > 100 * TOLERANCE

@@ -1,0 +1,83 @@
+"""Masked attention and its banded form against plain numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resadapt_jax.models.attention import attend, attend_within_segments
+
+banded = jax.jit(attend_within_segments, static_argnames="longest")
+
+
+def softmax(scores):
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def qkv(rng, length, heads, kv_heads, dim=8):
+    shapes = [(length, heads, dim), (length, kv_heads, dim), (length, kv_heads, dim)]
+    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+def test_grouped_heads_share_keys_in_order():
+    rng = np.random.default_rng(0)
+    query, key, value = qkv(rng, 5, 6, 2)
+    mask = rng.random((5, 5)) < 0.6
+    mask |= np.eye(5, dtype=bool)
+    out = jax.jit(attend)(query[None], key[None], value[None], jnp.asarray(mask)[None])[0]
+    for head in range(6):
+        # Query heads 0-2 read key head 0, heads 3-5 read key head 1 (HF's repeat_kv).
+        scores = query[:, head] @ key[:, head // 3].T / np.sqrt(8)
+        expected = softmax(np.where(mask, scores, -np.inf)) @ value[:, head // 3]
+        np.testing.assert_allclose(out[:, head], expected, atol=1e-6)
+
+
+def segments(rng, longest, length):
+    """Contiguous ids, the first run and the last of the full length, then padding."""
+    sizes = [longest]
+    while (size := int(rng.integers(1, longest + 1))) <= length - sum(sizes) - longest:
+        sizes.append(size)
+    sizes.append(longest)
+    ids = np.repeat(np.arange(1, len(sizes) + 1), sizes)
+    return np.pad(ids, (0, length - len(ids)))
+
+
+@pytest.mark.parametrize("longest, length", [(4, 64), (7, 101), (16, 130), (1, 12), (20, 45)])
+def test_band_holds_every_segment(longest, length):
+    rng = np.random.default_rng(longest)
+    query, key, value = qkv(rng, length, 2, 2)
+    for _ in range(4):
+        ids = segments(rng, longest, length)
+        out = banded(query, key, value, ids, longest=longest)
+        for segment in range(1, ids.max() + 1):
+            at = ids == segment
+            for head in range(2):
+                scores = query[at, head] @ key[at, head].T / np.sqrt(8)
+                np.testing.assert_allclose(
+                    out[at, head], softmax(scores) @ value[at, head], atol=1e-5
+                )
+        assert np.isfinite(out).all()
+
+
+def test_a_longer_segment_than_promised_is_cut():
+    """The bound is used: the band is not simply dense."""
+    rng = np.random.default_rng(0)
+    query, key, value = qkv(rng, 64, 1, 1)
+    ids = jnp.ones(64, jnp.int32)
+    cut = banded(query, key, value, ids, longest=4)
+    whole = banded(query, key, value, ids, longest=64)
+    assert np.abs(cut - whole).max() > 0.1
+
+
+def test_gradient_is_finite_with_padding():
+    rng = np.random.default_rng(0)
+    query, key, value = qkv(rng, 40, 2, 2)
+    ids = jnp.asarray(np.repeat([1, 2, 3, 0], [4, 3, 2, 31]))
+
+    def total(*inputs):
+        return jnp.sum(attend_within_segments(*inputs, ids, 4)[:9] ** 2)
+
+    for gradient in jax.jit(jax.grad(total, argnums=(0, 1, 2)))(query, key, value):
+        assert np.isfinite(gradient).all() and np.abs(gradient[:9]).max() > 0
+        assert not np.any(gradient[9:])

@@ -1,0 +1,95 @@
+"""The compact prompt of a question about pairs, with a byte-level tokenizer."""
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
+
+from resadapt_jax.errors import UserError
+from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
+from resadapt_jax.models.qwen2_5_vl.prompt import build_prompt, locate_entries
+
+SPECIAL = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+SPECIAL += ["<|image_pad|>", "<|video_pad|>"]
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """One token per byte: ids 0-255, then the special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    base = Tokenizer(BPE({byte: index for index, byte in enumerate(alphabet)}, []))
+    base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    base.decoder = decoders.ByteLevel()
+    base.add_special_tokens(SPECIAL)
+    return PreTrainedTokenizerFast(tokenizer_object=base, chat_template=TEMPLATE)
+
+
+@pytest.fixture(scope="module")
+def config(tokenizer):
+    start, end, image, video = tokenizer.convert_tokens_to_ids(SPECIAL[2:])
+    return Qwen2_5VLConfig(
+        text=TextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            num_key_value_heads=1,
+            mrope_section=(1, 1, 2),
+        ),
+        vision=VisionConfig(
+            depth=1,
+            hidden_size=8,
+            intermediate_size=8,
+            num_heads=1,
+            out_hidden_size=8,
+            fullatt_block_indexes=(0,),
+        ),
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+    )
+
+
+def test_every_pair_is_an_entry_behind_its_time(tokenizer, config):
+    prompt = build_prompt(tokenizer, config, "Which?", [0.25, 1.0, 61.06])
+    # Python rounds the stored binary value: 0.25 is exact and goes to even.
+    assert prompt.text == (
+        "<|im_start|>user\n"
+        "<0.2 seconds><|vision_start|><|video_pad|><|vision_end|>"
+        "<1.0 seconds><|vision_start|><|video_pad|><|vision_end|>"
+        "<61.1 seconds><|vision_start|><|video_pad|><|vision_end|>"
+        "Which?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert tokenizer.decode(prompt.token_ids) == prompt.text
+    at = np.flatnonzero(prompt.entry_index >= 0)
+    assert prompt.entry_index[at].tolist() == [0, 1, 2]
+    assert set(prompt.token_ids[at]) == {config.video_token_id}
+    assert set(prompt.token_ids[at - 1]) == {config.vision_start_token_id}
+    assert set(prompt.token_ids[at + 1]) == {config.vision_end_token_id}
+    assert prompt.token_ids.dtype == prompt.entry_index.dtype == np.int32
+
+
+def test_no_pairs_is_a_text_prompt(tokenizer, config):
+    prompt = build_prompt(tokenizer, config, "Hi", [])
+    assert prompt.text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert (prompt.entry_index == -1).all()
+
+
+@pytest.mark.parametrize("pad", ["<|video_pad|>", "<|image_pad|>"])
+def test_placeholder_in_the_question_is_an_error(tokenizer, config, pad):
+    with pytest.raises(UserError, match="3 visual placeholders for 2 entries"):
+        build_prompt(tokenizer, config, f"what is {pad}?", [0.5, 1.5])
+
+
+def test_images_and_videos_are_numbered_together(config):
+    ids = np.array([1, config.image_token_id, 2, config.video_token_id, config.image_token_id])
+    assert locate_entries(ids, config, 3).tolist() == [-1, 0, -1, 1, 2]
+    with pytest.raises(UserError, match="3 visual placeholders for 4 entries"):
+        locate_entries(ids, config, 4)
