@@ -35,15 +35,26 @@ def get_config(arg: str = "") -> PretrainConfig:
                 turns=4,
                 learning_rate=1.5e-3,
             ),
-            # Clips as long as those of the embedded world.
+            # As many crops as a clip has pairs: it learns what time each is.
             Phase(
-                num_steps=300,
+                num_steps=600,
+                batch_size=32,
+                size=56,
+                num_pairs=12,
+                num_signs=4,
+                turns=4,
+                learning_rate=1.5e-3,
+            ),
+            # The embedded world's clips, at mixed sizes.
+            Phase(
+                num_steps=500,
                 batch_size=16,
                 size=112,
                 num_pairs=12,
                 num_signs=4,
                 turns=4,
                 learning_rate=1e-3,
+                full_size_clips=0.3,
             ),
         )
     )

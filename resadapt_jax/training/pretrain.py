@@ -48,6 +48,8 @@ class Phase:
     turns: int
     """Questions per clip; with none only the tower is trained, at full size, on labels."""
     learning_rate: float
+    full_size_clips: float = 1.0
+    """Fraction of clips shown wholly at full size; the pairs of the others are at mixed sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +67,6 @@ class PretrainConfig:
     """Of every phase, with the phase's learning rate."""
     label_weight: float = 0.3
     """Weight of the label loss where answers are trained too."""
-    full_size_clips: float = 0.3
-    """Fraction of clips shown wholly at full size."""
     token_capacity: float = 0.75
     """Visual tokens that a batch of mixed sizes may need, as a fraction of all at full size."""
     checkpoint_every: int = 100
@@ -171,7 +171,7 @@ def pretrain(config: PretrainConfig) -> Path:
                 backbone_config=backbone_config,
                 word_ids=word_ids,
             ),
-            config=config,
+            config=replace(config, phases=(phase,)),  # what comes later is no concern of this one
             output_dir=Path(config.output_dir) / f"phase_{index}",
             num_steps=phase.num_steps,
             checkpoint_every=config.checkpoint_every,
@@ -248,8 +248,8 @@ def train_step(
     shape = batch.labels.shape[:2]
     if phase.turns:
         key = jax.random.fold_in(state.key, state.step)
-        levels = draw_levels(key, shape, full, config.full_size_clips)
-        share = config.token_capacity
+        levels = draw_levels(key, shape, full, phase.full_size_clips)
+        share = config.token_capacity if phase.full_size_clips < 1.0 else 1.0
     else:
         levels, share = jnp.full(shape, full), 1.0
     capacity = round(share * shape[0] * shape[1] * full**2)
@@ -296,7 +296,7 @@ def draw_levels(
     is_full = jax.random.uniform(at_full, shape) < probability
     is_full |= jax.random.bernoulli(whole, full_size_clips, (shape[0], 1))
     is_small = jax.random.bernoulli(small, 0.5, shape)
-    other = jax.random.randint(middle, shape, 2, full)
+    other = jax.random.randint(middle, shape, min(2, full - 1), full)
     return jnp.where(is_full, full, jnp.where(is_small, 1, other))
 
 
