@@ -92,9 +92,9 @@ def respond(
 
 def capacity_for(needed: int, native: int) -> int:
     """The smallest capacity of the ladder that holds ``needed`` tokens."""
-    for share in LADDER:
-        if needed <= int(share * native):
-            return int(share * native)
+    for capacity in (max(1, round(share * native)) for share in LADDER):
+        if needed <= capacity:
+            return capacity
     return -(-int(needed) // native) * native
 
 

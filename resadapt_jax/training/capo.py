@@ -54,11 +54,11 @@ class EvaluationConfig:
 
     num_clips: int = 1024
     """Held-out clips, one question each."""
-    batch_size: int = 64
+    batch_size: int = 16
     """Clips per batch."""
-    fixed_retentions: tuple[float, ...] = (0.0625, 0.12, 0.18, 0.25, 0.4, 0.5625)
+    fixed_retentions: tuple[float, ...] = (0.0625, 0.125, 0.1875, 0.25, 0.5625)
     """Retentions at which every pair gets the same scale."""
-    drop_retentions: tuple[float, ...] = (0.125, 0.25, 0.5)
+    drop_retentions: tuple[float, ...] = (0.25, 0.5)
     """Fractions kept by random dropping of tokens and of pairs."""
     budgets: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25)
     """Token budgets for the allocator, as fractions of the native tokens."""

@@ -1,0 +1,179 @@
+"""One command evaluates a run; what is wrong with the run is said in one line."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from allocator_factory import make_allocator
+from evaluation_parts import LIMITS, WORLD, backbone, clips
+
+from resadapt_jax.config import to_json
+from resadapt_jax.data.toy_source import ToyClips
+from resadapt_jax.errors import UserError, run_cli
+from resadapt_jax.evaluation.evaluator import propose, with_other_queries
+from resadapt_jax.evaluation.run import evaluate_run
+from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
+from resadapt_jax.report.frontier import frontier_table
+from resadapt_jax.training.capo import EvaluationConfig, TrainConfig
+from resadapt_jax.training.trained_allocator import save_allocator
+
+ROOT = Path(__file__).resolve().parents[2]
+NUM_CLIPS = 7  # two batches of four, of which the last clip does not count
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """A run's directory, as training leaves it, with random weights."""
+    directory = tmp_path_factory.mktemp("run")
+    save_hf(directory / "backbone", backbone().config, backbone().params)
+    backbone().tokenizer.save_pretrained(directory / "backbone")
+    save_allocator(directory / "allocator", make_allocator(noise=0.5))
+    config = TrainConfig(
+        output_dir=str(directory),
+        backbone=str(directory / "backbone"),
+        world=replace(WORLD, seed=0),
+        limits=LIMITS,
+        evaluation=EvaluationConfig(
+            num_clips=NUM_CLIPS,
+            batch_size=4,
+            fixed_retentions=(0.25, 0.5),
+            drop_retentions=(0.5,),
+            budgets=(0.5,),
+        ),
+    )
+    (directory / "config.json").write_text(to_json(config))
+    return config
+
+
+@pytest.fixture(scope="module")
+def record(config):
+    return evaluate_run(config, "train me")
+
+
+def test_the_files_are_written_and_hold_what_was_measured(config, record):
+    directory = Path(config.output_dir)
+    saved = json.loads((directory / "frontier.json").read_text())
+    assert saved == record
+    assert {"points", "gain_at_matched_retention", "controls", "versions"} <= set(saved)
+    assert saved["config"]["advantage"]["kind"] == "CapoConfig"
+    assert saved["changed_since_training"] == []
+    for name in ("frontier.png", "scales.png"):
+        assert (directory / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert not list(directory.glob(".*.tmp"))
+
+
+def test_every_point_is_there_with_the_retention_it_says(record):
+    points = {(p["method"], p["setting"]): p for p in record["points"]}
+    assert list(points) == [
+        ("vanilla", "scale 1"),
+        ("random_drop", "tokens 0.5"),
+        ("random_drop", "frames 0.5"),
+        ("fixed_scale", "0.25"),
+        ("fixed_scale", "0.5"),
+        ("oracle", "evidence at 1"),
+        ("resadapt", "free"),
+        ("resadapt", "budget 0.5"),
+    ]
+    for point in points.values():
+        assert {"method", "setting", "retention", "accuracy", "stderr", "clips"} <= set(point)
+        assert point["clips"] == NUM_CLIPS
+        assert 0 <= point["accuracy"] <= 1 and 0 < point["retention"] <= 1
+        assert sum(task["clips"] for task in point["tasks"].values()) == NUM_CLIPS
+    assert points["vanilla", "scale 1"]["retention"] == 1.0
+    assert points["random_drop", "tokens 0.5"]["retention"] == 0.5
+    assert points["fixed_scale", "0.25"]["retention"] == 0.25
+    assert points["fixed_scale", "0.5"]["retention"] == 0.5
+    assert points["resadapt", "budget 0.5"]["retention"] <= 0.5
+    # 4 tokens where the evidence is and 1 elsewhere, over 7 clips of 12; the eighth is not counted.
+    evidence = sum(clip["evidence"].sum() for clip in clips_seen())
+    expected = (4 * evidence + 3 * NUM_CLIPS - evidence) / (12 * NUM_CLIPS)
+    assert points["oracle", "evidence at 1"]["retention"] == pytest.approx(expected)
+    assert record["controls"]["blind"]["retention"] == 0.0
+
+
+def clips_seen():
+    source = ToyClips(replace(WORLD, seed=EvaluationConfig().seed), NUM_CLIPS)
+    return [source[i] for i in range(NUM_CLIPS)]
+
+
+def test_evaluation_repeats_exactly(config, record):
+    again = evaluate_run(config, "train me")
+    assert again["points"] == record["points"] and again["controls"] == record["controls"]
+
+
+def test_the_table_has_a_row_for_everything(record):
+    table = frontier_table(record)
+    for name in ("vanilla", "tokens 0.5", "evidence at 1", "budget 0.5", "other query", "blind"):
+        assert name in table
+    assert "gain at matched retention" in table
+
+
+def test_a_changed_config_is_recorded(config, record):
+    changed = replace(config, advantage=replace(config.advantage, gamma=9.0))
+    lines = evaluate_run(changed, "train me")["changed_since_training"]
+    assert lines == ["advantage.gamma: 0.05 -> 9.0"]
+
+
+def test_the_wrong_query_reaches_the_allocator_and_only_it():
+    allocator = make_allocator(noise=0.5)
+    batch = clips().batch
+    other = with_other_queries(batch)
+    assert np.array_equal(other.query_ids[1:], batch.query_ids[:-1])
+    assert np.array_equal(other.query_ids[0], batch.query_ids[-1])
+    assert np.array_equal(other.query_mask[1:], batch.query_mask[:-1])
+    assert other.prompts is batch.prompts and other.frames is batch.frames
+    right, wrong = propose(allocator, batch), propose(allocator, other)
+    assert right.shape == (4, WORLD.num_pairs)
+    assert np.abs(right - wrong).max() > 1e-3
+
+
+def test_frame_actions_are_averaged_over_pairs():
+    scales = propose(make_allocator(noise=0.5, unit="frame"), clips().batch)
+    assert scales.shape == (4, WORLD.num_pairs)
+
+
+def test_no_allocator_names_the_command_that_makes_one(config, tmp_path):
+    with pytest.raises(UserError, match="no trained allocator at .*; make one with: train me"):
+        evaluate_run(replace(config, output_dir=str(tmp_path)), "train me")
+
+
+def test_an_allocator_of_another_backbone_is_refused(config, tmp_path):
+    small = make_allocator()
+    table = small.encoder.text_table[:-1]
+    small = replace(
+        small,
+        config=replace(small.config, vocab_size=len(table)),
+        encoder=small.encoder.replace(text_table=table),
+    )
+    save_allocator(tmp_path / "allocator", small)
+    with pytest.raises(UserError, match="trained with another backbone"):
+        evaluate_run(replace(config, output_dir=str(tmp_path)), "train me")
+
+
+def test_clips_that_were_trained_on_are_refused(config):
+    same_seed = replace(config, evaluation=replace(config.evaluation, seed=config.world.seed))
+    with pytest.raises(UserError, match="trained on"):
+        evaluate_run(same_seed, "train me")
+
+
+def run_eval(monkeypatch, *arguments):
+    spec = importlib.util.spec_from_file_location("eval_program", ROOT / "eval.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    monkeypatch.setattr(sys, "argv", ["eval.py", *arguments])
+    return run_cli(program.main)
+
+
+def test_the_program_says_what_is_missing(monkeypatch, capsys, tmp_path):
+    config = ("--config", str(ROOT / "configs/toy.py"))
+    assert run_eval(monkeypatch, *config, "--output-dir", str(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: no trained allocator at") and error.count("\n") == 1
+    assert f"python train.py --config {ROOT}/configs/toy.py --output-dir {tmp_path}" in error
+    assert not any(tmp_path.iterdir())
+    assert run_eval(monkeypatch, "--config", str(ROOT / "configs/toy_pretrain.py")) == 2
+    assert "PretrainConfig" in capsys.readouterr().err
