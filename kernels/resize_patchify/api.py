@@ -1,5 +1,6 @@
 """The contract every backend keeps, and the checks made before any of them runs."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
@@ -47,11 +48,12 @@ def resize_patchify(
 
     Args:
         frames: uint8, or floating point on the same scale of 0 to 255; never clamped unless
-            `rounding` says so. Channels first or last.
+            `rounding` says so. Channels last, or first if the last axis is not 3 long.
         heights, widths: size of each unit in pixels, multiples of `patch_size`; 0 if unused.
         patch_unit: unit of each output row, -1 for padding.
         patch_row, patch_col: patch coordinates inside the resized unit.
-        max_height, max_width: bounds of all sizes; larger sizes are not detected under jit.
+        max_height, max_width: bounds of all sizes; the smaller, the cheaper. Traced sizes are not
+            compared with them.
         filter: kernel of the resize, "bicubic" or "bilinear".
         antialias: widen the kernel when shrinking.
         rounding: "none" (ResAdapt), or "final": clamp to [0, 255], round half to even.
@@ -76,6 +78,9 @@ def resize_patchify(
             f"max_height and max_width must be multiples of {patch_size}, "
             f"got {max_height} and {max_width}"
         )
+    for name, sizes, bound in (("heights", heights, max_height), ("widths", widths, max_width)):
+        if not isinstance(sizes, jax.core.Tracer) and jnp.any(sizes > bound):
+            raise ValueError(f"{name} must not exceed {bound}, got {sizes}")
     if filter not in ("bicubic", "bilinear"):
         raise ValueError(f"filter must be 'bicubic' or 'bilinear', got {filter!r}")
     if rounding not in ("none", "final"):
