@@ -1,6 +1,8 @@
 """A trained allocator survives the disk, and what is not one is refused in one line."""
 
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,11 +13,18 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.training.trained_allocator import load_allocator, save_allocator
 
 
-@pytest.fixture
-def saved(tmp_path):
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
     allocator = make_allocator(noise=0.3)
-    save_allocator(tmp_path / "allocator", allocator)
-    return allocator, tmp_path / "allocator"
+    directory = tmp_path_factory.mktemp("pristine")
+    save_allocator(directory, allocator)
+    return allocator, directory
+
+
+@pytest.fixture
+def saved(pristine, tmp_path):
+    allocator, directory = pristine
+    return allocator, Path(shutil.copytree(directory, tmp_path / "allocator"))
 
 
 def edit(directory, change):
