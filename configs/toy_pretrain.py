@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> PretrainConfig:
         phases=(
             # One sign in a small crop: the tower learns to read.
             Phase(
-                num_steps=250,
+                num_steps=350,
                 batch_size=192,
                 size=56,
                 num_pairs=1,
@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> PretrainConfig:
             ),
             # A few crops with questions: the decoder learns to look a colour up.
             Phase(
-                num_steps=250,
+                num_steps=350,
                 batch_size=48,
                 size=56,
                 num_pairs=4,
@@ -35,19 +35,9 @@ def get_config(arg: str = "") -> PretrainConfig:
                 turns=4,
                 learning_rate=1.5e-3,
             ),
-            # As many crops as a clip has pairs: it learns what time each is.
-            Phase(
-                num_steps=600,
-                batch_size=32,
-                size=56,
-                num_pairs=12,
-                num_signs=4,
-                turns=4,
-                learning_rate=1.5e-3,
-            ),
             # The embedded world's clips, at mixed sizes.
             Phase(
-                num_steps=500,
+                num_steps=400,
                 batch_size=16,
                 size=112,
                 num_pairs=12,

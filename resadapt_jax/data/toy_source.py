@@ -9,6 +9,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from resadapt_jax.data.toy_world import (
+    CLOCK_SECONDS,
     COLOURS,
     DIGITS,
     LETTERS,
@@ -18,9 +19,9 @@ from resadapt_jax.data.toy_world import (
     ToyWorldConfig,
     clip_rng,
     draw_question,
+    draw_questions,
     draw_signs,
     frame_times,
-    possible_questions,
     render,
 )
 
@@ -51,11 +52,11 @@ class ToyClips:
         index = self.first + range(self.length)[position]
         rng = clip_rng(self.config, index)
         signs = draw_signs(rng, self.config)
-        question = draw_question(rng, signs, self.config)
+        question = draw_question(rng, signs)
         return {
             "index": index,
             "frames": render(rng, signs, self.config),
-            "times": frame_times(self.config),
+            "times": frame_times(signs, self.config),
             "task": question.task,
             "question": question.text,
             "answer": question.answer,
@@ -69,19 +70,21 @@ LABEL_WORDS = (
     tuple(f" {letter}" for letter in LETTERS),
     tuple(f" {digit}" for digit in DIGITS),
     ("+", " cross"),
+    tuple(f" {second}.0" for second in range(CLOCK_SECONDS)),
 )
 
 
 def pair_labels(signs: tuple[Sign, ...], config: ToyWorldConfig) -> np.ndarray:
-    """Colour, letter, points and mark seen in each pair, int32 ``[K, 4]``; 0 for no sign."""
+    """Colour, letter, points, mark and clock in each pair, int32 ``[K, 5]``; 0 for no sign."""
     labels = np.zeros((config.num_pairs, len(LABEL_WORDS)), np.int32)
     for sign in signs:
-        for pair, mark in zip(sign.pairs, sign.marks, strict=True):
+        for i, (pair, mark) in enumerate(zip(sign.pairs, sign.marks, strict=True)):
             labels[pair] = (
                 1 + list(COLOURS).index(sign.colour),
                 1 + LETTERS.index(sign.letter),
                 1 + DIGITS.index(sign.points),
                 1 + MARKS.index(mark),
+                1 + sign.clock + i,
             )
     return labels
 
@@ -91,7 +94,7 @@ class ToyDialogues:
     """Clips with several questions each and per-pair labels, to pre-train a backbone on.
 
     A record holds ``frames``, ``times``, ``turns`` (a list of question and reply pairs) and
-    ``labels`` int32 [K, 4].
+    ``labels`` int32 [K, 5].
     """
 
     config: ToyWorldConfig
@@ -104,11 +107,10 @@ class ToyDialogues:
     def __getitem__(self, position: SupportsIndex) -> dict[str, Any]:
         rng = clip_rng(self.config, range(self.length)[position])
         signs = draw_signs(rng, self.config)
-        questions = possible_questions(signs, self.config)
-        chosen = rng.permutation(len(questions))[: self.turns]
+        questions = draw_questions(rng, signs, self.turns)
         return {
             "frames": render(rng, signs, self.config),
-            "times": frame_times(self.config),
-            "turns": [(questions[i].text, questions[i].reply) for i in chosen],
+            "times": frame_times(signs, self.config),
+            "turns": [(question.text, question.reply) for question in questions],
             "labels": pair_labels(signs, self.config),
         }

@@ -7,7 +7,14 @@ world's own sentences, so each of its words, timestamps and numbers is a single 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from resadapt_jax.data.toy_world import COLOURS, DIGITS, LETTERS, ToyWorldConfig, question_text
+from resadapt_jax.data.toy_world import (
+    CLOCK_SECONDS,
+    COLOURS,
+    DIGITS,
+    LETTERS,
+    TASKS,
+    question_text,
+)
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -30,24 +37,23 @@ CHAT_TEMPLATE = (
 )
 
 
-def _sentences(config: ToyWorldConfig) -> list[str]:
+def _sentences() -> list[str]:
     """Everything that is said in the embedded world."""
-    starts = [k * config.pair_seconds for k in range(config.num_pairs)]
-    between_frames = 0.5 / config.frames_per_second
-    stamps = [f"<{start + between_frames:.1f} seconds>" for start in starts]
-    spans = [f" {start:g} to {start + config.pair_seconds:g}" for start in starts]
-    questions = [question_text(t, c) for t in ("which", "how_many", "when") for c in COLOURS]
+    # A pair's frames are half a second apart, so its mean time is a quarter past.
+    stamps = [f"<{second + 0.25:.1f} seconds>" for second in range(CLOCK_SECONDS)]
+    spans = [f" {second}.0 to {second + 1}.0" for second in range(CLOCK_SECONDS)]
+    questions = [question_text(t, c) for t in TASKS for c in COLOURS]
     shown = [f" {glyph}" for glyph in LETTERS + DIGITS]
     return [*stamps, *spans, *questions, *shown, "user\n", "assistant\n"]
 
 
-def build_toy_tokenizer(config: ToyWorldConfig) -> PreTrainedTokenizerFast:
+def build_toy_tokenizer() -> PreTrainedTokenizerFast:
     """The embedded world's tokenizer with Qwen's special tokens and chat markup; deterministic."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(
-                Regex(r"<\d+\.\d seconds>| ?[A-Za-z]+| ?\d+|\s|[^\sA-Za-z\d]"), "isolated"
+                Regex(r"<\d+\.\d seconds>| ?[A-Za-z]+| ?\d+(?:\.\d)?|\s|[^\sA-Za-z\d]"), "isolated"
             ),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
@@ -60,7 +66,7 @@ def build_toy_tokenizer(config: ToyWorldConfig) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_sentences(config), trainer)
+    tokenizer.train_from_iterator(_sentences(), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",

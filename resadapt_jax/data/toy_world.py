@@ -2,17 +2,17 @@
 
 A clip shows a drifting grey texture with muted moving boxes. Four signs appear one after another,
 each for one or two temporal pairs. A sign's coloured border survives any thumbnail; what is
-printed inside (a letter, a number of points, a plus or a cross) has strokes one pixel wide and is
-legible only near full resolution. A question names one colour, so the other signs carry wrong
-answers.
+printed inside (a letter, a number of points, a plus or a cross, a running clock) has strokes one
+pixel wide and is legible only near full resolution. A question names one colour, so the other
+signs carry wrong answers.
 
-============  =======================================  ============  ==================
-task          question                                 answer        graded as
-============  =======================================  ============  ==================
-``which``     Which letter is on the red sign?         ``C``         multiple choice
-``how_many``  How many points is the red sign worth?   ``7``         numerical
-``when``      When does the red sign show a cross?     ``4 to 5``    temporal grounding
-============  =======================================  ============  ==================
+============  =======================================  ==============  ==================
+task          question                                 answer          graded as
+============  =======================================  ==============  ==================
+``which``     Which letter is on the red sign?         ``C``           multiple choice
+``how_many``  How many points is the red sign worth?   ``7``           numerical
+``when``      When does the red sign show a cross?     ``4.0 to 5.0``  temporal grounding
+============  =======================================  ==============  ==================
 
 Everything is a function of ``(config.seed, index)``: the same pair gives the same clip anywhere.
 """
@@ -68,6 +68,23 @@ GLYPHS = {
     name: np.array([[row >> (4 - col) & 1 for col in range(5)] for row in rows], bool)
     for name, rows in _GLYPH_ROWS.items()
 }
+_CLOCK_ROWS = {
+    "0": (7, 5, 5, 5, 7),
+    "1": (2, 6, 2, 2, 7),
+    "2": (7, 1, 7, 4, 7),
+    "3": (7, 1, 3, 1, 7),
+    "4": (5, 5, 7, 1, 1),
+    "5": (7, 4, 7, 1, 7),
+    "6": (7, 4, 7, 5, 7),
+    "7": (7, 1, 1, 2, 2),
+    "8": (7, 5, 7, 5, 7),
+    "9": (7, 5, 7, 1, 7),
+}
+CLOCK_GLYPHS = {
+    digit: np.array([[row >> (2 - col) & 1 for col in range(3)] for row in rows], bool)
+    for digit, rows in _CLOCK_ROWS.items()
+}
+CLOCK_SECONDS = 12  # a clip lies within the first so many seconds of the clock
 BORDER = 5
 PANEL = 18
 SIGN = PANEL + 2 * BORDER  # 28 pixels
@@ -86,8 +103,6 @@ class ToyWorldConfig:
     """Temporal pairs of a clip; two frames each."""
     size: int = 112
     """Frame height and width in pixels."""
-    frames_per_second: float = 2.0
-    """Sampling rate of the clip: a pair lasts 2 / frames_per_second seconds."""
     num_signs: int = 4
     """Signs of a clip, each of its own colour."""
 
@@ -100,21 +115,21 @@ class ToyWorldConfig:
         if self.size < SIGN + 16:
             raise ValueError(f"frames of {self.size} pixels are too small for signs of {SIGN}")
 
+        if self.num_pairs > CLOCK_SECONDS:
+            raise ValueError(f"{self.num_pairs} pairs do not fit on a clock of {CLOCK_SECONDS} s")
+
     @property
     def num_frames(self) -> int:
         return 2 * self.num_pairs
 
-    @property
-    def pair_seconds(self) -> float:
-        return 2.0 / self.frames_per_second
-
 
 @dataclass(frozen=True)
 class Sign:
-    """One sign: ``marks[i]`` is what it shows in its ``i``-th pair, the rest does not change."""
+    """One sign: in its ``i``-th pair it shows ``marks[i]`` and its clock ``clock + i``."""
 
     colour: str
     first_pair: int
+    clock: int
     letter: str
     points: str
     marks: str
@@ -138,8 +153,9 @@ class Question:
 
     @property
     def reply(self) -> str:
-        """What a backbone is taught to say: it names the sign, then answers."""
-        return f" {self.colour} {self.answer}"
+        """What a backbone is taught to say: it names what to look for, then answers."""
+        sought = f"{self.colour} cross" if self.task == "when" else self.colour
+        return f" {sought} {self.answer}"
 
 
 def clip_rng(config: ToyWorldConfig, index: int) -> np.random.Generator:
@@ -148,7 +164,11 @@ def clip_rng(config: ToyWorldConfig, index: int) -> np.random.Generator:
 
 
 def draw_signs(rng: np.random.Generator, config: ToyWorldConfig) -> tuple[Sign, ...]:
-    """Signs of distinct colours in disjoint runs of one or two pairs, in order of time."""
+    """Signs of distinct colours in disjoint runs of one or two pairs, in order of time.
+
+    A clip shorter than the clock starts at a random second.
+    """
+    start = int(rng.integers(0, CLOCK_SECONDS - config.num_pairs + 1))
     spare = config.num_pairs - config.num_signs
     twice = rng.random(config.num_signs) < 0.5
     lengths = 1 + (twice & (np.cumsum(twice) <= spare))
@@ -165,6 +185,7 @@ def draw_signs(rng: np.random.Generator, config: ToyWorldConfig) -> tuple[Sign, 
             Sign(
                 colour=str(colour),
                 first_pair=int(first_pair),
+                clock=start + int(first_pair),
                 letter=str(rng.choice(list(LETTERS))),
                 points=str(rng.choice(list(DIGITS))),
                 marks="".join(marks),
@@ -186,33 +207,40 @@ def question_text(task: str, colour: str) -> str:
     raise ValueError(f"unknown task {task!r}; the embedded world has {', '.join(TASKS)}")
 
 
-def ask(task: str, sign: Sign, config: ToyWorldConfig) -> Question:
+def ask(task: str, sign: Sign) -> Question:
     """The question of a task about one sign; ``when`` asks for the pair that shows its cross."""
-    start = (sign.first_pair + max(sign.marks.find("x"), 0)) * config.pair_seconds
+    start = sign.clock + max(sign.marks.find("x"), 0)
     answers = {
         "which": sign.letter,
         "how_many": sign.points,
-        "when": f"{start:g} to {start + config.pair_seconds:g}",
+        "when": f"{start:.1f} to {start + 1:.1f}",
     }
     text = question_text(task, sign.colour)
     return Question(task, sign.colour, text, answers[task], tuple(sign.pairs))
 
 
-def possible_questions(signs: tuple[Sign, ...], config: ToyWorldConfig) -> list[Question]:
-    """Every question the clip answers; ``when`` only about signs seen twice."""
-    questions = [ask(task, sign, config) for sign in signs for task in ("which", "how_many")]
-    return questions + [ask("when", sign, config) for sign in signs if len(sign.marks) > 1]
+def possible_questions(signs: tuple[Sign, ...]) -> list[Question]:
+    """Every question the clip answers; ``when`` about the signs that show a cross."""
+    questions = [ask(task, sign) for sign in signs for task in ("which", "how_many")]
+    return questions + [ask("when", sign) for sign in signs if "x" in sign.marks]
 
 
-def draw_question(
-    rng: np.random.Generator, signs: tuple[Sign, ...], config: ToyWorldConfig
-) -> Question:
-    """One question, each task a third of the time; without a sign seen twice, never ``when``."""
-    task = TASKS[rng.integers(len(TASKS))]
-    eligible = [q for q in possible_questions(signs, config) if q.task == task]
-    if not eligible:
-        eligible = possible_questions(signs, config)
-    return eligible[rng.integers(len(eligible))]
+def draw_questions(rng: np.random.Generator, signs: tuple[Sign, ...], count: int) -> list[Question]:
+    """Different questions, as far as there are; each time a task is drawn first, then a sign."""
+    left = possible_questions(signs)
+    drawn: list[Question] = []
+    while left and len(drawn) < count:
+        tasks = sorted({question.task for question in left})
+        task = tasks[rng.integers(len(tasks))]
+        eligible = [question for question in left if question.task == task]
+        drawn.append(eligible[rng.integers(len(eligible))])
+        left.remove(drawn[-1])
+    return drawn
+
+
+def draw_question(rng: np.random.Generator, signs: tuple[Sign, ...]) -> Question:
+    """One question, each task equally likely; where no sign shows a cross, never ``when``."""
+    return draw_questions(rng, signs, 1)[0]
 
 
 def _smooth_interpolation(size: int, knots: int) -> np.ndarray:
@@ -237,14 +265,16 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
     return (125.0 + grey[..., None] + tint).astype(np.uint8)
 
 
-def _paint_sign(canvas: np.ndarray, sign: Sign, mark: str, shake: np.ndarray) -> None:
-    """Draws a sign about its place on the grid, inside the canvas."""
+def _paint_sign(canvas: np.ndarray, sign: Sign, pair: int, shake: np.ndarray) -> None:
+    """Draws a sign as it is in its ``pair``-th pair, about its place on the grid."""
     top, left = np.clip(np.array([sign.top, sign.left]) + shake, 0, canvas.shape[0] - SIGN)
     patch = canvas[top : top + SIGN, left : left + SIGN]
     patch[:] = COLOURS[sign.colour]
     patch[BORDER:-BORDER, BORDER:-BORDER] = 236
-    for glyph, row, col in ((sign.letter, 6, 7), (sign.points, 6, 16), (mark, 15, 7)):
+    for glyph, row, col in ((sign.letter, 6, 7), (sign.points, 6, 16), (sign.marks[pair], 15, 7)):
         patch[row : row + 7, col : col + 5][GLYPHS[glyph]] = 16
+    for digit, col in zip(f"{sign.clock + pair:02d}", (15, 19), strict=True):
+        patch[16:21, col : col + 3][CLOCK_GLYPHS[digit]] = 16
 
 
 def _draw_box(rng: np.random.Generator, size: int) -> tuple[np.ndarray, ...]:
@@ -272,13 +302,13 @@ def render(rng: np.random.Generator, signs: tuple[Sign, ...], config: ToyWorldCo
             frames[t, top : top + extent[0], left : left + extent[1]] = colour
         for sign in signs:
             if t // 2 in sign.pairs:
-                mark = sign.marks[t // 2 - sign.first_pair]
-                _paint_sign(frames[t], sign, mark, shake[t])
+                _paint_sign(frames[t], sign, t // 2 - sign.first_pair, shake[t])
         # Values stay within 16..240 before the noise, so uint8 does not wrap.
         frames[t] += noise[rng.integers(size) :][:size]
     return frames
 
 
-def frame_times(config: ToyWorldConfig) -> np.ndarray:
-    """Seconds of each frame, float64 ``[num_frames]``."""
-    return np.arange(config.num_frames) / config.frames_per_second
+def frame_times(signs: tuple[Sign, ...], config: ToyWorldConfig) -> np.ndarray:
+    """Seconds of each frame by the signs' clock, two a second: float64 ``[num_frames]``."""
+    start = signs[0].clock - signs[0].first_pair
+    return start + np.arange(config.num_frames) / 2.0

@@ -79,7 +79,7 @@ class DialogueBatch:
     """Clips with questions and answers; A answer tokens."""
 
     frames: UInt8[Array, "B F height width 3"]
-    labels: Int[Array, "B K 4"]
+    labels: Int[Array, "B K parts"]
     prompts: Prompts
     answer_index: Int[Array, "B A"]  # compact position of each answer token, -1 padding
 
@@ -142,7 +142,7 @@ def toy_backbone_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5VLConfig:
 
 def pretrain(config: PretrainConfig) -> Path:
     """Runs or resumes every phase and writes the backbone's Hugging Face directory."""
-    tokenizer = build_toy_tokenizer(config.world)
+    tokenizer = build_toy_tokenizer()
     backbone_config = toy_backbone_config(tokenizer)
     word_ids = label_word_ids(tokenizer)
     params = init_params(jax.random.key(config.seed), backbone_config)
@@ -265,7 +265,8 @@ def train_step(
             max_height=phase.size,
             max_width=phase.size,
         )
-        loss, metrics = label_loss(params, word_ids, tokens, plan, batch.labels.reshape(-1, 4))
+        labels = rearrange(batch.labels, "b k part -> (b k) part")
+        loss, metrics = label_loss(params, word_ids, tokens, plan, labels)
         metrics |= {"overflow": plan.overflow.astype(jnp.float32), "label_loss": loss}
         if phase.turns:
             answers, accuracy = answer_loss(
@@ -311,7 +312,7 @@ def label_loss(
     word_ids: tuple[tuple[int, ...], ...],
     tokens: Float[Array, "U D"],
     plan: VisionPlan,
-    labels: Int[Array, "E 4"],
+    labels: Int[Array, "E parts"],
 ) -> tuple[Array, dict[str, Array]]:
     """Cross-entropy of the words for what a pair shows, read from its pooled tokens.
 

@@ -36,7 +36,7 @@ def test_every_rendered_clip_is_stored(data_dir):
 
 
 def test_the_same_pipeline_reads_it(data_dir):
-    tokenizer = build_toy_tokenizer(ToyWorldConfig())
+    tokenizer = build_toy_tokenizer()
     clips = stored(data_dir, "train")
     batch = next(question_batches(clips, tokenizer, 2))
     position = clips[0]["index"]

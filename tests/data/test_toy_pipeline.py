@@ -14,10 +14,10 @@ from resadapt_jax.data.toy_pipeline import (
 )
 from resadapt_jax.data.toy_source import ToyClips, ToyDialogues
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
-from resadapt_jax.data.toy_world import COLOURS, TASKS, ToyWorldConfig, frame_times, question_text
+from resadapt_jax.data.toy_world import COLOURS, TASKS, ToyWorldConfig, question_text
 
 WORLD = ToyWorldConfig(seed=5)
-TOKENIZER = build_toy_tokenizer(WORLD)
+TOKENIZER = build_toy_tokenizer()
 
 
 def test_the_prompt_says_each_pairs_mean_time():
@@ -32,7 +32,7 @@ def test_the_prompt_says_each_pairs_mean_time():
 
 
 def test_a_pairs_header_is_four_tokens():
-    with_video = prompt_ids(TOKENIZER, "?", frame_times(WORLD))
+    with_video = prompt_ids(TOKENIZER, "?", np.arange(WORLD.num_frames) / 2)
     without = prompt_ids(TOKENIZER, "?", np.zeros(0))
     assert len(with_video) - len(without) == HEADER_TOKENS * WORLD.num_pairs
 
@@ -43,7 +43,7 @@ def test_turns_and_answers_fit_their_bounds(task, colour):
     ids = prompt_ids(TOKENIZER, question_text(task, colour), np.zeros(0))
     assert len(ids) + ANSWER_TOKENS + 1 <= TURN_TOKENS
     for pair in range(WORLD.num_pairs):
-        reply = f" {colour} {pair} to {pair + 1}<|im_end|>"
+        reply = f" {colour} cross {pair}.0 to {pair + 1}.0<|im_end|>"
         assert len(TOKENIZER.encode(reply)) == ANSWER_TOKENS
 
 
@@ -53,7 +53,7 @@ def test_any_text_encodes_and_comes_back(text):
 
 
 def test_the_tokenizer_is_always_the_same():
-    assert build_toy_tokenizer(WORLD).get_vocab() == TOKENIZER.get_vocab()
+    assert build_toy_tokenizer().get_vocab() == TOKENIZER.get_vocab()
 
 
 def test_batches_hold_no_evidence():

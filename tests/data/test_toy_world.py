@@ -8,6 +8,8 @@ import pytest
 from resadapt_jax.data.toy_source import ToyClips, ToyDialogues, pair_labels
 from resadapt_jax.data.toy_world import (
     BORDER,
+    CLOCK_GLYPHS,
+    CLOCK_SECONDS,
     COLOURS,
     GLYPHS,
     LETTERS,
@@ -18,6 +20,7 @@ from resadapt_jax.data.toy_world import (
     ask,
     clip_rng,
     draw_signs,
+    frame_times,
     possible_questions,
     render,
 )
@@ -67,19 +70,24 @@ def test_a_sign_is_drawn_in_its_pairs_and_nowhere_else():
 
 
 def test_what_is_printed_is_what_the_answers_say():
-    sign = Sign("red", 2, "C", "7", "+x", 28, 42)
+    sign = Sign("red", 2, 5, "C", "7", "+x", 28, 42)
     world = dataclasses.replace(WORLD, num_pairs=5, num_signs=1)
     frames = render(clip_rng(world, 0), (sign,), world)
-    assert ask("which", sign, world).answer == "C"
-    assert ask("how_many", sign, world).answer == "7"
-    # Two frames a second: a pair lasts one second, and the cross is in the sign's second pair.
-    assert ask("when", sign, world).answer == "3 to 4"
-    for frame, mark in ((4, "+"), (5, "+"), (6, "x"), (7, "x")):
+    assert ask("which", sign).answer == "C"
+    assert ask("how_many", sign).answer == "7"
+    # The clock shows 5 in the sign's first pair, and the cross is in its second.
+    assert ask("when", sign).answer == "6.0 to 7.0"
+    # The third pair is at 5 s, so the clip started at 3 s; frames are half a second apart.
+    assert frame_times((sign,), world)[:3].tolist() == [3.0, 3.5, 4.0]
+    for frame, mark, second in ((4, "+", "5"), (5, "+", "5"), (6, "x", "6"), (7, "x", "6")):
         corner = np.argwhere(near(frames[frame], COLOURS["red"]))[0]
         ink = frames[frame].max(axis=-1) < 40
         for glyph, row, col in (("C", 6, 7), ("7", 6, 16), (mark, 15, 7)):
             top, left = corner + (row, col)
             assert (ink[top : top + 7, left : left + 5] == GLYPHS[glyph]).all()
+        for digit, col in (("0", 15), (second, 19)):
+            top, left = corner + (16, col)
+            assert (ink[top : top + 5, left : left + 3] == CLOCK_GLYPHS[digit]).all()
 
 
 def test_plus_and_cross_are_equally_dark():
@@ -87,11 +95,21 @@ def test_plus_and_cross_are_equally_dark():
     assert GLYPHS["+"].sum() == GLYPHS["x"].sum() == 9
 
 
-def test_when_is_only_asked_of_signs_seen_twice():
+def test_when_is_only_asked_of_signs_that_show_a_cross():
     for index in range(100):
         signs = draw_signs(clip_rng(WORLD, index), WORLD)
-        for question in possible_questions(signs, WORLD):
-            assert len(question.evidence) == 2 or question.task != "when"
+        asked = {q.colour for q in possible_questions(signs) if q.task == "when"}
+        assert asked == {sign.colour for sign in signs if "x" in sign.marks}
+
+
+def test_the_clock_agrees_with_the_times_of_the_frames():
+    for world in (WORLD, dataclasses.replace(WORLD, num_pairs=4)):
+        for index in range(20):
+            signs = draw_signs(clip_rng(world, index), world)
+            times = frame_times(signs, world)
+            for sign in signs:
+                assert times[2 * sign.first_pair] == sign.clock
+            assert 0 <= times[0] and times[-1] < CLOCK_SECONDS
 
 
 def test_neighbouring_pairs_of_a_sign_are_near_duplicates():
@@ -113,15 +131,15 @@ def test_tasks_are_asked_equally_often():
 
 
 def test_labels_name_what_each_pair_shows():
-    signs = (Sign("green", 1, "B", "3", "x+", 0, 0),)
+    signs = (Sign("green", 1, 8, "B", "3", "x+", 0, 0),)
     labels = pair_labels(signs, dataclasses.replace(WORLD, num_pairs=4, num_signs=1))
     green = 1 + list(COLOURS).index("green")
     letter = 1 + LETTERS.index("B")
     assert labels.tolist() == [
-        [0, 0, 0, 0],
-        [green, letter, 3, 2],
-        [green, letter, 3, 1],
-        [0, 0, 0, 0],
+        [0, 0, 0, 0, 0],
+        [green, letter, 3, 2, 9],
+        [green, letter, 3, 1, 10],
+        [0, 0, 0, 0, 0],
     ]
 
 

@@ -23,7 +23,7 @@ LIMITS = SizeLimits(min_pixels=28 * 28)
 
 @cache
 def backbone() -> Backbone:
-    tokenizer = build_toy_tokenizer(ToyWorldConfig())
+    tokenizer = build_toy_tokenizer()
     config = toy_backbone_config(tokenizer)
     config = replace(
         config,

@@ -17,6 +17,6 @@ ALLOCATOR = AllocatorConfig(width=16, num_heads=2, head_dim=8, pool_width=16, he
 
 @cache
 def backbone() -> Backbone:
-    tokenizer = build_toy_tokenizer(ToyWorldConfig())
+    tokenizer = build_toy_tokenizer()
     config = toy_backbone_config(tokenizer)
     return Backbone(config, init_params(jax.random.key(0), config), tokenizer)
