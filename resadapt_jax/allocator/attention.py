@@ -7,11 +7,9 @@ them: text first, then time and space in turn.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from resadapt_jax.typing import Array, Bool, Float
-
-# The layer-norm constant of the released network; flax's own default is 1e-6.
-NORM_EPS = 1e-5
 
 
 def apply_rope(
@@ -32,25 +30,20 @@ def apply_rope(
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
-class LayerNorm(nn.Module):
-    """Layer norm computed in float32, returned in the network's dtype."""
-
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.LayerNorm(epsilon=NORM_EPS, dtype=jnp.float32)(x).astype(self.dtype)
+def layer_norm(name: str, dtype: DTypeLike = jnp.float32) -> nn.LayerNorm:
+    """Layer norm with the released network's ε, computed in float32 and returned in `dtype`."""
+    return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)
 
 
 class FeedForward(nn.Module):
     """LN → linear → exact GELU → linear, without biases; returns the residual."""
 
     hidden: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x):
-        y = LayerNorm(self.dtype, name="norm")(x)
+        y = layer_norm("norm", self.dtype)(x)
         y = nn.Dense(self.hidden, use_bias=False, dtype=self.dtype, name="up")(y)
         y = jax.nn.gelu(y, approximate=False)
         return nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="down")(y)
@@ -64,7 +57,7 @@ class CrossAttention(nn.Module):
 
     num_heads: int
     head_dim: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -75,8 +68,8 @@ class CrossAttention(nn.Module):
     ) -> Float[Array, "B F L D"]:
         batch, frames, tokens, width = x.shape
         inner = self.num_heads * self.head_dim
-        y = LayerNorm(self.dtype, name="norm")(x).reshape(batch, frames * tokens, width)
-        text = LayerNorm(self.dtype, name="text_norm")(text)
+        y = layer_norm("norm", self.dtype)(x).reshape(batch, frames * tokens, width)
+        text = layer_norm("text_norm", self.dtype)(text)
         q = nn.Dense(inner, use_bias=False, dtype=self.dtype, name="q")(y)
         kv = nn.Dense(2 * inner, use_bias=False, dtype=self.dtype, name="kv")(text)
         k, v = jnp.split(kv, 2, axis=-1)
@@ -99,14 +92,14 @@ class SelfAttention(nn.Module):
     head_dim: int
     rotary_dims: int
     rope_theta: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B F L D"], mask: Bool[Array, "B S"] | None = None
     ) -> Float[Array, "B F L D"]:
         inner = self.num_heads * self.head_dim
-        y = LayerNorm(self.dtype, name="norm")(x)
+        y = layer_norm("norm", self.dtype)(x)
         y = nn.Dense(3 * inner, dtype=self.dtype, name="qkv")(y)
         y = y.reshape(*x.shape[:3], 3 * self.num_heads, self.head_dim)
         other = 3 - self.axis
@@ -132,7 +125,7 @@ class TextLayer(nn.Module):
     head_dim: int
     ff_mult: int
     gated: bool
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -164,7 +157,7 @@ class SpaceTimeLayer(nn.Module):
     head_dim: int
     ff_mult: int
     rope_theta: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(

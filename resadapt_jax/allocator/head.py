@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from resadapt_jax.allocator.attention import NORM_EPS
+from resadapt_jax.allocator.attention import layer_norm
 from resadapt_jax.typing import Array, Float
 
 
@@ -76,7 +76,7 @@ class BetaHead(nn.Module):
     def __call__(
         self, features: Float[Array, "B K D"]
     ) -> tuple[Float[Array, "B K"], Float[Array, "B K"]]:
-        y = nn.LayerNorm(epsilon=NORM_EPS, name="norm")(features)
+        y = layer_norm("norm")(features)
         y = jax.nn.gelu(nn.Dense(self.width, name="hidden")(y), approximate=False)
         y = nn.Dense(
             2,

@@ -77,6 +77,12 @@ class AllocatorNetwork(nn.Module):
     @nn.compact
     def __call__(self, features: EncoderFeatures) -> AllocatorOutput:
         c = self.config
+        widths = features.frames.shape[-1], features.text.shape[-1]
+        if widths != (c.frame_width, c.text_width):
+            raise ValueError(
+                f"frame and text features are {widths} wide, the config expects "
+                f"{(c.frame_width, c.text_width)}"
+            )
         frame_mask, text_mask = features.frame_mask, features.text_mask
         x = jnp.where(frame_mask[:, :, None, None], features.frames, 0.0).astype(c.dtype)
         text = jnp.where(text_mask[:, :, None], features.text, 0.0).astype(c.dtype)
@@ -105,7 +111,7 @@ class AllocatorNetwork(nn.Module):
             "num_heads": c.num_heads,
             "head_dim": c.head_dim,
             "ff_mult": c.ff_mult,
-            "dtype": jnp.dtype(c.dtype),
+            "dtype": c.dtype,
         }
         for i in range(c.num_text_layers):
             layer = TextLayer(**shape, gated=c.text_gate == "paper", name=f"text_layer_{i}")
@@ -116,6 +122,7 @@ class AllocatorNetwork(nn.Module):
         return x
 
 
+@jax.jit(static_argnames="config")
 def init_params(key: Key[Array, ""], config: AllocatorConfig) -> Params:
     """Fresh parameters; their shapes depend on the config alone, not on F, L or N."""
     features = EncoderFeatures(
@@ -134,5 +141,5 @@ def allocate(params: Params, config: AllocatorConfig, features: EncoderFeatures)
 
 def count_params(config: AllocatorConfig) -> int:
     """Trainable parameters of a config, without allocating any."""
-    shapes = jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
+    shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from resadapt_jax.allocator.attention import NORM_EPS
+from resadapt_jax.allocator.attention import layer_norm
 from resadapt_jax.allocator.units import pair_mean
 from resadapt_jax.typing import Array, Bool, Float
 
@@ -94,7 +94,7 @@ class UnitFeatures(nn.Module):
         query = nn.Dense(z.shape[-1], name="relevance_text")(masked_mean(text, text_mask))
         relevance = cosine(nn.Dense(z.shape[-1], name="relevance_frame")(z), query[:, None, :])
         scalars = (units.spread, units.gate_entropy, units.gate_peak, cosine(z, before), relevance)
-        normed = nn.LayerNorm(epsilon=NORM_EPS, name="norm")(z)
+        normed = layer_norm("norm")(z)
         inputs = jnp.concatenate([normed, jnp.stack(scalars, axis=-1)], axis=-1)
         return nn.Dense(z.shape[-1], name="feature")(inputs)
 

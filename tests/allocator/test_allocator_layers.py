@@ -40,10 +40,10 @@ def test_rope_is_what_makes_order_count(axis):
 
     def reversal_error(rotary_dims):
         layer = SelfAttention(axis, 2, 4, rotary_dims, 10.0, jnp.float32)
-        params = layer.init(jax.random.key(1), x)
-        forward = layer.apply(params, x)
-        backward = jnp.flip(layer.apply(params, jnp.flip(x, axis)), axis)
-        return np.abs(forward - backward).max()
+        apply = jax.jit(layer.apply)
+        params = jax.jit(layer.init)(jax.random.key(1), x)
+        backward = jnp.flip(apply(params, jnp.flip(x, axis)), axis)
+        return np.abs(apply(params, x) - backward).max()
 
     assert reversal_error(4) > 1e-2
     assert reversal_error(0) < 1e-6
@@ -54,8 +54,9 @@ def test_attention_stays_on_its_axis():
     changed = x.at[0, 1, 2].set(9.0)
     for axis, others in ((1, np.s_[0, :, :2]), (2, np.s_[0, [0, 2, 3], :])):
         layer = SelfAttention(axis, 2, 4, 4, 10.0, jnp.float32)
-        params = layer.init(jax.random.key(1), x)
-        change = np.abs(layer.apply(params, changed) - layer.apply(params, x))
+        apply = jax.jit(layer.apply)
+        params = jax.jit(layer.init)(jax.random.key(1), x)
+        change = np.abs(apply(params, changed) - apply(params, x))
         np.testing.assert_array_equal(change[others], 0.0)
         assert (change[0, 0, 2] > 0).any() if axis == 1 else (change[0, 1, 0] > 0).any()
 
@@ -66,20 +67,22 @@ def test_the_papers_gate_starts_closed(gated):
     x = jax.random.normal(jax.random.key(0), (1, 3, 2, 8))
     text = jax.random.normal(jax.random.key(1), (1, 2, 8))
     mask = jnp.ones((1, 2), bool)
-    params = layer.init(jax.random.key(2), x, text, mask)
-    output = layer.apply(params, x, text, mask)
-    other = layer.apply(params, x, -text, mask)
+    params = jax.jit(layer.init)(jax.random.key(2), x, text, mask)
+    apply = jax.jit(layer.apply)
+    output = apply(params, x, text, mask)
+    other = apply(params, x, -text, mask)
     if not gated:
         assert np.abs(output - other).max() > 1e-2
         return
     np.testing.assert_array_equal(output, x)
     np.testing.assert_array_equal(other, x)
-    grads = jax.grad(lambda p: jnp.square(layer.apply(p, x, text, mask)).sum())(params)["params"]
+    square = jax.jit(jax.grad(lambda p: jnp.square(layer.apply(p, x, text, mask)).sum()))
+    grads = square(params)["params"]
     assert abs(grads["attention_gate"]) > 1e-3 and abs(grads["feed_forward_gate"]) > 1e-3
     # tanh 0.5 = 0.462117 of the ungated residual
     opened = {"params": {**params["params"], "attention_gate": jnp.float32(0.5)}}
     full = {"params": {**params["params"], "attention_gate": jnp.float32(20.0)}}
-    residual = [layer.apply(p, x, text, mask) - x for p in (opened, full)]
+    residual = [apply(p, x, text, mask) - x for p in (opened, full)]
     np.testing.assert_allclose(residual[0], 0.462117 * residual[1], rtol=1e-4, atol=1e-6)
 
 
