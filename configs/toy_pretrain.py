@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> PretrainConfig:
         phases=(
             # One sign in a small crop: the tower learns to read.
             Phase(
-                num_steps=350,
+                num_steps=300,
                 batch_size=192,
                 size=56,
                 num_pairs=1,
@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> PretrainConfig:
             ),
             # A few crops with questions: the decoder learns to look a colour up.
             Phase(
-                num_steps=350,
+                num_steps=300,
                 batch_size=48,
                 size=56,
                 num_pairs=4,
@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> PretrainConfig:
             ),
             # The embedded world's clips, at mixed sizes.
             Phase(
-                num_steps=400,
+                num_steps=350,
                 batch_size=16,
                 size=112,
                 num_pairs=12,

@@ -11,7 +11,7 @@ from resadapt_jax.data.toy_world import ToyWorldConfig
 
 VIDEO_PAD = "<|video_pad|>"
 # Longest texts of the embedded world in tokens: a pair's header, a turn with its markup, a reply.
-HEADER_TOKENS, TURN_TOKENS, ANSWER_TOKENS = 4, 26, 6
+HEADER_TOKENS, TURN_TOKENS, ANSWER_TOKENS = 4, 26, 5
 
 
 def pair_headers(times: np.ndarray) -> str:

@@ -69,22 +69,22 @@ LABEL_WORDS = (
     tuple(f" {colour}" for colour in COLOURS),
     tuple(f" {letter}" for letter in LETTERS),
     tuple(f" {digit}" for digit in DIGITS),
-    ("+", " cross"),
+    tuple(MARKS),
     tuple(f" {second}.0" for second in range(CLOCK_SECONDS)),
 )
 
 
 def pair_labels(signs: tuple[Sign, ...], config: ToyWorldConfig) -> np.ndarray:
-    """Colour, letter, points, mark and clock in each pair, int32 ``[K, 5]``; 0 for no sign."""
+    """Colour, letter, points, mark and second in each pair, int32 ``[K, 5]``; 0 for no sign."""
     labels = np.zeros((config.num_pairs, len(LABEL_WORDS)), np.int32)
     for sign in signs:
-        for i, (pair, mark) in enumerate(zip(sign.pairs, sign.marks, strict=True)):
+        for pair, mark in zip(sign.pairs, sign.marks, strict=True):
             labels[pair] = (
                 1 + list(COLOURS).index(sign.colour),
                 1 + LETTERS.index(sign.letter),
                 1 + DIGITS.index(sign.points),
                 1 + MARKS.index(mark),
-                1 + sign.clock + i,
+                1 + sign.clock,
             )
     return labels
 

@@ -2,16 +2,16 @@
 
 A clip shows a drifting grey texture with muted moving boxes. Four signs appear one after another,
 each for one or two temporal pairs. A sign's coloured border survives any thumbnail; what is
-printed inside (a letter, a number of points, a plus or a cross, a running clock) has strokes one
-pixel wide and is legible only near full resolution. A question names one colour, so the other
-signs carry wrong answers.
+printed inside (a letter, a number of points, the second at which the sign went up, and a mark that
+nobody asks about) has strokes one pixel wide and is legible only near full resolution. A question
+names one colour, so the other signs carry wrong answers.
 
 ============  =======================================  ==============  ==================
 task          question                                 answer          graded as
 ============  =======================================  ==============  ==================
 ``which``     Which letter is on the red sign?         ``C``           multiple choice
 ``how_many``  How many points is the red sign worth?   ``7``           numerical
-``when``      When does the red sign show a cross?     ``4.0 to 5.0``  temporal grounding
+``when``      When did the red sign go up?             ``4.0 to 5.0``  temporal grounding
 ============  =======================================  ==============  ==================
 
 Everything is a function of ``(config.seed, index)``: the same pair gives the same clip anywhere.
@@ -125,7 +125,7 @@ class ToyWorldConfig:
 
 @dataclass(frozen=True)
 class Sign:
-    """One sign: in its ``i``-th pair it shows ``marks[i]`` and its clock ``clock + i``."""
+    """One sign: it went up at second ``clock``, and in its ``i``-th pair it shows ``marks[i]``."""
 
     colour: str
     first_pair: int
@@ -153,9 +153,8 @@ class Question:
 
     @property
     def reply(self) -> str:
-        """What a backbone is taught to say: it names what to look for, then answers."""
-        sought = f"{self.colour} cross" if self.task == "when" else self.colour
-        return f" {sought} {self.answer}"
+        """What a backbone is taught to say: it names the sign, then answers."""
+        return f" {self.colour} {self.answer}"
 
 
 def clip_rng(config: ToyWorldConfig, index: int) -> np.random.Generator:
@@ -203,26 +202,24 @@ def question_text(task: str, colour: str) -> str:
     if task == "how_many":
         return f"How many points is the {colour} sign worth?"
     if task == "when":
-        return f"When does the {colour} sign show a cross?"
+        return f"When did the {colour} sign go up?"
     raise ValueError(f"unknown task {task!r}; the embedded world has {', '.join(TASKS)}")
 
 
 def ask(task: str, sign: Sign) -> Question:
-    """The question of a task about one sign; ``when`` asks for the pair that shows its cross."""
-    start = sign.clock + max(sign.marks.find("x"), 0)
+    """The question of a task about one sign; the answer to ``when`` is its first pair."""
     answers = {
         "which": sign.letter,
         "how_many": sign.points,
-        "when": f"{start:.1f} to {start + 1:.1f}",
+        "when": f"{sign.clock:.1f} to {sign.clock + 1:.1f}",
     }
     text = question_text(task, sign.colour)
     return Question(task, sign.colour, text, answers[task], tuple(sign.pairs))
 
 
 def possible_questions(signs: tuple[Sign, ...]) -> list[Question]:
-    """Every question the clip answers; ``when`` about the signs that show a cross."""
-    questions = [ask(task, sign) for sign in signs for task in ("which", "how_many")]
-    return questions + [ask("when", sign) for sign in signs if "x" in sign.marks]
+    """Every question the clip answers."""
+    return [ask(task, sign) for sign in signs for task in TASKS]
 
 
 def draw_questions(rng: np.random.Generator, signs: tuple[Sign, ...], count: int) -> list[Question]:
@@ -239,7 +236,7 @@ def draw_questions(rng: np.random.Generator, signs: tuple[Sign, ...], count: int
 
 
 def draw_question(rng: np.random.Generator, signs: tuple[Sign, ...]) -> Question:
-    """One question, each task equally likely; where no sign shows a cross, never ``when``."""
+    """One question, each task and each sign equally likely."""
     return draw_questions(rng, signs, 1)[0]
 
 
@@ -273,7 +270,7 @@ def _paint_sign(canvas: np.ndarray, sign: Sign, pair: int, shake: np.ndarray) ->
     patch[BORDER:-BORDER, BORDER:-BORDER] = 236
     for glyph, row, col in ((sign.letter, 6, 7), (sign.points, 6, 16), (sign.marks[pair], 15, 7)):
         patch[row : row + 7, col : col + 5][GLYPHS[glyph]] = 16
-    for digit, col in zip(f"{sign.clock + pair:02d}", (15, 19), strict=True):
+    for digit, col in zip(f"{sign.clock:02d}", (15, 19), strict=True):
         patch[16:21, col : col + 3][CLOCK_GLYPHS[digit]] = 16
 
 
@@ -309,6 +306,6 @@ def render(rng: np.random.Generator, signs: tuple[Sign, ...], config: ToyWorldCo
 
 
 def frame_times(signs: tuple[Sign, ...], config: ToyWorldConfig) -> np.ndarray:
-    """Seconds of each frame by the signs' clock, two a second: float64 ``[num_frames]``."""
+    """Seconds of each frame by the signs' clock, two frames a second: float64 [num_frames]."""
     start = signs[0].clock - signs[0].first_pair
     return start + np.arange(config.num_frames) / 2.0

@@ -28,7 +28,7 @@ class Prompts:
 class DecodingConfig:
     """How answers are drawn."""
 
-    max_new_tokens: int = 6
+    max_new_tokens: int = 5
     """Longest answer, the end token included."""
     temperature: float = 0.0
     """0 takes the likeliest token."""

@@ -54,7 +54,7 @@ class EvaluationConfig:
 
     num_clips: int = 1024
     """Held-out clips, one question each."""
-    batch_size: int = 16
+    batch_size: int = 8
     """Clips per batch."""
     fixed_retentions: tuple[float, ...] = (0.0625, 0.125, 0.1875, 0.25, 0.5625)
     """Retentions at which every pair gets the same scale."""

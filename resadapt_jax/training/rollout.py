@@ -89,7 +89,9 @@ def level_index(
 ) -> Int[Array, "B T"]:
     """``layout.visual_index`` of the planned path, as rows of ``encode_levels``."""
     rows, cols = grid_thw[..., 1] // merge_size, grid_thw[..., 2] // merge_size
-    same = (rows[..., None] == levels.rows) & (cols[..., None] == levels.cols)
+    same = (rows[..., None] == levels.rows[None, None, :]) & (
+        cols[..., None] == levels.cols[None, None, :]
+    )
     level = jnp.argmax(same, axis=-1)
     tokens = rows * cols
     ends = jnp.cumsum(tokens, axis=-1)

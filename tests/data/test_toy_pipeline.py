@@ -43,7 +43,7 @@ def test_turns_and_answers_fit_their_bounds(task, colour):
     ids = prompt_ids(TOKENIZER, question_text(task, colour), np.zeros(0))
     assert len(ids) + ANSWER_TOKENS + 1 <= TURN_TOKENS
     for pair in range(WORLD.num_pairs):
-        reply = f" {colour} cross {pair}.0 to {pair + 1}.0<|im_end|>"
+        reply = f" {colour} {pair}.0 to {pair + 1}.0<|im_end|>"
         assert len(TOKENIZER.encode(reply)) == ANSWER_TOKENS
 
 

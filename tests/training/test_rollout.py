@@ -133,7 +133,7 @@ def test_a_rollout_has_its_shapes_and_its_own_log_probs(run):
     allocation = _allocation(2.0, 3.0)
     drawn = run(allocation, jax.random.key(1))
     assert drawn.actions.shape == (BATCH, 3, 3)
-    assert drawn.answers.token_ids.shape == (BATCH, 3, 2, 6)
+    assert drawn.answers.token_ids.shape == (BATCH, 3, 2, 5)
     again = policy.log_prob(
         drawn.actions, allocation.alpha[:, None, :], allocation.beta[:, None, :]
     )
