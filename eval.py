@@ -22,7 +22,7 @@ def main() -> None:
     if not isinstance(config, TrainConfig):
         raise UserError(f"eval.py evaluates a TrainConfig, not a {type(config).__name__}")
     record = evaluate_run(config, shlex.join(["python", "train.py", *sys.argv[1:]]))
-    for change in record["changed_since_training"]:
+    for change in record.get("changed_since_training", []):
         print(f"warning: not as trained: {change}", file=sys.stderr)
     print(frontier_table(record))
     print(f"wrote frontier.json, frontier.png and scales.png to {config.output_dir}")

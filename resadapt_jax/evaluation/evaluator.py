@@ -18,7 +18,7 @@ from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.operators import SizeLimits, native_tokens
 from resadapt_jax.training.capo import PromptBatch, grade
 from resadapt_jax.training.trained_allocator import TrainedAllocator
-from resadapt_jax.typing import Float
+from resadapt_jax.typing import Array
 
 
 @dataclass(kw_only=True)
@@ -58,20 +58,18 @@ class Evaluation(NamedTuple):
     proposals: Proposals
 
 
-def propose(allocator: TrainedAllocator, batch: PromptBatch) -> Float[np.ndarray, "B K"]:
-    """The scale of each pair by the mean of the policy."""
+def propose(allocator: TrainedAllocator, batch: PromptBatch) -> Proposals:
+    """The scale of each pair by the mean of the policy, for its own query and for another's."""
     config = allocator.config
-    return np.asarray(
-        _mean_scales(
-            allocator.params,
-            allocator.encoder,
-            batch.frames,
-            batch.query_ids,
-            batch.query_mask,
-            network=config.network,
-            scale_range=config.scale_range,
-        )
+    scales = _mean_scales(
+        allocator.params,
+        allocator.encoder,
+        batch.frames,
+        [(other.query_ids, other.query_mask) for other in (batch, with_other_queries(batch))],
+        network=config.network,
+        scale_range=config.scale_range,
     )
+    return Proposals(*map(np.asarray, scales))
 
 
 def with_other_queries(batch: PromptBatch) -> PromptBatch:
@@ -103,8 +101,7 @@ def evaluate(
     first, ran = None, 0
     for clips in batches:
         counted = min(len(clips), num_clips - len(tallies[0].scores))
-        other = with_other_queries(clips.batch)
-        proposals = Proposals(propose(allocator, clips.batch), propose(allocator, other))
+        proposals = propose(allocator, clips.batch)
         first = first or (clips, proposals)
         answers = _answers(clips, proposals, settings, backbone, limits, decoding)
         native = clips.num_pairs * native_tokens(*clips.frame_size, limits)
@@ -164,11 +161,16 @@ def _count(
 
 
 @partial(jax.jit, static_argnames=("network", "scale_range"))
-def _mean_scales(params, encoder, frames, query_ids, query_mask, *, network, scale_range):
+def _mean_scales(params, encoder, frames, queries, *, network, scale_range):
     frame_mask = jnp.ones(frames.shape[:2], bool)
-    features = encoder.encode(frames, frame_mask, query_ids, query_mask)
-    allocation = allocate(params, network, features)
-    scales = policy.to_scale(policy.mean(allocation.alpha, allocation.beta), scale_range)
-    if network.unit == "frame":
-        scales = pair_scales(scales[:, None, :], frame_mask)[:, 0]
-    return scales
+
+    def scales_for(query_ids: Array, query_mask: Array) -> Array:
+        features = encoder.encode(frames, frame_mask, query_ids, query_mask)
+        allocation = allocate(params, network, features)
+        scales = policy.to_scale(policy.mean(allocation.alpha, allocation.beta), scale_range)
+        if network.unit == "frame":
+            scales = pair_scales(scales[:, None, :], frame_mask)[:, 0]
+        return scales
+
+    # What depends on the frames alone is the same computation each time and compiled once.
+    return [scales_for(*query) for query in queries]

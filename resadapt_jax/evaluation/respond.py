@@ -52,11 +52,14 @@ def show(
         native: tokens of a clip at scale 1.
     """
     vision = backbone.config.vision
+    order = _shown_first(grid_thw)
+    grid_thw = np.take_along_axis(grid_thw, order[..., None], axis=1)
     sides = np.maximum(grid_thw[..., 1:].max(axis=(0, 1)), vision.spatial_merge_size).tolist()
     counts = grid_thw.prod(axis=-1).sum(axis=-1) // vision.spatial_merge_size**2
     visual, overflow = _encode(
         backbone.params,
         frames,
+        order,
         grid_thw,
         config=backbone.config,
         capacity=capacity_for(counts.sum(), native * len(frames)),
@@ -90,6 +93,16 @@ def respond(
     return answers.replace(overflow=answers.overflow | shown.overflow)
 
 
+def _shown_first(grid_thw: Int[np.ndarray, "B K 3"]) -> Int[np.ndarray, "B J"]:
+    """The pairs of each clip that have tokens, in order, then others up to the same number.
+
+    What no token comes from need not be resized.
+    """
+    absent = grid_thw.prod(axis=-1) == 0
+    most = max(1, int((~absent).sum(axis=1).max()))
+    return np.argsort(absent, axis=1, kind="stable")[:, :most]
+
+
 def capacity_for(needed: int, native: int) -> int:
     """The smallest capacity of the ladder that holds ``needed`` tokens."""
     for capacity in (max(1, round(share * native)) for share in LADDER):
@@ -102,20 +115,23 @@ def capacity_for(needed: int, native: int) -> int:
 def _encode(
     params: Params,
     frames: UInt8[Array, "B F height width 3"],
-    grid_thw: Int[Array, "B K 3"],
+    order: Int[Array, "B J"],
+    grid_thw: Int[Array, "B J 3"],
     *,
     config: Qwen2_5VLConfig,
     capacity: int,
     per_clip: int,
     max_patches: tuple[int, int],
 ) -> tuple[Float[Array, "B U D"], Bool[Array, ""]]:
-    """All pairs of all clips in one packed sequence of ``capacity`` tokens, then clip by clip."""
+    """The pairs named in ``order`` in one packed sequence of ``capacity`` tokens, then by clip."""
     merge = config.vision.spatial_merge_size
     rows, cols = max_patches
+    pairs = rearrange(frames, "b (k t) h w c -> b k t h w c", t=config.vision.temporal_patch_size)
+    pairs = pairs[jnp.arange(len(frames))[:, None], order]
     tokens, plan = encode_pairs(
         params,
         config,
-        rearrange(frames, "b f h w c -> (b f) h w c"),
+        rearrange(pairs, "b k t h w c -> (b k t) h w c"),
         rearrange(grid_thw, "b k t -> (b k) t"),
         capacity=capacity,
         max_frame_tokens=(rows // merge) * (cols // merge),

@@ -45,7 +45,6 @@ def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
     allocator = _trained(output_dir / "allocator", train_command)
     backbone = load_backbone(config.backbone)
     _check(config, backbone, allocator)
-    changed = _changes_since_training(output_dir, config)
     settings = frontier_settings(
         config.evaluation,
         limits=config.limits,
@@ -56,7 +55,8 @@ def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
     evaluation = _evaluate(config, settings, backbone, allocator)
     record = frontier_record(settings, evaluation.tallies, config.world)
     record["config"] = json.loads(to_json(config))
-    record["changed_since_training"] = changed
+    if changed := _changes_since_training(output_dir, config):
+        record["changed_since_training"] = changed
     record["versions"] = versions()
     free = [setting.name for setting in settings].index("free")
     traces = scale_traces(evaluation, evaluation.tallies[free])

@@ -72,6 +72,22 @@ def test_a_larger_capacity_changes_nothing():
     )
 
 
+def test_absent_pairs_cost_nothing_and_leave_the_others_alone():
+    """Each pair that is shown has the tokens that it would have alone, and no others are there."""
+    grid_thw = grids([[0, 2, 1], [1, 0, 0], [0, 0, 2], [2, 2, 0]])
+    shown = respond.show(backbone(), clips().batch.frames, grid_thw, NATIVE)
+    assert shown.num_tokens.tolist() == [5, 1, 4, 8]
+    for clip, pair, first in ((0, 1, 0), (0, 2, 4), (1, 0, 0), (2, 2, 0), (3, 0, 0), (3, 1, 4)):
+        alone = np.zeros_like(grid_thw)
+        alone[clip, pair] = grid_thw[clip, pair]
+        single = respond.show(backbone(), clips().batch.frames, alone, NATIVE)
+        count = int(single.num_tokens[clip])
+        np.testing.assert_allclose(
+            shown.visual[clip, first : first + count], single.visual[clip, :count], atol=2e-5
+        )
+        assert np.abs(single.visual[clip, :count]).max() > 1e-2
+
+
 def test_keeping_every_token_is_vanilla():
     full = methods.vanilla(clips(), NOTHING, limits=LIMITS)
     dropped = methods.drop_tokens(1.0, clips(), NOTHING, limits=LIMITS, seed=2)
@@ -88,7 +104,7 @@ def test_dropped_tokens_are_invisible():
     assert np.isfinite(poisoned.generation.log_probs).all()
     assert_same_answers(clean, poisoned)
     # The kept ones do count.
-    moved = run(half, lambda visual: jnp.where(kept, 2 * visual, visual))
+    moved = run(half, lambda visual: jnp.where(kept, jnp.roll(visual, 1, axis=2), visual))
     assert np.abs(moved.generation.log_probs - clean.generation.log_probs).max() > 1e-3
 
 
