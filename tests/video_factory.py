@@ -94,3 +94,10 @@ def turn_by_header(path: Path, matrix: tuple[int, int, int, int]) -> None:
     data[start : start + 8] = a + b
     data[start + 12 : start + 20] = c + d
     path.write_bytes(data)
+
+
+def block_frames(count: int, height: int = 112, width: int = 140) -> np.ndarray:
+    """Coloured blocks that move sideways by two pixels a frame: each frame resembles the last."""
+    colours = np.random.default_rng(0).integers(60, 200, (height // 14, width // 14, 3))
+    base = np.kron(colours, np.ones((14, 14, 1), int)).astype(np.uint8)
+    return np.stack([np.roll(base, 2 * i, axis=1) for i in range(count)])

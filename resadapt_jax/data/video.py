@@ -157,6 +157,9 @@ def _decode(
     """Times and upright pixels of the frames nearest to the wanted times; decodes the file."""
     with open_video(path) as container:
         stream = video_stream(container, path)
+        # Slice threads (PyAV's default) switch FFmpeg's concealment of damage off, and frame
+        # threads drop frames that follow damage near the end.
+        stream.thread_type = "NONE"
         frames = _timed(_frames(container, stream, decoded), stream, index)
         for time, frame in _nearest(frames, wanted):
             yield time, _upright(frame)

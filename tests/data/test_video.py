@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_factory import (
+    block_frames,
     flat_frames,
     overwrite,
     overwrite_packets,
@@ -36,6 +37,7 @@ def readable_frames(path) -> int:
     """Frames that FFmpeg hands out by itself, counted without the code under test."""
     count = 0
     with av.open(str(path)) as file:
+        file.streams.video[0].thread_type = "NONE"
         for packet in file.demux(file.streams.video[0]):
             try:
                 count += sum(not frame.is_corrupt for frame in packet.decode())
@@ -253,6 +255,31 @@ def test_frames_lost_in_the_middle_are_counted_and_the_rest_is_kept(tmp_path):
     kept = [i for i in range(40) if not 15 <= i < 20]
     np.testing.assert_allclose(clip.times, 0.1 * np.array(kept), atol=1e-6)
     np.testing.assert_array_equal(clip.frames, sound.frames[kept])
+
+
+@pytest.mark.parametrize("first", [12, 17, 19])
+def test_frames_lost_near_the_end_are_counted(tmp_path, first):
+    path = write_intra_mp4(tmp_path / "clip.mp4", textured_frames(20))
+    overwrite_packets(path, first, first + 1)
+    clip = video.sample(path)
+    assert clip.frames_lost == 1
+    assert len(clip.times) == 19
+
+
+def test_frames_that_follow_damage_are_repaired_as_well_as_they_can_be(tmp_path):
+    options = {"bf": "0", "g": "250"}
+    path = write_video(
+        tmp_path / "clip.mp4", block_frames(20), codec="libx264", codec_options=options
+    )
+    sound = video.sample(path)
+    offset, size = packet_places(path)[10]
+    overwrite(path, offset + size * 6 // 10, offset + size)
+    clip = video.sample(path)
+    assert clip.frames_lost == 1
+    kept = [i for i in range(20) if i != 10]
+    off = np.abs(clip.frames.astype(int) - sound.frames[kept]).mean(axis=(1, 2, 3))
+    assert np.all(off[:10] == 0)
+    assert np.all(off[10:] < 10)  # without concealment the hole spreads and this is about 20
 
 
 def test_a_chosen_frame_that_is_lost_is_replaced_by_its_neighbour(tmp_path):
