@@ -8,7 +8,7 @@ and so knows what did not decode. Memory is that of the kept frames.
 import os
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def sample(
     The times are those in the file, so a variable frame rate does no harm. A clip with fewer
     frames than asked for gives all of them, each once. Rotations and mirrorings in the file are
     applied; pixels are taken as square, as the backbone's own readers do. Frames that do not
-    decode are replaced by their nearest neighbours in time, if not chosen already, and counted.
+    decode are counted, and their neighbours in time take their place.
 
     Args:
         path: a local file in any container FFmpeg knows.
@@ -86,24 +86,21 @@ def sample(
     index = read_index(path)
     if fps is not None:
         num_frames = min(num_frames, 2 * max(1, round(index.duration * fps / 2)))
-    wanted = index.times[spread(index.times, num_frames)]
-    decoded = _Decoded()
-    source, times, kept = None, [], []
-    for time, pixels in _decode(path, index, wanted, decoded):
-        source = source or pixels.shape[:2]
-        times.append(time)
-        kept.append(_resize(pixels, _native_size(*source, limits, path)))
-    if not kept:
+    taken = _take(path, index, index.times[spread(index.times, num_frames)], limits)
+    whole = np.array(taken.whole_times)
+    if len(taken.times) < min(num_frames, len(whole)):  # damage struck: spread over what is whole
+        taken = _take(path, index, whole[spread(whole, num_frames)], limits)
+    if not taken.times:
         raise UserError(f"no frame of {path} could be decoded")
-    lost = index.frames_missing + decoded.lost(index)
+    lost = index.frames_missing + taken.lost(index)
     return VideoClip(
-        frames=np.stack(kept),
-        times=np.array(times),
-        source_height=source[0],
-        source_width=source[1],
+        frames=np.stack(taken.frames),
+        times=np.array(taken.times),
+        source_height=taken.source_size[0],
+        source_width=taken.source_size[1],
         duration=index.duration,
         frames_lost=lost,
-        warnings=_warnings(path, lost, decoded.whole),
+        warnings=_warnings(path, lost, taken.whole),
     )
 
 
@@ -129,9 +126,13 @@ def spread(times: Float[np.ndarray, " F"], count: int) -> Int[np.ndarray, " N"]:
 
 
 @dataclass
-class _Decoded:
-    """Counts what left the decoder whole, what it patched up, and what it refused."""
+class _Taken:
+    """What one pass of decoding took, and what left the decoder whole, patched up, or never."""
 
+    times: list[float] = field(default_factory=list)
+    frames: list[np.ndarray] = field(default_factory=list)
+    source_size: tuple[int, int] = (0, 0)  # upright height and width
+    whole_times: list[float] = field(default_factory=list)
     whole: int = 0
     patched: int = 0
     errors: int = 0
@@ -144,6 +145,26 @@ class _Decoded:
         return self.patched + (max(self.errors, silent) if self.errors else 0)
 
 
+def _take(
+    path: Path, index: VideoIndex, wanted: Float[np.ndarray, " N"], limits: SizeLimits | None
+) -> _Taken:
+    """Decodes the file and takes the frames nearest to the wanted times."""
+    taken = _Taken()
+    with open_video(path) as container:
+        stream = video_stream(container, path)
+        # Slice threads (PyAV's default) switch FFmpeg's concealment of damage off, and frame
+        # threads drop frames that follow damage near the end.
+        stream.thread_type = "NONE"
+        frames = _timed(_frames(container, stream, taken), stream, index, taken)
+        for time, frame in _nearest(frames, wanted):
+            pixels = _upright(frame)
+            if not taken.times:
+                taken.source_size = pixels.shape[:2]
+            taken.times.append(time)
+            taken.frames.append(_resize(pixels, _native_size(*taken.source_size, limits, path)))
+    return taken
+
+
 def _native_size(height: int, width: int, limits: SizeLimits | None, path: Path) -> tuple[int, int]:
     try:
         return smart_resize(height, width, limits or SizeLimits())
@@ -151,38 +172,24 @@ def _native_size(height: int, width: int, limits: SizeLimits | None, path: Path)
         raise UserError(f"cannot use {path}: {error}") from error
 
 
-def _decode(
-    path: Path, index: VideoIndex, wanted: Float[np.ndarray, " N"], decoded: _Decoded
-) -> Iterator[tuple[float, UInt8[np.ndarray, "height width 3"]]]:
-    """Times and upright pixels of the frames nearest to the wanted times; decodes the file."""
-    with open_video(path) as container:
-        stream = video_stream(container, path)
-        # Slice threads (PyAV's default) switch FFmpeg's concealment of damage off, and frame
-        # threads drop frames that follow damage near the end.
-        stream.thread_type = "NONE"
-        frames = _timed(_frames(container, stream, decoded), stream, index)
-        for time, frame in _nearest(frames, wanted):
-            yield time, _upright(frame)
-
-
 def _frames(
-    container: InputContainer, stream: av.VideoStream, decoded: _Decoded
+    container: InputContainer, stream: av.VideoStream, taken: _Taken
 ) -> Iterator[av.VideoFrame]:
     """Everything that leaves the decoder; a packet it refuses is counted and passed over."""
     for packet in chain(read_packets(container, stream), (None,)):  # None empties the decoder
         try:
             frames = stream.decode(packet)
         except FFmpegError:
-            decoded.errors += 1
+            taken.errors += 1
             continue
         damaged = sum(frame.is_corrupt for frame in frames)
-        decoded.patched += damaged
-        decoded.whole += len(frames) - damaged
+        taken.patched += damaged
+        taken.whole += len(frames) - damaged
         yield from frames
 
 
 def _timed(
-    frames: Iterator[av.VideoFrame], stream: av.VideoStream, index: VideoIndex
+    frames: Iterator[av.VideoFrame], stream: av.VideoStream, index: VideoIndex, taken: _Taken
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """Whole frames with their times, unless a time is missing or runs backwards."""
     latest = -np.inf
@@ -192,6 +199,7 @@ def _timed(
             time = float(frame.pts * stream.time_base) - index.start if known else np.nan
         if time > latest and not frame.is_corrupt:
             latest = time
+            taken.whole_times.append(float(time))
             yield float(time), frame
 
 

@@ -290,6 +290,17 @@ def test_a_chosen_frame_that_is_lost_is_replaced_by_its_neighbour(tmp_path):
     np.testing.assert_allclose(clip.times, [0, 1.1, 2.0], atol=1e-6)
 
 
+def test_damage_does_not_reduce_the_count_while_other_frames_are_left(tmp_path):
+    path = write_intra_mp4(tmp_path / "clip.mp4", textured_frames(21))
+    overwrite_packets(path, 8, 13)
+    assert len(video.sample(path, num_frames=16).times) == 16  # all that are left
+    # Even indices 0 to 20 were meant; 8, 10 and 12 are gone, and 7 and 13 can stand for two.
+    clip = video.sample(path, num_frames=11)
+    assert len(clip.times) == 11
+    assert np.all(np.diff(clip.times) > 0)
+    assert clip.frames_lost == 5
+
+
 def test_a_frame_the_decoder_patched_up_is_lost(tmp_path):
     path = write_video(tmp_path / "clip.mp4", textured_frames(20), codec="mpeg4")
     offset, size = packet_places(path)[7]
