@@ -32,8 +32,11 @@ from resadapt_jax.allocator import (
     init_params,
     policy,
 )
+from resadapt_jax.data.toy_pipeline import question_batches
+from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.generation.answer import Prompts
+from resadapt_jax.generation.backbone import load_backbone
 from resadapt_jax.losses import AllocatorLossConfig
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
 from resadapt_jax.operators import SizeLimits, native_tokens
