@@ -10,27 +10,24 @@ _MASKED = float(jnp.finfo(jnp.float32).min)
 
 
 def attend(
-    query: Float[Array, "B T Hq D"],
-    key: Float[Array, "B S Hk D"],
-    value: Float[Array, "B S Hk D"],
+    query: Float[Array, "B Hq T D"],
+    key: Float[Array, "B Hk S D"],
+    value: Float[Array, "B Hk S D"],
     mask: Bool[Array, "B T S"],
-) -> Float[Array, "B T Hq D"]:
-    """``softmax(Q Kᵀ / √D + mask) V``, softmax in float32, keys shared by ``Hq / Hk`` heads."""
-    batch, length, heads, dim = query.shape
-    kv_heads = key.shape[2]
-    # Batch and heads lead, contracted axes are innermost: other orders are far slower on CPU.
-    grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, dim)
-    grouped = grouped.transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, dim)
-    scores = jnp.einsum(
-        "bkqd,bkds->bkqs", grouped, key.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32
-    )
-    scores = scores.reshape(batch, kv_heads, -1, length, key.shape[1]) * (dim**-0.5)
+) -> Float[Array, "B Hq T D"]:
+    """``softmax(Q Kᵀ / √D + mask) V``, softmax in float32, keys shared by ``Hq / Hk`` heads.
+
+    Heads lead because batched products over any other axis order are far slower on CPU.
+    """
+    batch, kv_heads, _, dim = key.shape
+    length = query.shape[2]
+    grouped = query.reshape(batch, kv_heads, -1, dim)
+    scores = jnp.einsum("bkqd,bksd->bkqs", grouped, key, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, kv_heads, -1, length, key.shape[2]) * (dim**-0.5)
     scores = jnp.where(mask[:, None, None, :, :], scores, _MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    weights = weights.reshape(batch, kv_heads, -1, key.shape[1])
-    out = jnp.einsum("bkqs,bksd->bkqd", weights, value.transpose(0, 2, 1, 3))
-    out = out.reshape(batch, kv_heads, -1, length, dim).transpose(0, 3, 1, 2, 4)
-    return out.reshape(query.shape)
+    weights = weights.reshape(batch, kv_heads, -1, key.shape[2])
+    return jnp.einsum("bkqs,bksd->bkqd", weights, value).reshape(query.shape)
 
 
 def attend_within_segments(
@@ -55,7 +52,8 @@ def attend_within_segments(
     block = -(-longest // 2)
     if length <= 5 * block:
         same = segment_ids[:, None] == segment_ids[None, :]
-        return attend(query[None], key[None], value[None], same[None])[0]
+        heads_first = (x.swapaxes(0, 1)[None] for x in (query, key, value))
+        return attend(*heads_first, same[None])[0].swapaxes(0, 1)
     num_blocks = -(-length // block)
     end = num_blocks * block - length
 
@@ -68,5 +66,6 @@ def attend_within_segments(
         return jnp.concatenate([x[i : i + num_blocks] for i in range(5)], axis=1)
 
     same = blocks(segment_ids, 0)[:, :, None] == neighbours(segment_ids)[:, None, :]
-    out = attend(blocks(query, 0), neighbours(key), neighbours(value), same)
+    heads_first = (x.swapaxes(1, 2) for x in (blocks(query, 0), neighbours(key), neighbours(value)))
+    out = attend(*heads_first, same).swapaxes(1, 2)
     return out.reshape(num_blocks * block, *query.shape[1:])[:length]

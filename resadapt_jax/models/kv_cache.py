@@ -20,8 +20,8 @@ class KVCache:
         length: slots written so far.
     """
 
-    keys: tuple[Float[Array, "B S Hk D"], ...]
-    values: tuple[Float[Array, "B S Hk D"], ...]
+    keys: tuple[Float[Array, "B Hk S D"], ...]
+    values: tuple[Float[Array, "B Hk S D"], ...]
     mask: Bool[Array, "B S"]
     length: Int[Array, ""]
 
@@ -29,15 +29,15 @@ class KVCache:
         """The same cache with room for ``slots`` more positions."""
 
         def pad(x: Array) -> Array:
-            return jnp.pad(x, [(0, 0), (0, slots)] + [(0, 0)] * (x.ndim - 2))
+            return jnp.pad(x, [(0, 0), (0, 0), (0, slots), (0, 0)])
 
         return self.replace(
             keys=tuple(map(pad, self.keys)),
             values=tuple(map(pad, self.values)),
-            mask=pad(self.mask),
+            mask=jnp.pad(self.mask, [(0, 0), (0, slots)]),
         )
 
 
-def write_slots(slots: Array, new: Array, start: Int[Array, ""]) -> Array:
-    """Puts ``new [B T ...]`` into ``slots [B S ...]`` from slot ``start`` on."""
-    return jax.lax.dynamic_update_slice_in_dim(slots, new.astype(slots.dtype), start, axis=1)
+def write_slots(slots: Array, new: Array, start: Int[Array, ""], axis: int) -> Array:
+    """Puts ``new`` into ``slots`` from slot ``start`` of ``axis`` on."""
+    return jax.lax.dynamic_update_slice_in_dim(slots, new.astype(slots.dtype), start, axis)

@@ -25,7 +25,8 @@ def test_grouped_heads_share_keys_in_order():
     query, key, value = qkv(rng, 5, 6, 2)
     mask = rng.random((5, 5)) < 0.6
     mask |= np.eye(5, dtype=bool)
-    out = jax.jit(attend)(query[None], key[None], value[None], jnp.asarray(mask)[None])[0]
+    heads_first = (x.swapaxes(0, 1)[None] for x in (query, key, value))
+    out = jax.jit(attend)(*heads_first, jnp.asarray(mask)[None])[0].swapaxes(0, 1)
     for head in range(6):
         # Query heads 0-2 read key head 0, heads 3-5 read key head 1 (HF's repeat_kv).
         scores = query[:, head] @ key[:, head // 3].T / np.sqrt(8)

@@ -45,7 +45,7 @@ def forward(
     # transformers turns text heads in the activation's dtype, and vision heads in float32.
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     start = jnp.zeros((), jnp.int32) if cache is None else cache.length
-    seen = mask if cache is None else write_slots(cache.mask, mask, start)
+    seen = mask if cache is None else write_slots(cache.mask, mask, start, axis=1)
     query_slot = start + jnp.arange(x.shape[1])
     causal = jnp.arange(seen.shape[1])[None, :] <= query_slot[:, None]
     visible = causal[None, :, :] & seen[:, None, :]
@@ -79,11 +79,12 @@ def layer(
     def heads(name: str) -> Array:
         return linear(attn[name], normed).reshape(batch, length, -1, config.head_dim)
 
-    query = rotate(heads("q_proj"), cos, sin)
-    key, value = rotate(heads("k_proj"), cos, sin), heads("v_proj")
+    query, key = rotate(heads("q_proj"), cos, sin), rotate(heads("k_proj"), cos, sin)
+    query, key, value = (y.swapaxes(1, 2) for y in (query, key, heads("v_proj")))
     if past is not None:
-        key, value = write_slots(past[0], key, start), write_slots(past[1], value, start)
-    attended = attend(query, key, value, visible).reshape(batch, length, -1)
+        key = write_slots(past[0], key, start, axis=2)
+        value = write_slots(past[1], value, start, axis=2)
+    attended = attend(query, key, value, visible).swapaxes(1, 2).reshape(batch, length, -1)
     x = x + linear(attn["o_proj"], attended)
     normed = rms_norm(params["post_attention_layernorm"], x, config.rms_norm_eps)
     return x + swiglu(params["mlp"], normed), (key, value)
