@@ -13,6 +13,7 @@ from resadapt_jax.allocator.policy import ACTION_EPS, ScaleRange
 PARAMETERS = np.float32([1e-2, 3e-2, 0.1, 0.3, 1, 2, 5, 20, 100, 1000])
 ACTIONS = np.float32([1e-6, 1e-4, 0.01, 0.1, 0.3, 0.5, 0.9, 0.99, 0.9999, 1 - 1e-6])
 EDGES = np.float32([0.0, ACTION_EPS, 1 - ACTION_EPS, 1.0])
+draw = jax.jit(policy.sample, static_argnums=3)
 
 
 def grid():
@@ -68,7 +69,7 @@ def test_log_prob_gradients_match_digamma_up_to_the_edge():
 def test_everything_is_finite_on_the_closed_interval():
     alpha, beta, *_ = grid()
     value_and_grad = jax.value_and_grad(policy.log_prob, argnums=(0, 1, 2))
-    over_grid = jax.vmap(jax.vmap(value_and_grad, (None, 0, 0)), (0, None, None))
+    over_grid = jax.jit(jax.vmap(jax.vmap(value_and_grad, (None, 0, 0)), (0, None, None)))
     for leaf in jax.tree.leaves(over_grid(EDGES, alpha, beta)):
         assert np.isfinite(leaf).all()
     # The same statement about jax's own density, which is why actions are held inside.
@@ -115,11 +116,11 @@ def test_quantile_worked_values():
     np.testing.assert_allclose(got, [0.5, np.sqrt(0.5)], atol=1e-5)
 
 
-def test_samples_have_the_right_moments():
+def test_samples_have_the_right_moments_and_distribution():
     alpha = jnp.float32([[0.2, 1.0, 2.0], [5.0, 0.5, 20.0]])
     beta = jnp.float32([[0.3, 1.0, 7.0], [0.5, 5.0, 20.0]])
     count = 20_000
-    draws = jax.jit(policy.sample, static_argnums=3)(jax.random.key(0), alpha, beta, count)
+    draws = draw(jax.random.key(0), alpha, beta, count)
     assert draws.shape == (2, count, 3) and draws.dtype == jnp.float32
     reference = stats.beta(np.float64(alpha), np.float64(beta))
     # Four standard errors: of the mean σ/√n, of the variance σ² √((κ + 2)/n), κ excess kurtosis.
@@ -129,32 +130,31 @@ def test_samples_have_the_right_moments():
     kurtosis = stats.beta.stats(np.float64(alpha), np.float64(beta), moments="k")
     bound = 4 * reference.var() * np.sqrt((kurtosis + 2) / count)
     assert np.all(np.abs(draws.var(axis=1) - reference.var()) < bound)
-
-
-def test_samples_follow_the_distribution():
-    draws = policy.sample(jax.random.key(1), jnp.full((1, 1), 0.7), jnp.full((1, 1), 3.0), 5_000)
-    assert stats.kstest(np.float64(draws).ravel(), stats.beta(0.7, 3.0).cdf).pvalue > 1e-3
+    # Below α or β of 1/2 the clipping gathers a visible share of the draws at ε or 1 − ε.
+    for b, k in np.argwhere(np.minimum(alpha, beta) >= 0.5):
+        cdf = stats.beta(float(alpha[b, k]), float(beta[b, k])).cdf
+        assert stats.kstest(draws[b, :4000, k], cdf).pvalue > 1e-3
 
 
 def test_edge_draws_are_clipped_and_scored():
-    alpha = beta = jnp.full((2, 50), 0.02)
-    draws = policy.sample(jax.random.key(2), alpha, beta, 40)
-    raw = jax.random.beta(jax.random.key(2), 0.02, 0.02, (2, 40, 50))
-    assert (raw == 1.0).any(), "the case this test is about no longer occurs"
-    assert draws.min() >= ACTION_EPS and draws.max() <= 1 - ACTION_EPS
-    assert np.isfinite(policy.log_prob(draws, alpha[:, None, :], beta[:, None, :])).all()
+    alpha = beta = jnp.full((4, 12), 0.02)
+    draws = draw(jax.random.key(2), alpha, beta, 16)
+    # P(A > 1 − ε) is about ε^.02 / 2 = 38 %, and float32 rounds many of those draws to 1.
+    assert draws.min() == ACTION_EPS and draws.max() == np.float32(1 - ACTION_EPS)
+    log_probs = jax.jit(policy.log_prob)(draws, alpha[:, None, :], beta[:, None, :])
+    assert np.isfinite(log_probs).all()
 
 
 def test_samples_carry_no_gradient():
     def total(alpha):
         return policy.sample(jax.random.key(0), alpha, jnp.full((1, 2), 2.0), 3).sum()
 
-    np.testing.assert_array_equal(jax.grad(total)(jnp.full((1, 2), 2.0)), 0.0)
+    np.testing.assert_array_equal(jax.jit(jax.grad(total))(jnp.full((1, 2), 2.0)), 0.0)
 
 
 def test_allocations_and_units_are_drawn_independently():
-    ones = jnp.ones((2, 3))
-    draws = policy.sample(jax.random.key(0), ones, ones, 4)
+    ones = jnp.ones((4, 12))
+    draws = draw(jax.random.key(0), ones, ones, 16)
     assert np.unique(draws).size == draws.size
 
 
@@ -162,7 +162,7 @@ def test_ratio_is_one_at_equal_parameters():
     key = jax.random.key(3)
     alpha = jnp.exp(jax.random.normal(key, (4, 1, 12)))
     beta = jnp.exp(jax.random.normal(jax.random.fold_in(key, 1), (4, 1, 12)))
-    actions = policy.sample(key, alpha[:, 0], beta[:, 0], 16)
+    actions = draw(key, alpha[:, 0], beta[:, 0], 16)
     log_prob = jax.jit(policy.log_prob)
     old = log_prob(actions, alpha, beta)
     np.testing.assert_array_equal(jnp.exp(log_prob(actions, alpha, beta) - old), 1.0)
@@ -181,20 +181,18 @@ def test_ratio_is_one_at_equal_parameters():
 
 def test_jit_and_vmap_agree_with_eager():
     key = jax.random.key(4)
-    alpha, beta = jnp.full((2, 3), 0.5), jnp.full((2, 3), 1.5)
-    actions = policy.sample(key, alpha, beta, 2)
-    jitted = jax.jit(policy.sample, static_argnums=3)(key, alpha, beta, 2)
-    np.testing.assert_array_equal(actions, jitted)
+    alpha, beta = jnp.full((4, 12), 0.5), jnp.full((4, 12), 1.5)
+    actions = draw(key, alpha, beta, 16)
+    np.testing.assert_array_equal(actions, policy.sample(key, alpha, beta, 16))
     eager = policy.log_prob(actions, alpha[:, None, :], beta[:, None, :])
-    mapped = jax.vmap(jax.vmap(policy.log_prob, (0, None, None)))(actions, alpha, beta)
-    np.testing.assert_allclose(mapped, eager, rtol=1e-6)
+    mapped = jax.jit(jax.vmap(jax.vmap(policy.log_prob, (0, None, None))))(actions, alpha, beta)
+    np.testing.assert_allclose(mapped, eager, rtol=1e-5, atol=1e-6)
 
 
 def test_sampling_on_a_mesh_equals_one_device():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, jax.P("data"))
     alpha = jnp.linspace(0.1, 4.0, 16 * 3).reshape(16, 3)
-    draw = jax.jit(policy.sample, static_argnums=3)
     alone = draw(jax.random.key(5), alpha, alpha[::-1], 4)
     split = draw(
         jax.random.key(5),
