@@ -100,7 +100,7 @@ def draw(
         Tile(frame=frame, **pair._asdict())
         for frame, pair in zip(clip.frames[::2], allocation.pairs(), strict=True)
     ]
-    lost = [f"{clip.frames_lost} frames lost"] if clip.frames_lost else []
+    lost = [f"frames lost {clip.frames_lost}"] if clip.frames_lost else []
     return contact_sheet(
         tiles,
         title=query,
