@@ -7,8 +7,7 @@ or, once installed, ``python train.py --config configs/toy.py`` and then
 """
 
 from resadapt_jax.advantages import CapoConfig
-from resadapt_jax.allocator import AllocatorConfig
-from resadapt_jax.losses import AllocatorLossConfig
+from resadapt_jax.allocator import AllocatorConfig, SoftBounds
 from resadapt_jax.training.capo import TrainConfig
 
 
@@ -17,9 +16,18 @@ def get_config(arg: str = "") -> TrainConfig:
     if arg:
         raise ValueError(f"configs/toy.py takes no argument, got {arg!r}")
     return TrainConfig(
-        allocator=AllocatorConfig(width=64, num_heads=4, head_dim=16, pool_width=64, head_width=64),
+        num_steps=200,
+        allocator=AllocatorConfig(
+            width=64,
+            num_heads=4,
+            head_dim=16,
+            pool_width=64,
+            head_width=64,
+            # Full size or none is what pays here, so a blind policy would retreat to a Beta with
+            # both parameters near zero and stop learning; these bounds keep it nearly unimodal.
+            bounds=SoftBounds(lower=0.8, upper=20.0),
+        ),
         # The released coefficients hardly press on cost in so small a world, and a positive floor
         # would cancel the cost wherever all allocations of a prompt are right.
-        advantage=CapoConfig(form="released", gamma=1.5, positive_floor=None),
-        loss=AllocatorLossConfig(concentration_weight=2e-3),
+        advantage=CapoConfig(form="released", gamma=2.0, positive_floor=None),
     )
