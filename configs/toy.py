@@ -29,5 +29,5 @@ def get_config(arg: str = "") -> TrainConfig:
         ),
         # The released coefficients hardly press on cost in so small a world, and a positive floor
         # would cancel the cost wherever all allocations of a prompt are right.
-        advantage=CapoConfig(form="released", gamma=2.0, positive_floor=None),
+        advantage=CapoConfig(form="released", gamma=1.5, positive_floor=None),
     )
