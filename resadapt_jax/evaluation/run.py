@@ -53,7 +53,7 @@ def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
     )
     settings += control_settings(limits=config.limits, tokenizer=backbone.tokenizer)
     evaluation = _evaluate(config, settings, backbone, allocator)
-    record = frontier_record(settings, evaluation.tallies, config.world)
+    record = frontier_record(settings, evaluation.tallies)
     record["config"] = json.loads(to_json(config))
     if changed := _changes_since_training(output_dir, config):
         record["changed_since_training"] = changed

@@ -122,20 +122,12 @@ def _draw_controls(axes: Axes, controls: dict[str, Any]) -> list[_Label]:
     other = controls.get("other_query")
     if other is None:
         return []
-    axes.errorbar(
-        other["retention"],
-        other["accuracy"],
-        yerr=other["stderr"],
-        color=RESADAPT,
-        marker="x",
-        markersize=9,
-        markeredgewidth=3,
-        elinewidth=1.2,
-        capsize=2.5,
-        zorder=3,
-    )
+    at = other["retention"], other["accuracy"]
+    axes.errorbar(*at, yerr=other["stderr"], fmt="none", ecolor=RESADAPT, elinewidth=1.2)
+    cross = {"markersize": 11, "markerfacecolor": "white", "markeredgewidth": 1.8}
+    axes.plot(*at, "X", markeredgecolor=RESADAPT, zorder=4, **cross)
     text = "ResAdapt, for another query"
-    return [_Label(text, other["retention"], other["accuracy"], RESADAPT, on_left=True)]
+    return [_Label(text, *at, RESADAPT, on_left=True)]
 
 
 def _draw_gain(axes: Axes, record: dict[str, Any]) -> list[_Label]:

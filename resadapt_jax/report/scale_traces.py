@@ -93,13 +93,21 @@ def _draw_trace(axes: Axes, trace: ScaleTrace, s_max: float) -> None:
     axes.spines["left"].set_color(FAINT)
     axes.tick_params(colors=FAINT, length=0, labelsize=9)
     axes.set_xticks([])
-    axes.set_title(trace.question, loc="left", size=12, weight="bold", color=INK, pad=22)
+    heading = {"weight": "bold", "color": INK, "parse_math": False}
+    axes.set_title(_printable(trace.question), loc="left", size=12, pad=22, **heading)
     right = trace.score >= 1.0
-    said = f"answered “{trace.written}”" + (", right" if right else f", not “{trace.truth}”")
+    said = f"answered “{_printable(trace.written)}”"
+    said += ", right" if right else f", not “{_printable(trace.truth)}”"
     above = {"xycoords": "axes fraction", "textcoords": "offset points", "size": 10}
+    above["parse_math"] = False
     axes.annotate(said, (0, 1), xytext=(0, 7), color=RIGHT if right else WRONG, **above)
     kept = f"{100 * trace.retention:.0f} % of the tokens"
     axes.annotate(kept, (1, 1), xytext=(0, 7), color=FAINT, ha="right", **above)
+
+
+def _printable(text: str) -> str:
+    """An untrained model may write anything; no font has glyphs for control characters."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _draw_pictures(axes: Axes, trace: ScaleTrace) -> None:

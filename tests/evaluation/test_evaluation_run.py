@@ -82,7 +82,9 @@ def test_every_point_is_there_with_the_retention_it_says(record):
     for point in points.values():
         assert {"method", "setting", "retention", "accuracy", "stderr", "clips"} <= set(point)
         assert point["clips"] == NUM_CLIPS
-        assert 0 <= point["accuracy"] <= 1 and 0 < point["retention"] <= 1
+        assert 0 <= point["accuracy"] <= 1 and point["retention"] > 0
+        # This allocator may ask for scales up to 1.8: 100 pixels, hence 16 tokens instead of 4.
+        assert point["retention"] <= (4 if point["setting"] == "free" else 1)
         assert sum(task["clips"] for task in point["tasks"].values()) == NUM_CLIPS
     assert points["vanilla", "scale 1"]["retention"] == 1.0
     assert points["random_drop", "tokens 0.5"]["retention"] == 0.5

@@ -82,10 +82,10 @@ def test_table_says_why_there_is_no_gain(record):
     assert last == "gain at matched retention: none, no resadapt point is cheap enough"
 
 
-def trace(num_pairs=3, scale=1.0, evidence=(1,)):
+def trace(num_pairs=3, scale=1.0, evidence=(1,), written="A"):
     return ScaleTrace(
         question="Which letter is on the red sign?",
-        written="A",
+        written=written,
         truth="B",
         score=0.0,
         retention=0.2,
@@ -107,3 +107,8 @@ def test_traces_show_scales_and_evidence():
 @pytest.mark.parametrize("num_pairs", [1, 40])
 def test_traces_of_any_length_are_drawn(num_pairs):
     assert pixels(scale_traces_png([trace(num_pairs)] * 3, s_max=1.0)).size > 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_whatever_a_model_writes_is_drawn():
+    assert pixels(scale_traces_png([trace(written="$\x12\n\\frac{")], s_max=1.0)).size > 0
