@@ -13,7 +13,7 @@ MAX_RETENTION = 0.25
 """ResAdapt is judged by its best point that keeps at most this share of the tokens."""
 
 NUM_ANSWERS = {"which": len(LETTERS), "how_many": len(DIGITS), "when": CLOCK_SECONDS}
-"""Answers a question of each task can have; any two differ by all of the score."""
+"""Answers a question of each task can have; one that is not right scores nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def gain_at_matched_retention(points: Sequence[dict[str, Any]]) -> MatchedGain:
 
 
 def chance_of(tasks: Sequence[str]) -> dict[str, Any]:
-    """Accuracy of a uniform guess among a task's answers, over clips of these tasks and per task."""
+    """Accuracy of a uniform guess among a task's answers: over all clips, and per task."""
     counts = Counter(tasks)
     expected = sum(count / NUM_ANSWERS[task] for task, count in counts.items()) / len(tasks)
     return {"accuracy": expected, "tasks": {task: 1 / NUM_ANSWERS[task] for task in counts}}
