@@ -171,14 +171,19 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
     return make_optimizer(config.optimizer, config.num_steps * config.updates_per_step)
 
 
-@partial(jax.jit, static_argnames=("config", "network", "backbone_config"))
+@partial(
+    jax.jit,
+    static_argnames=("rollouts", "scale_range", "limits", "network", "backbone_config"),
+)
 def roll_out(
     state: TrainState,
     encoder: ThumbnailEncoder,
     backbone: Params,
     batch: PromptBatch,
     *,
-    config: TrainConfig,
+    rollouts: RolloutConfig,
+    scale_range: ScaleRange,
+    limits: SizeLimits,
     network: AllocatorConfig,
     backbone_config: Qwen2_5VLConfig,
 ) -> tuple[EncoderFeatures, Rollout, dict[str, Array]]:
@@ -194,19 +199,15 @@ def roll_out(
         batch.prompts,
         allocation,
         jax.random.fold_in(state.key, state.step),
-        rollouts=config.rollouts,
-        scale_range=config.scale_range,
-        limits=config.limits,
+        rollouts=rollouts,
+        scale_range=scale_range,
+        limits=limits,
     )
     height, width = batch.frames.shape[2:4]
-    native = native_tokens(height, width, config.limits) * ((batch.frames.shape[1] + 1) // 2)
-    mean_scales = policy.to_scale(
-        policy.mean(allocation.alpha, allocation.beta), config.scale_range
-    )
-    mean_grids, _ = fit_pairs(
-        mean_scales[:, None, :], frame_mask, height, width, native, config.limits
-    )
-    mean_tokens = jnp.sum(mean_grids[..., 1] * mean_grids[..., 2]) / config.limits.merge_size**2
+    native = native_tokens(height, width, limits) * ((batch.frames.shape[1] + 1) // 2)
+    mean_scales = policy.to_scale(policy.mean(allocation.alpha, allocation.beta), scale_range)
+    mean_grids, _ = fit_pairs(mean_scales[:, None, :], frame_mask, height, width, native, limits)
+    mean_tokens = jnp.sum(mean_grids[..., 1] * mean_grids[..., 2]) / limits.merge_size**2
     metrics = {
         "retention": jnp.mean(drawn.tokens) / native,
         "retention_of_mean_policy": mean_tokens / (native * len(batch.frames)),
@@ -214,7 +215,7 @@ def roll_out(
         "scale_spread_of_mean_policy": jnp.mean(jnp.std(mean_scales, axis=-1)),
         "entropy": jnp.mean(policy.entropy(allocation.alpha, allocation.beta)),
         "concentration_max": jnp.max(allocation.alpha + allocation.beta),
-        "padding_share": 1.0 - jnp.mean(drawn.tokens) / config.rollouts.token_capacity,
+        "padding_share": 1.0 - jnp.mean(drawn.tokens) / rollouts.token_capacity,
         "fitted_share": jnp.mean(drawn.fitted),
     }
     return features, drawn, metrics
@@ -301,7 +302,9 @@ def train(config: TrainConfig) -> Path:
             encoder,
             backbone.params,
             batch,
-            config=config,
+            rollouts=config.rollouts,
+            scale_range=config.scale_range,
+            limits=config.limits,
             network=network,
             backbone_config=backbone.config,
         )

@@ -39,7 +39,9 @@ def roll(state, batch, config=CONFIG):
         ENCODER,
         backbone().params,
         PromptBatch.from_records(batch),
-        config=config,
+        rollouts=config.rollouts,
+        scale_range=config.scale_range,
+        limits=config.limits,
         network=NETWORK,
         backbone_config=backbone().config,
     )
