@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 from flax import traverse_util
+from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 from safetensors.flax import save_file
 
@@ -39,7 +39,7 @@ def load_params(
     *,
     rename: Mapping[str, str],
     ignore: frozenset[str] = frozenset(),
-    dtype: jnp.dtype | None = None,
+    dtype: DTypeLike | None = None,
 ) -> Params:
     """Reads the tensors named in ``shapes`` into a nested tree.
 

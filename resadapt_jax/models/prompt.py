@@ -9,7 +9,7 @@ from resadapt_jax.typing import Array, Bool, Float, Int
 
 @flax.struct.dataclass
 class PromptLayout:
-    """A right-padded prompt of static length ``T``.
+    """A right-padded prompt of static length ``T``, or a batch of them made by ``jax.vmap``.
 
     Attributes:
         token_ids: text ids, with the entry's placeholder id at every visual position; 0 padding.
@@ -21,13 +21,13 @@ class PromptLayout:
         overflow: the prompt needs more than ``T`` positions.
     """
 
-    token_ids: Int[Array, " T"]
-    visual_index: Int[Array, " T"]
-    position_ids: Int[Array, "3 T"]
-    mask: Bool[Array, " T"]
-    length: Int[Array, ""]
-    next_position: Int[Array, ""]
-    overflow: Bool[Array, ""]
+    token_ids: Int[Array, "*B T"]
+    visual_index: Int[Array, "*B T"]
+    position_ids: Int[Array, "*B 3 T"]
+    mask: Bool[Array, "*B T"]
+    length: Int[Array, "*B"]
+    next_position: Int[Array, "*B"]
+    overflow: Bool[Array, "*B"]
 
 
 @jax.jit(static_argnames=("capacity", "merge_size", "tokens_per_second"))

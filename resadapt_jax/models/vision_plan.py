@@ -1,5 +1,7 @@
 """The packed layout of a vision tower's input, as integer tables computed from traced grids."""
 
+from typing import NamedTuple
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,8 @@ class VisionPlan:
 
     ``U = capacity`` merged tokens, ``P = U · merge_size²`` patches. Rows follow the order of HF's
     processors: entry, temporal patch, block row, block column, then the patches of one block.
-    Row and column count patches in ``patch_*`` and merged tokens in ``token_*``.
+    Row and column count patches in ``patch_*`` and merged tokens in ``token_*``. Under ``jax.vmap``
+    every table has a leading batch axis.
 
     Attributes:
         grid_thw: temporal patches, patch rows, patch columns of each entry; zeros mark none.
@@ -38,22 +41,22 @@ class VisionPlan:
         max_frame_tokens: bound on the merged tokens of one temporal patch.
     """
 
-    grid_thw: Int[Array, "E 3"]
-    patch_entry: Int[Array, " P"]
-    patch_time: Int[Array, " P"]
-    patch_row: Int[Array, " P"]
-    patch_col: Int[Array, " P"]
-    segment_ids: Int[Array, " P"]
-    window_ids: Int[Array, " P"]
-    token_entry: Int[Array, " U"]
-    token_time: Int[Array, " U"]
-    token_row: Int[Array, " U"]
-    token_col: Int[Array, " U"]
-    token_count: Int[Array, " E"]
-    num_tokens: Int[Array, ""]
-    overflow: Bool[Array, ""]
-    window_order: Int[Array, " U"]
-    window_rank: Int[Array, " U"]
+    grid_thw: Int[Array, "*B E 3"]
+    patch_entry: Int[Array, "*B P"]
+    patch_time: Int[Array, "*B P"]
+    patch_row: Int[Array, "*B P"]
+    patch_col: Int[Array, "*B P"]
+    segment_ids: Int[Array, "*B P"]
+    window_ids: Int[Array, "*B P"]
+    token_entry: Int[Array, "*B U"]
+    token_time: Int[Array, "*B U"]
+    token_row: Int[Array, "*B U"]
+    token_col: Int[Array, "*B U"]
+    token_count: Int[Array, "*B E"]
+    num_tokens: Int[Array, "*B"]
+    overflow: Bool[Array, "*B"]
+    window_order: Int[Array, "*B U"]
+    window_rank: Int[Array, "*B U"]
     merge_size: int = flax.struct.field(pytree_node=False)
     window_patches: int = flax.struct.field(pytree_node=False)
     max_frame_tokens: int = flax.struct.field(pytree_node=False)
@@ -86,65 +89,41 @@ def plan_vision(
         The tables, with ``overflow`` set when the request does not fit.
     """
     grid_thw = jnp.asarray(grid_thw, jnp.int32)
-    max_frame_tokens = min(max_frame_tokens or capacity, capacity)
-    times = grid_thw[:, 0]
-    rows, cols = grid_thw[:, 1] // merge_size, grid_thw[:, 2] // merge_size
-    token_count = times * rows * cols
-    fits = (rows * cols <= max_frame_tokens) & (jnp.cumsum(token_count) <= capacity)
-    token_count_placed = jnp.where(fits, token_count, 0)
+    bound = min(max_frame_tokens or capacity, capacity)
+    grid = grid_thw // jnp.array([1, merge_size, merge_size])[None, :]
+    token_count = jnp.prod(grid, axis=1)
+    fits = (grid[:, 1] * grid[:, 2] <= bound) & (jnp.cumsum(token_count) <= capacity)
+    grid = jnp.where(fits[:, None], grid, 0)
+    tokens = _locate(grid, capacity)
     side = window_patches // merge_size
-    windows_per_frame = -(-rows // side) * -(-cols // side)
-
-    ends = jnp.cumsum(token_count_placed)
-    token = jnp.arange(capacity, dtype=jnp.int32)
-    valid = token < ends[-1]
-    entry = jnp.minimum(
-        jnp.searchsorted(ends, token, side="right", method="compare_all"), len(ends) - 1
-    )
-    start = (ends - token_count_placed)[entry]
-    frame_rows, frame_cols = rows[entry], cols[entry]
-    frame_tokens = jnp.maximum(frame_rows * frame_cols, 1)
-    time, within = jnp.divmod(token - start, frame_tokens)
-    row, col = jnp.divmod(within, jnp.maximum(frame_cols, 1))
-    window = (row // side) * -(-frame_cols // side) + col // side
-    segment = _before(jnp.where(fits, times, 0))[entry] + time
-    window_id = _before(jnp.where(fits, times * windows_per_frame, 0))[entry]
-    window_id += time * windows_per_frame[entry] + window
-
-    frame_start = start + time * frame_tokens
-    rank = frame_start + _rank_in_windows(row, col, frame_rows, frame_cols, side)
-    order = frame_start + _token_of_rank(within, frame_rows, frame_cols, side)
-
-    def tokens(values: Array, padding: int) -> Array:
-        return jnp.where(valid, values, padding).astype(jnp.int32)
+    segment_ids, window_ids = _attention_ids(grid, tokens, side)
+    window_order, window_rank = _window_permutation(grid, tokens, side)
+    in_block = jnp.tile(jnp.arange(merge_size**2, dtype=jnp.int32), capacity)
+    in_row, in_col = jnp.divmod(in_block, merge_size)
 
     def patches(values: Array) -> Array:
         return jnp.repeat(values, merge_size**2)
 
-    in_block = jnp.tile(jnp.arange(merge_size**2, dtype=jnp.int32), capacity)
-    patch_valid = patches(valid)
-    patch_row = patches(row) * merge_size + in_block // merge_size
-    patch_col = patches(col) * merge_size + in_block % merge_size
     return VisionPlan(
         grid_thw=grid_thw,
-        patch_entry=patches(tokens(entry, -1)),
-        patch_time=patches(tokens(time, 0)),
-        patch_row=jnp.where(patch_valid, patch_row, 0),
-        patch_col=jnp.where(patch_valid, patch_col, 0),
-        segment_ids=patches(tokens(segment + 1, 0)),
-        window_ids=patches(tokens(window_id + 1, 0)),
-        token_entry=tokens(entry, -1),
-        token_time=tokens(time, 0),
-        token_row=tokens(row, 0),
-        token_col=tokens(col, 0),
+        patch_entry=patches(tokens.entry),
+        patch_time=patches(tokens.time),
+        patch_row=jnp.where(patches(tokens.valid), patches(tokens.row) * merge_size + in_row, 0),
+        patch_col=jnp.where(patches(tokens.valid), patches(tokens.col) * merge_size + in_col, 0),
+        segment_ids=patches(segment_ids),
+        window_ids=patches(window_ids),
+        token_entry=tokens.entry,
+        token_time=tokens.time,
+        token_row=tokens.row,
+        token_col=tokens.col,
         token_count=token_count,
         num_tokens=jnp.sum(token_count),
         overflow=~jnp.all(fits),
-        window_order=jnp.where(valid, order, token),
-        window_rank=jnp.where(valid, rank, token),
+        window_order=window_order,
+        window_rank=window_rank,
         merge_size=merge_size,
         window_patches=window_patches,
-        max_frame_tokens=max_frame_tokens,
+        max_frame_tokens=bound,
     )
 
 
@@ -160,24 +139,73 @@ def check_fits(plan: VisionPlan) -> None:
         )
 
 
+class _Tokens(NamedTuple):
+    """Where each merged token of the layout lies; padding has entry -1 and zeros."""
+
+    valid: Bool[Array, " U"]
+    entry: Int[Array, " U"]
+    time: Int[Array, " U"]
+    row: Int[Array, " U"]
+    col: Int[Array, " U"]
+
+
+def _locate(grid: Int[Array, "E 3"], capacity: int) -> _Tokens:
+    """Counts out the tokens of merged grids in the order entry, time, row, column."""
+    ends = jnp.cumsum(jnp.prod(grid, axis=1))
+    token = jnp.arange(capacity, dtype=jnp.int32)
+    entry = jnp.searchsorted(ends, token, side="right", method="compare_all")
+    _, rows, cols = jnp.maximum(grid, 1)[jnp.minimum(entry, len(grid) - 1)].T
+    start = jnp.append(0, ends)[entry]
+    time, within = jnp.divmod(token - start, rows * cols)
+    row, col = jnp.divmod(within, cols)
+    valid = token < ends[-1]
+    entry = jnp.where(valid, entry, -1).astype(jnp.int32)
+    time, row, col = (jnp.where(valid, x, 0) for x in (time, row, col))
+    return _Tokens(valid=valid, entry=entry, time=time, row=row, col=col)
+
+
+def _attention_ids(
+    grid: Int[Array, "E 3"], tokens: _Tokens, side: int
+) -> tuple[Int[Array, " U"], Int[Array, " U"]]:
+    """Segment (temporal patch) and window of every token, numbered from 1; 0 for padding."""
+    times, rows, cols = grid.T
+    windows = -(-rows // side) * -(-cols // side)
+    windows_across = -(-cols // side)[tokens.entry]
+    window = tokens.row // side * windows_across + tokens.col // side
+    window += _before(times * windows)[tokens.entry] + tokens.time * windows[tokens.entry]
+    segment = _before(times)[tokens.entry] + tokens.time
+    return jnp.where(tokens.valid, segment + 1, 0), jnp.where(tokens.valid, window + 1, 0)
+
+
+def _window_permutation(
+    grid: Int[Array, "E 3"], tokens: _Tokens, side: int
+) -> tuple[Int[Array, " U"], Int[Array, " U"]]:
+    """The token at each position of the window order, and the position of each token.
+
+    Frames stay in place: inside one, windows are read in raster order, each in raster order.
+    """
+    row, col = tokens.row, tokens.col
+    _, rows, cols = grid[tokens.entry].T
+    token = jnp.arange(len(row), dtype=jnp.int32)
+    in_frame = row * cols + col
+
+    top, left = row // side * side, col // side * side
+    height, width = jnp.minimum(side, rows - top), jnp.minimum(side, cols - left)
+    rank = top * cols + left * height + (row - top) * width + (col - left)
+
+    top = in_frame // jnp.maximum(side * cols, 1) * side
+    height = jnp.clip(rows - top, 1, side)
+    left = (in_frame - top * cols) // (side * height) * side
+    width = jnp.clip(cols - left, 1, side)
+    down, right = jnp.divmod(in_frame - top * cols - left * height, width)
+    order = (top + down) * cols + left + right
+
+    def place(index: Array) -> Array:
+        return jnp.where(tokens.valid, token - in_frame + index, token)
+
+    return place(order), place(rank)
+
+
 def _before(counts: Int[Array, " E"]) -> Int[Array, " E"]:
     """Exclusive cumulative sum."""
     return jnp.cumsum(counts) - counts
-
-
-def _rank_in_windows(row: Array, col: Array, rows: Array, cols: Array, side: int) -> Array:
-    """Position of (row, col) when a frame is read window by window, each in raster order."""
-    top, left = row // side * side, col // side * side
-    height, width = jnp.minimum(side, rows - top), jnp.minimum(side, cols - left)
-    return top * cols + left * height + (row - top) * width + (col - left)
-
-
-def _token_of_rank(rank: Array, rows: Array, cols: Array, side: int) -> Array:
-    """Inverse of `_rank_in_windows`, as a raster index into the frame."""
-    top = rank // jnp.maximum(side * cols, 1) * side
-    height = jnp.clip(rows - top, 1, side)
-    in_band = rank - top * cols
-    left = in_band // (side * height) * side
-    width = jnp.clip(cols - left, 1, side)
-    in_window = in_band - left * height
-    return (top + in_window // width) * cols + left + in_window % width

@@ -154,9 +154,7 @@ def test_one_compilation_and_vmap():
         seconds = jnp.array([[0.5, 1.0], [1.0, 2.0]])
         layout = batched(grids, seconds)
         for i in range(2):
-            jax.tree.map(
-                np.testing.assert_array_equal,
-                jax.tree.map(lambda x, i=i: x[i], layout),
-                expand_two(grids[i], seconds[i]),
-            )
+            single = expand_two(grids[i], seconds[i])
+            for ours, expected in zip(*map(jax.tree.leaves, (layout, single)), strict=True):
+                np.testing.assert_array_equal(ours[i], expected)
     assert len(traces) == 1

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.models import hf
@@ -15,7 +15,7 @@ _IN_MEMORY = {"model.visual.": "visual.", "model.language_model.": "model."}
 
 
 def load_hf(
-    directory: str | Path, dtype: jnp.dtype | None = None
+    directory: str | Path, dtype: DTypeLike | None = None
 ) -> tuple[Qwen2_5VLConfig, Params]:
     """Reads a model from an HF directory.
 

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
+from jax.typing import DTypeLike
 
 from resadapt_jax.models.prompt import PromptLayout
 from resadapt_jax.models.qwen2_5_vl import text, vision
@@ -54,7 +55,7 @@ def param_shapes(config: Qwen2_5VLConfig) -> dict[str, tuple[int, ...]]:
 
 
 def init_params(
-    key: Key[Array, ""], config: Qwen2_5VLConfig, dtype: jnp.dtype = jnp.float32
+    key: Key[Array, ""], config: Qwen2_5VLConfig, dtype: DTypeLike = jnp.float32
 ) -> Params:
     """Random parameters for training from scratch.
 
