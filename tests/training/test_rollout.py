@@ -137,7 +137,8 @@ def test_a_rollout_has_its_shapes_and_its_own_log_probs(run):
     again = policy.log_prob(
         drawn.actions, allocation.alpha[:, None, :], allocation.beta[:, None, :]
     )
-    assert (jnp.exp(again - drawn.log_probs) == 1.0).all()
+    # Outside jit the last bit may differ; that the recipe's ratio is exactly 1 is tested there.
+    np.testing.assert_allclose(again, drawn.log_probs, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(drawn.scales, 0.2 + 0.8 * drawn.actions, rtol=1e-6)
 
 
