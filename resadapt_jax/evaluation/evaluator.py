@@ -18,7 +18,7 @@ from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.operators import SizeLimits, native_tokens
 from resadapt_jax.training.capo import PromptBatch, grade
 from resadapt_jax.training.trained_allocator import TrainedAllocator
-from resadapt_jax.typing import Array
+from resadapt_jax.typing import Array, Int
 
 
 @dataclass(kw_only=True)
@@ -26,7 +26,8 @@ class Tally:
     """What became of the clips under one setting."""
 
     native: int = 0  # tokens at scale 1
-    tokens: list[int] = field(default_factory=list)  # that entered the decoder
+    encoded: list[int] = field(default_factory=list)  # tokens that came out of the tower
+    tokens: list[int] = field(default_factory=list)  # tokens that entered the decoder
     scores: list[float] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -45,6 +46,11 @@ class Tally:
     def retention(self) -> float:
         """ρ = Σ tokens entering the decoder / Σ tokens at scale 1, over all clips."""
         return sum(self.tokens) / self.native
+
+    @property
+    def encoded_share(self) -> float:
+        """What the tower had to encode; more than ``retention`` where tokens were dropped later."""
+        return sum(self.encoded) / self.native
 
     def of_task(self, task: str) -> list[float]:
         return [score for score, kind in zip(self.scores, self.tasks, strict=True) if kind == task]
@@ -105,8 +111,10 @@ def evaluate(
         first = first or (clips, proposals)
         answers = _answers(clips, proposals, settings, backbone, limits, decoding)
         native = clips.num_pairs * native_tokens(*clips.frame_size, limits)
-        for tally, answer in zip(tallies, answers, strict=True):
-            _count(tally, clips, answer, counted, native, backbone.decode)
+        for tally, (encoded, answer) in zip(tallies, answers, strict=True):
+            tally.native += counted * native
+            tally.encoded += encoded[:counted].tolist()
+            _count(tally, clips, answer, counted, backbone.decode)
             ran += 1
             report(ran, tallies)
         if len(tallies[0].scores) == num_clips:
@@ -121,8 +129,8 @@ def _answers(
     backbone: Backbone,
     limits: SizeLimits,
     decoding: DecodingConfig,
-) -> Iterator[Answers]:
-    """The answers under each setting; the next is under way before the last is handed out."""
+) -> Iterator[tuple[Int[np.ndarray, " B"], Answers]]:
+    """Tokens encoded and answers under each setting, the next being under way by then."""
     native = clips.num_pairs * native_tokens(*clips.frame_size, limits)
     frames = jnp.asarray(clips.batch.frames)
     grid_thw, shown, waiting = None, None, None
@@ -134,7 +142,7 @@ def _answers(
         answers = respond(backbone, shown, inputs, native, decoding)
         if waiting is not None:
             yield waiting
-        waiting = answers
+        waiting = shown.num_tokens, answers
     yield waiting
 
 
@@ -143,7 +151,6 @@ def _count(
     clips: Clips,
     answers: Answers,
     counted: int,
-    native: int,
     decode: Callable[[np.ndarray], str],
 ) -> None:
     """Grades the answers to the first ``counted`` clips and adds them up."""
@@ -153,11 +160,10 @@ def _count(
     tasks, truths = clips.tasks[:counted], clips.answers[:counted]
     written = answers.generation
     token_ids, mask = written.token_ids[:counted], written.mask[:counted]
-    tally.native += counted * native
     tally.tokens += answers.num_tokens[:counted].tolist()
     tally.scores += grade(token_ids, mask, tasks, truths, decode).tolist()
     tally.tasks += tasks
-    tally.texts += [decode(ids[valid]) for ids, valid in zip(token_ids, mask, strict=True)]
+    tally.texts += [decode(ids[valid]).strip() for ids, valid in zip(token_ids, mask, strict=True)]
 
 
 @partial(jax.jit, static_argnames=("network", "scale_range"))

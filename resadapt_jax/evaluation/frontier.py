@@ -39,12 +39,13 @@ class MatchedGain:
 
 
 def point_of(setting: Setting, tally: Tally) -> dict[str, Any]:
-    """A point of ``frontier.json``; ``tasks`` breaks the accuracy down."""
+    """A point of ``frontier.json``; ``encoded`` is the tower's share, ``tasks`` splits accuracy."""
     tasks = {task: tally.of_task(task) for task in TASKS}
     return {
         "method": setting.method,
         "setting": setting.name,
         "retention": tally.retention,
+        "encoded": tally.encoded_share,
         "accuracy": tally.accuracy,
         "stderr": tally.stderr,
         "clips": len(tally.scores),

@@ -28,7 +28,7 @@ from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
 from resadapt_jax.typing import Array, Bool, Float, Int, Params, UInt8
 
 # Capacities, as shares of the native tokens. Each costs seconds to compile, and padding costs time.
-LADDER = (1 / 16, 1 / 4, 3 / 8, 9 / 16, 1.0)
+LADDER = (1 / 16, 1 / 4, 9 / 16, 1.0)
 
 
 class Shown(NamedTuple):

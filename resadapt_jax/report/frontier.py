@@ -30,8 +30,8 @@ class Series(NamedTuple):
 
 
 SERIES = (
-    Series("random_drop", "tokens", "random tokens dropped", "#8c98aa", "v", 6.5, ":"),
-    Series("random_drop", "frames", "random pairs dropped", "#b0905f", "s", 5.5, ":"),
+    Series("random_drop", "tokens", "random tokens", "#8c98aa", "v", 6.5, ":"),
+    Series("random_drop", "frames", "random pairs", "#b0905f", "s", 5.5, ":"),
     Series("fixed_scale", "", "FixedScale", "#2f6db3", "o", 6.5, "-"),
     Series("resadapt", "budget", "ResAdapt, budgets", RESADAPT, "D", 6.5, "-", labelled=0),
     Series("resadapt", "free", "ResAdapt, free", RESADAPT, "P", 12),
@@ -144,7 +144,7 @@ def _draw_gain(axes: Axes, record: dict[str, Any]) -> list[_Label]:
         zorder=2,
     )
     text = f"{100 * gain:+.1f} points"
-    return [_Label(text, x, bottom + 0.45 * (top - bottom), INK, on_left=True)]
+    return [_Label(text, x, bottom + 0.45 * (top - bottom), INK)]
 
 
 def _draw_chance(axes: Axes, controls: dict[str, Any]) -> None:
@@ -211,14 +211,14 @@ def frontier_table(record: dict[str, Any]) -> str:
     """The same as plain text: a row per point and control, and the gain below."""
     controls = record["controls"]
     tasks = list(controls["chance"]["tasks"])
-    header = ["method", "setting", "retention", "accuracy", *tasks]
+    header = ["method", "setting", "retention", "encoded", "accuracy", *tasks]
     rows = [_row(point["method"], point["setting"], point, tasks) for point in record["points"]]
     extra = [
         _row("control", name.replace("_", " "), controls[name], tasks)
         for name in ("other_query", "blind")
         if name in controls
     ]
-    chance = ["chance", "", "", _percent(controls["chance"]["accuracy"]) + " " * 6]
+    chance = ["chance", "", "", "", _percent(controls["chance"]["accuracy"]) + " " * 6]
     extra.append(chance + [_percent(controls["chance"]["tasks"][task]) for task in tasks])
     widths = [max(map(len, column)) for column in zip(header, *rows, *extra, strict=True)]
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
@@ -236,7 +236,8 @@ def _row(method: str, setting: str, figures: dict[str, Any], tasks: Sequence[str
     accuracy = f"{_percent(figures['accuracy'])} ± {100 * figures['stderr']:3.1f}"
     by_task = [figures["tasks"].get(task, {}).get("accuracy") for task in tasks]
     shown = ["" if value is None else _percent(value) for value in by_task]
-    return [method, setting, _percent(figures["retention"]), accuracy, *shown]
+    costs = [_percent(figures["retention"]), _percent(figures["encoded"])]
+    return [method, setting, *costs, accuracy, *shown]
 
 
 def _percent(value: float) -> str:
@@ -252,7 +253,10 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def _verdict(record: dict[str, Any]) -> str:
     best, gain = record["controls"]["best_resadapt"], record["gain_at_matched_retention"]
-    lines = ["percent; ± is one standard error"]
+    lines = [
+        "percent; retention: tokens entering the language model, encoded: tokens the tower made;",
+        "± is one standard error",
+    ]
     if "setting" in best and best["share_of_vanilla"] is not None:
         lines.append(
             f"best ResAdapt point at 25 % retention or less: {best['setting']}, "

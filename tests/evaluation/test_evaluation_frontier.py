@@ -67,8 +67,11 @@ def test_without_a_cheap_point_there_is_no_gain_but_a_reason():
 
 
 def test_tally_counts_tokens_and_spreads_the_error():
-    tally = Tally(native=40, tokens=[6, 4], scores=[1.0, 0.0, 1.0, 1.0], tasks=list("wwhh"))
+    tally = Tally(
+        native=40, encoded=[8, 8], tokens=[6, 4], scores=[1.0, 0.0, 1.0, 1.0], tasks=list("wwhh")
+    )
     assert tally.retention == 10 / 40
+    assert tally.encoded_share == 16 / 40
     assert tally.accuracy == 0.75
     # Σ(x - 3/4)² = 3/16 + 9/16 = 3/4; s² = 3/4 / 3 = 1/4; s / √4 = 1/4.
     assert tally.stderr == pytest.approx(0.25)
@@ -86,7 +89,11 @@ def test_chance_weighs_tasks_by_how_often_they_are_asked():
 def tally(retention, scores):
     tokens = [int(100 * retention)] * len(scores)
     return Tally(
-        native=100 * len(scores), tokens=tokens, scores=scores, tasks=["which"] * len(scores)
+        native=100 * len(scores),
+        encoded=tokens,
+        tokens=tokens,
+        scores=scores,
+        tasks=["which"] * len(scores),
     )
 
 

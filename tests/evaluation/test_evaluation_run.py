@@ -88,6 +88,9 @@ def test_every_point_is_there_with_the_retention_it_says(record):
         assert sum(task["clips"] for task in point["tasks"].values()) == NUM_CLIPS
     assert points["vanilla", "scale 1"]["retention"] == 1.0
     assert points["random_drop", "tokens 0.5"]["retention"] == 0.5
+    # Tokens are dropped after all were encoded; whatever resizes encodes what it keeps.
+    assert points["random_drop", "tokens 0.5"]["encoded"] == 1.0
+    assert all(p["encoded"] == p["retention"] for (_, s), p in points.items() if s != "tokens 0.5")
     assert points["fixed_scale", "0.25"]["retention"] == 0.25
     assert points["fixed_scale", "0.5"]["retention"] == 0.5
     assert points["resadapt", "budget 0.5"]["retention"] <= 0.5

@@ -138,7 +138,7 @@ def test_blind_sees_no_frame():
 
 
 @pytest.mark.parametrize(
-    "needed, expected", [(0, 12), (12, 12), (13, 48), (48, 48), (108, 108), (192, 192), (193, 384)]
+    "needed, expected", [(0, 12), (12, 12), (13, 48), (48, 48), (49, 108), (192, 192), (193, 384)]
 )
 def test_capacity_is_the_smallest_step_that_holds(needed, expected):
     assert respond.capacity_for(needed, 192) == expected

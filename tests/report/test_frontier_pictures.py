@@ -12,7 +12,8 @@ from resadapt_jax.report.scale_traces import ScaleTrace, scale_traces_png
 
 def point(method, setting, retention, accuracy):
     tasks = {"which": {"accuracy": accuracy, "clips": 10}}
-    figures = {"retention": retention, "accuracy": accuracy, "stderr": 0.01, "clips": 10}
+    figures = {"retention": retention, "encoded": 0.5, "accuracy": accuracy}
+    figures |= {"stderr": 0.01, "clips": 10}
     return {"method": method, "setting": setting, **figures, "tasks": tasks}
 
 
@@ -67,9 +68,9 @@ def test_frontier_without_a_gain_or_controls_is_drawn(record):
 
 def test_table_holds_the_figures(record):
     lines = frontier_table(record).splitlines()
-    assert lines[0].split() == ["method", "setting", "retention", "accuracy", "which"]
+    assert lines[0].split() == ["method", "setting", "retention", "encoded", "accuracy", "which"]
     free = next(line for line in lines if line.startswith("resadapt") and "free" in line)
-    assert free.split() == ["resadapt", "free", "20.0", "90.0", "±", "1.0", "90.0"]
+    assert free.split() == ["resadapt", "free", "20.0", "50.0", "90.0", "±", "1.0", "90.0"]
     assert lines[-1] == "gain at matched retention: +60.0 points over FixedScale's 30.0 %"
     widths = {len(line) for line in lines if line.startswith(("method", "vanilla", "resadapt"))}
     assert len(widths) == 1
