@@ -7,7 +7,7 @@ or, once installed, ``python train.py --config configs/toy.py`` and then
 """
 
 from resadapt_jax.advantages import CapoConfig
-from resadapt_jax.allocator import AllocatorConfig, SoftBounds
+from resadapt_jax.allocator import AllocatorConfig, ProjectedBounds
 from resadapt_jax.training.capo import TrainConfig
 
 
@@ -23,11 +23,11 @@ def get_config(arg: str = "") -> TrainConfig:
             head_dim=16,
             pool_width=64,
             head_width=64,
-            # Full size or none is what pays here, so a blind policy would retreat to a Beta with
-            # both parameters near zero and stop learning; these bounds keep it nearly unimodal.
-            bounds=SoftBounds(lower=0.8, upper=20.0),
+            # Of a blind policy's choices, full size or none pays best: a Beta with both parameters
+            # near zero, from which little is learnt. These bounds keep it nearly unimodal.
+            bounds=ProjectedBounds(lower=0.8, upper=10.0),
         ),
         # The released coefficients hardly press on cost in so small a world, and a positive floor
         # would cancel the cost wherever all allocations of a prompt are right.
-        advantage=CapoConfig(form="released", gamma=1.5, positive_floor=None),
+        advantage=CapoConfig(form="released", gamma=1.0, positive_floor=None),
     )

@@ -1,6 +1,7 @@
 """The allocator: frozen encoder features, a network, and a Beta policy over each unit's scale."""
 
 from resadapt_jax.allocator import policy
+from resadapt_jax.allocator.bounds import HardClamp, ProjectedBounds, SoftBounds
 from resadapt_jax.allocator.encoder import (
     EncoderFeatures,
     FrozenEncoder,
@@ -8,7 +9,6 @@ from resadapt_jax.allocator.encoder import (
     ThumbnailEncoder,
     standardise,
 )
-from resadapt_jax.allocator.head import HardClamp, SoftBounds
 from resadapt_jax.allocator.network import (
     AllocatorConfig,
     AllocatorNetwork,
@@ -27,6 +27,7 @@ __all__ = [
     "EncoderFeatures",
     "FrozenEncoder",
     "HardClamp",
+    "ProjectedBounds",
     "ScaleRange",
     "SoftBounds",
     "ThumbnailConfig",

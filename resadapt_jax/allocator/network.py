@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from resadapt_jax.allocator.attention import SpaceTimeLayer, TextLayer
+from resadapt_jax.allocator.bounds import HardClamp, ProjectedBounds, SoftBounds
 from resadapt_jax.allocator.encoder import EncoderFeatures
-from resadapt_jax.allocator.head import BetaHead, HardClamp, SoftBounds
+from resadapt_jax.allocator.head import BetaHead
 from resadapt_jax.allocator.pooling import QueryPooling, UnitFeatures, pool_pairs
 from resadapt_jax.allocator.units import pair_mask
 from resadapt_jax.typing import Array, Bool, Float, Key, Params
@@ -43,7 +44,7 @@ class AllocatorConfig:
     unit: Literal["pair", "frame"] = "pair"
     text_gate: Literal["paper", "released"] = "released"  # tanh gate from zero, or none
     start: Literal["uniform", "released"] = "uniform"
-    bounds: SoftBounds | HardClamp = field(default_factory=SoftBounds)
+    bounds: ProjectedBounds | SoftBounds | HardClamp = field(default_factory=ProjectedBounds)
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the layers; pooling on is float32
 
     def __post_init__(self):

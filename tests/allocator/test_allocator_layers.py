@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax.allocator import HardClamp, SoftBounds, pair_mask, pair_mean, pair_scales
+from resadapt_jax.allocator import (
+    HardClamp,
+    ProjectedBounds,
+    SoftBounds,
+    pair_mask,
+    pair_mean,
+    pair_scales,
+)
 from resadapt_jax.allocator.attention import SelfAttention, TextLayer, apply_rope
 from resadapt_jax.allocator.pooling import QueryPooling, cosine, masked_mean, text_summary
 
@@ -110,6 +117,28 @@ def test_only_the_hard_clamp_loses_its_gradient():
     np.testing.assert_array_equal(zero, [True, True, True, False, False, True, True])
 
 
+def test_projected_bounds_by_hand():
+    bounds = ProjectedBounds(lower=0.5, upper=4.0)
+    y = jnp.float32([-2.0, np.log(0.5), 0.0, np.log(3.0), np.log(4.0), 9.0])
+    np.testing.assert_allclose(bounds(y), [0.5, 0.5, 1.0, 3.0, 4.0, 4.0], rtol=1e-6)
+    # Descent on +α lowers y: dropped at the lower bound, passed elsewhere with slope α. On −α the
+    # other way round.
+    down = jax.grad(lambda y: bounds(y).sum())(y)
+    np.testing.assert_allclose(down, [0.0, 0.0, 1.0, 3.0, 4.0, 4.0], rtol=1e-6)
+    up = jax.grad(lambda y: -bounds(y).sum())(y)
+    np.testing.assert_allclose(up, [-0.5, -0.5, -1.0, -3.0, 0.0, 0.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bounds, returns", [(ProjectedBounds(), True), (HardClamp(), False)])
+def test_only_projected_bounds_come_back(bounds, returns):
+    # Plain descent of (ln α)², whose minimum is the uniform policy, from far outside both ends.
+    gradient = jax.jit(jax.grad(lambda y: jnp.square(jnp.log(bounds(y))).sum()))
+    y = jnp.float32([-60.0, 60.0])
+    for _ in range(400):
+        y = y - 0.4 * gradient(y)
+    np.testing.assert_equal(bool(jnp.allclose(bounds(y), 1.0, atol=1e-2)), returns)
+
+
 def test_hard_clamp_by_hand():
     # softplus(0) = ln 2; softplus(2) = 2.126928; the bias 2 ln(e − 1) = 1.082650 gives 1.
     hard = HardClamp()
@@ -123,9 +152,10 @@ def test_hard_clamp_by_hand():
 
 
 @pytest.mark.parametrize("lower, upper", [(0.0, 20.0), (1.0, 20.0), (0.1, 1.0)])
-def test_soft_bounds_must_enclose_one(lower, upper):
-    with pytest.raises(ValueError, match="lower < 1 < upper"):
-        SoftBounds(lower=lower, upper=upper)
+def test_bounds_must_enclose_one(lower, upper):
+    for bounds in (ProjectedBounds, SoftBounds):
+        with pytest.raises(ValueError, match="lower < 1 < upper"):
+            bounds(lower=lower, upper=upper)
 
 
 def test_cosine_of_a_zero_vector_is_zero_with_a_zero_gradient():
