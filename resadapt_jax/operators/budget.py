@@ -141,9 +141,10 @@ def fit_budget(
 ) -> FittedScales:
     """Sizes whose tokens never exceed `budget`; those requested if they already fit.
 
-    If more was requested, at least 90 % of the budget is used, unless no reshaping of one unit
-    within its requested size gives that much (a few tokens for one or two units). Frames may
-    shrink below s_min, down to the size at scale 0.
+    If more was requested, at least 90 % of the budget is used. The exceptions are budgets below
+    64 tokens over fewer than eight units, where whole rows and columns may not add up (two frames
+    of 2 x 2 tokens cannot use 7), and a single unit. Frames may shrink below s_min, down to the
+    size at scale 0.
 
     Args:
         scales: requested scale of each unit of one clip; no gradient reaches them.

@@ -130,6 +130,28 @@ def test_never_exceeds_and_uses_nine_tenths(native, limits, num_units):
     check_promise(native, limits, num_units)
 
 
+@pytest.mark.parametrize("native, limits", [((112, 112), TOY), ((56, 84), TOY), ((240, 320), QWEN)])
+@pytest.mark.parametrize("num_units", [2, 5, 8])
+def test_nine_tenths_at_every_budget(native, limits, num_units):
+    # The exception that the docstring makes: fewer than eight units and fewer than 64 tokens.
+    rng = np.random.default_rng(num_units)
+    scales = random_requests(rng, 20, num_units)
+    mask = np.ones(scales.shape, bool)
+    requested = requested_tokens(scales, mask, native, limits).sum(-1)
+    fit = fitter(native, limits)
+    floor = np.asarray(fit(scales, mask, np.full(20, 2**30)).floor)
+    least = floor if num_units >= 8 else np.maximum(floor, 64)
+    span = np.arange(200)[None, :]
+    rows, offsets = np.nonzero(span < np.minimum(requested - least, 200)[:, None])
+    if not len(rows):
+        assert requested.max() <= 64
+        return
+    budgets = least[rows] + offsets
+    used = np.asarray(fit(scales[rows], mask[rows], budgets).tokens).sum(-1)
+    assert np.all(used <= budgets)
+    assert np.all(used >= 0.9 * budgets)
+
+
 def test_without_raising_units_nine_tenths_are_missed(monkeypatch):
     monkeypatch.setattr(budget_module, "_raise_in_order", lambda low, *_: low)
     monkeypatch.setattr(budget_module, "_reshape_one", lambda grids, *_: grids)
