@@ -17,7 +17,7 @@ def main() -> None:
     # Imported once the command line is known to be right: jax takes seconds to start.
     from resadapt_jax.evaluation.run import evaluate_run
     from resadapt_jax.report.frontier import frontier_table
-    from resadapt_jax.training.capo import TrainConfig
+    from resadapt_jax.training.config import TrainConfig
 
     if not isinstance(config, TrainConfig):
         raise UserError(f"eval.py evaluates a TrainConfig, not a {type(config).__name__}")

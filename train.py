@@ -12,7 +12,8 @@ from resadapt_jax.errors import UserError, run_cli
 def main() -> None:
     config = parse_config(description=__doc__)
     # Imported once the command line is known to be right: jax takes seconds to start.
-    from resadapt_jax.training.capo import TrainConfig, train
+    from resadapt_jax.training.capo import train
+    from resadapt_jax.training.config import TrainConfig
     from resadapt_jax.training.pretrain import PretrainConfig, pretrain
 
     match config:

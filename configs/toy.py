@@ -8,7 +8,7 @@ or, once installed, ``python train.py --config configs/toy.py`` and then
 
 from resadapt_jax.advantages import CapoConfig
 from resadapt_jax.allocator import AllocatorConfig, ProjectedBounds
-from resadapt_jax.training.capo import TrainConfig
+from resadapt_jax.training.config import TrainConfig
 
 
 def get_config(arg: str = "") -> TrainConfig:
@@ -16,7 +16,7 @@ def get_config(arg: str = "") -> TrainConfig:
     if arg:
         raise ValueError(f"configs/toy.py takes no argument, got {arg!r}")
     return TrainConfig(
-        num_steps=200,
+        num_steps=160,
         allocator=AllocatorConfig(
             width=64,
             num_heads=4,

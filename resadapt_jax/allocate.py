@@ -20,14 +20,16 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from kernels.resize_patchify import resize_patchify
 from resadapt_jax.allocator import network, pair_scales, policy
+from resadapt_jax.allocator.checkpoint import TrainedAllocator, load_allocator
 from resadapt_jax.data import video
 from resadapt_jax.errors import UserError, run_cli
 from resadapt_jax.files import atomic_write
 from resadapt_jax.generation.answer import Prompts, lay_out, plan_pairs
+from resadapt_jax.generation.backbone import load_tokenizer
 from resadapt_jax.models import hf
 from resadapt_jax.models.prompt import PromptLayout
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
@@ -43,7 +45,6 @@ from resadapt_jax.operators import (
 )
 from resadapt_jax.report.allocation import Allocation, draw, format_table, to_record
 from resadapt_jax.shipped import TOY_ALLOCATOR, TOY_BACKBONE
-from resadapt_jax.training.trained_allocator import TrainedAllocator, load_allocator
 from resadapt_jax.typing import Array, Float, UInt8
 from resadapt_jax.versions import versions
 
@@ -161,7 +162,7 @@ def build_inputs(
         UserError: the query contains the token that stands for pixels.
         RuntimeError: prompt and plan disagree on the number of visual tokens.
     """
-    prompt = build_prompt(tokenizer, config, query, allocation.seconds.tolist())
+    prompt = build_prompt(tokenizer, query, allocation.seconds.tolist())
     patches, plan = _resize_and_pack(
         jnp.asarray(frames),
         jnp.asarray(allocation.heights),
@@ -221,13 +222,8 @@ def _resize_and_pack(frames, heights, widths, config, capacity, max_frame_tokens
 
 def load_interface(directory: Path) -> tuple[Qwen2_5VLConfig, PreTrainedTokenizerBase]:
     """Config and tokenizer of a backbone's directory: all that its inputs depend on."""
-    try:
-        config = Qwen2_5VLConfig.from_hf(hf.read_config(directory))
-        return config, AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        raise UserError(f"no backbone at {directory}: {str(error).splitlines()[0]}") from error
+    config = Qwen2_5VLConfig.from_hf(hf.read_config(directory))
+    return config, load_tokenizer(directory, config)
 
 
 class _Parser(argparse.ArgumentParser):

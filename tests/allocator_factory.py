@@ -11,10 +11,10 @@ from resadapt_jax.allocator import (
     ThumbnailEncoder,
     init_params,
 )
+from resadapt_jax.allocator.checkpoint import TrainedAllocator, TrainedAllocatorConfig
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.models import hf
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
-from resadapt_jax.training.trained_allocator import TrainedAllocator, TrainedAllocatorConfig
 
 TEXT_WIDTH = 8
 

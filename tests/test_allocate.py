@@ -11,9 +11,9 @@ from PIL import Image
 from video_factory import overwrite_packets, textured_frames, write_intra_mp4, write_video
 
 from resadapt_jax import allocate as command
+from resadapt_jax.allocator.checkpoint import save_allocator
 from resadapt_jax.errors import UserError
 from resadapt_jax.operators import SizeLimits, scaled_size
-from resadapt_jax.training.trained_allocator import save_allocator
 
 QUERY = "Which letter is on the red sign?"
 

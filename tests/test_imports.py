@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "losses": {"typing"},
     "advantages": {"typing"},
     "rewards": GROUND,
-    "allocator": GROUND,
+    "allocator": MODELS | {"config"},
     "models": GROUND,
     "operators": MODELS,
     "generation": MODELS,

@@ -8,25 +8,10 @@ from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax.data.toy_source import ToyDialogues
 from resadapt_jax.data.toy_world import ToyWorldConfig
+from resadapt_jax.models.qwen2_5_vl.prompt import build_prompt
 
-VIDEO_PAD = "<|video_pad|>"
 # Longest texts of the embedded world in tokens: a pair's header, a turn with its markup, a reply.
 HEADER_TOKENS, TURN_TOKENS, ANSWER_TOKENS = 4, 26, 5
-
-
-def pair_headers(times: np.ndarray) -> str:
-    """The visual part of a prompt: each temporal pair in its own wrappers behind its mean time.
-
-    Convention ``hf-5``: ``<t seconds>`` with one decimal, then vision start, placeholder, end.
-    """
-    seconds = times.reshape(-1, 2).mean(axis=1)
-    return "".join(f"<{t:.1f} seconds><|vision_start|>{VIDEO_PAD}<|vision_end|>" for t in seconds)
-
-
-def entry_index(ids: np.ndarray, pad_id: int) -> np.ndarray:
-    """Which visual entry each placeholder stands for, -1 at text."""
-    is_pad = ids == pad_id
-    return np.where(is_pad, np.cumsum(is_pad) - 1, -1).astype(np.int32)
 
 
 def pad_to(values: list[int] | np.ndarray, length: int, fill: int) -> np.ndarray:
@@ -36,14 +21,9 @@ def pad_to(values: list[int] | np.ndarray, length: int, fill: int) -> np.ndarray
     return np.concatenate([values, np.full(length - len(values), fill)]).astype(np.int32)
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str, times: np.ndarray) -> list[int]:
-    """Compact ids of a question about the pairs of frames at ``times``, up to the answer."""
-    asked = tokenizer.apply_chat_template(
-        [{"role": "user", "content": pair_headers(times) + question}],
-        tokenize=False,
-        add_generation_prompt=True,
-    )
-    return tokenizer.encode(asked)
+def pair_seconds(times: np.ndarray) -> np.ndarray:
+    """Mean time of the two frames of each temporal pair."""
+    return times.reshape(-1, 2).mean(axis=1)
 
 
 class Clips(Protocol):
@@ -63,20 +43,24 @@ def encode_dialogue(
 ) -> dict[str, np.ndarray]:
     """A record of ``ToyDialogues`` as compact ids with the positions of its answer tokens."""
     ids: list[int] = []
+    entries: list[int] = []
     answers: list[int] = []
-    for turn, (question, answer) in enumerate(record["turns"]):
-        times = record["times"][: None if turn == 0 else 0]  # the first turn shows the clip
-        ids += prompt_ids(tokenizer, question, times)
+    seconds = pair_seconds(record["times"])
+    for question, answer in record["turns"]:
+        prompt = build_prompt(tokenizer, question, seconds)
+        seconds = seconds[:0]  # only the first turn shows the clip
+        ids += prompt.token_ids.tolist()
+        entries += prompt.entry_index.tolist()
         answer_ids = tokenizer.encode(answer + "<|im_end|>")
         answers += range(len(ids), len(ids) + len(answer_ids))
         ids += answer_ids + tokenizer.encode("\n")
-    compact_ids = pad_to(ids, max_compact, tokenizer.pad_token_id)
+        entries += [-1] * (len(ids) - len(entries))
     return {
         "frames": record["frames"],
         "labels": record["labels"],
-        "compact_ids": compact_ids,
+        "compact_ids": pad_to(ids, max_compact, tokenizer.pad_token_id),
         "compact_length": np.int32(len(ids)),
-        "entry_index": entry_index(compact_ids, tokenizer.convert_tokens_to_ids(VIDEO_PAD)),
+        "entry_index": pad_to(entries, max_compact, -1),
         "answer_index": pad_to(answers, max_answer, -1),
     }
 
@@ -101,14 +85,13 @@ def encode_question(
 
     The evidence is left behind: what trains an allocator must not hold it.
     """
-    ids = prompt_ids(tokenizer, record["question"], record["times"])
+    prompt = build_prompt(tokenizer, record["question"], pair_seconds(record["times"]))
     query = tokenizer.encode(record["question"])
-    compact_ids = pad_to(ids, max_compact, tokenizer.pad_token_id)
     return {
         "frames": record["frames"],
-        "compact_ids": compact_ids,
-        "compact_length": np.int32(len(ids)),
-        "entry_index": entry_index(compact_ids, tokenizer.convert_tokens_to_ids(VIDEO_PAD)),
+        "compact_ids": pad_to(prompt.token_ids, max_compact, tokenizer.pad_token_id),
+        "compact_length": np.int32(len(prompt.token_ids)),
+        "entry_index": pad_to(prompt.entry_index, max_compact, -1),
         "query_ids": pad_to(query, TURN_TOKENS, tokenizer.pad_token_id),
         "query_mask": np.arange(TURN_TOKENS) < len(query),
         "task": record["task"],

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from resadapt_jax.data.toy_pipeline import VIDEO_PAD, entry_index, pad_to, prompt_ids
+from resadapt_jax.data.toy_pipeline import pad_to
 from resadapt_jax.generation.answer import Prompts
+from resadapt_jax.models.qwen2_5_vl.prompt import build_prompt
 from resadapt_jax.training.capo import PromptBatch
 from resadapt_jax.typing import Bool, Float, Int
 
@@ -71,17 +72,15 @@ def prompts_showing(
     Entries keep their numbers, so the grids of a clip still have one row per pair.
     """
     length = clips.batch.prompts.compact_ids.shape[1]
-    pad_id, video_id = tokenizer.pad_token_id, tokenizer.convert_tokens_to_ids(VIDEO_PAD)
     compact_ids, lengths, entries = [], [], []
-    for question, times, pairs in zip(clips.questions, clips.times, shown, strict=True):
-        ids = prompt_ids(tokenizer, question, times.reshape(-1, 2)[pairs].ravel())
-        lengths.append(len(ids))
-        compact_ids.append(pad_to(ids, length, pad_id))
-        nth = entry_index(compact_ids[-1], video_id)
-        numbers = np.append(np.flatnonzero(pairs), -1)  # the last one serves text, whose nth is -1
-        entries.append(numbers[nth])
+    for question, seconds, pairs in zip(clips.questions, clips.seconds, shown, strict=True):
+        prompt = build_prompt(tokenizer, question, seconds[pairs])
+        numbers = np.append(np.flatnonzero(pairs), -1)  # the last one serves text, numbered -1
+        compact_ids.append(pad_to(prompt.token_ids, length, tokenizer.pad_token_id))
+        lengths.append(len(prompt.token_ids))
+        entries.append(pad_to(numbers[prompt.entry_index], length, -1))
     return Prompts(
         compact_ids=np.stack(compact_ids),
         compact_length=np.array(lengths, np.int32),
-        entry_index=np.stack(entries).astype(np.int32),
+        entry_index=np.stack(entries),
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resadapt_jax.allocator import allocate, pair_scales, policy
+from resadapt_jax.allocator.checkpoint import TrainedAllocator
 from resadapt_jax.evaluation.clips import Clips
 from resadapt_jax.evaluation.methods import Proposals, Setting
 from resadapt_jax.evaluation.respond import respond, show
@@ -17,7 +18,6 @@ from resadapt_jax.generation.answer import Answers, DecodingConfig
 from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.operators import SizeLimits, native_tokens
 from resadapt_jax.training.capo import PromptBatch, grade
-from resadapt_jax.training.trained_allocator import TrainedAllocator
 from resadapt_jax.typing import Array, Int
 
 

@@ -20,7 +20,7 @@ from resadapt_jax.evaluation.clips import Clips, prompts_showing
 from resadapt_jax.generation.answer import Prompts
 from resadapt_jax.operators import SizeLimits, fit_budget, grids, native_tokens, sizes_from_scales
 from resadapt_jax.operators.sizes import size_ladder
-from resadapt_jax.training.capo import EvaluationConfig
+from resadapt_jax.training.config import EvaluationConfig
 from resadapt_jax.typing import Array, Bool, Float, Int
 
 # Multiples of the golden ratio's fraction fill [0, 1) evenly, however many clips there are.

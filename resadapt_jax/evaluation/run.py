@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from resadapt_jax.allocator.checkpoint import TrainedAllocator, load_allocator
 from resadapt_jax.config import differences, to_json
 from resadapt_jax.data.toy_pipeline import held_out_batches
 from resadapt_jax.data.toy_source import ToyClips
@@ -22,9 +23,8 @@ from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.generation.backbone import Backbone, load_backbone
 from resadapt_jax.report.frontier import frontier_png
 from resadapt_jax.report.scale_traces import ScaleTrace, scale_traces_png
-from resadapt_jax.training.capo import TrainConfig
+from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.progress import Progress
-from resadapt_jax.training.trained_allocator import TrainedAllocator, load_allocator
 from resadapt_jax.versions import versions
 
 NUM_TRACES = 6

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from resadapt_jax.errors import UserError
 from resadapt_jax.models.qwen2_5_vl.checkpoint import load_hf
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.models.qwen2_5_vl.prompt import check_special_tokens
 from resadapt_jax.shipped import TOY_BACKBONE
 from resadapt_jax.typing import Params
 
@@ -32,8 +33,18 @@ def load_backbone(directory: str | Path = "") -> Backbone:
     """
     directory = Path(directory) if directory else TOY_BACKBONE
     config, params = load_hf(directory)
+    return Backbone(config, params, load_tokenizer(directory, config))
+
+
+def load_tokenizer(directory: Path, config: Qwen2_5VLConfig) -> PreTrainedTokenizerBase:
+    """Reads the tokenizer of a model directory.
+
+    Raises:
+        UserError: there is none, or its visual tokens are not those of the model.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(f"no tokenizer in {directory}: {str(error).splitlines()[0]}") from error
-    return Backbone(config, params, tokenizer)
+    check_special_tokens(tokenizer, config)
+    return tokenizer

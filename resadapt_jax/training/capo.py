@@ -9,7 +9,7 @@ One step, on a batch of B prompts:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,96 +21,31 @@ import optax
 from flax import struct
 
 from resadapt_jax import advantages, losses, rewards
-from resadapt_jax.advantages import AccuracyOnlyConfig, CapoConfig, DirectCostConfig
 from resadapt_jax.allocator import (
     AllocatorConfig,
     EncoderFeatures,
     ScaleRange,
-    ThumbnailConfig,
     ThumbnailEncoder,
     allocate,
     init_params,
     policy,
 )
-from resadapt_jax.data.toy_pipeline import question_batches
-from resadapt_jax.data.toy_source import ToyClips
-from resadapt_jax.data.toy_world import ToyWorldConfig
-from resadapt_jax.generation.answer import Prompts
-from resadapt_jax.generation.backbone import load_backbone
-from resadapt_jax.losses import AllocatorLossConfig
-from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
-from resadapt_jax.operators import SizeLimits, native_tokens
-from resadapt_jax.training.loop import Metrics, run
-from resadapt_jax.training.optimizer import OptimizerConfig, make_optimizer
-from resadapt_jax.training.rollout import Rollout, RolloutConfig, fit_pairs, rollout
-from resadapt_jax.training.trained_allocator import (
+from resadapt_jax.allocator.checkpoint import (
     TrainedAllocator,
     TrainedAllocatorConfig,
     save_allocator,
 )
+from resadapt_jax.data.toy_pipeline import question_batches
+from resadapt_jax.data.toy_source import ToyClips
+from resadapt_jax.generation.answer import Prompts
+from resadapt_jax.generation.backbone import load_backbone
+from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.operators import SizeLimits, native_tokens
+from resadapt_jax.training.config import TrainConfig
+from resadapt_jax.training.loop import Metrics, run
+from resadapt_jax.training.optimizer import make_optimizer
+from resadapt_jax.training.rollout import Rollout, RolloutConfig, fit_pairs, rollout
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """What ``eval.py`` measures after training."""
-
-    num_clips: int = 1024
-    """Held-out clips, one question each."""
-    batch_size: int = 8
-    """Clips per batch."""
-    fixed_retentions: tuple[float, ...] = (0.0625, 0.125, 0.1875, 0.25, 0.5625)
-    """Retentions at which every pair gets the same scale."""
-    drop_retentions: tuple[float, ...] = (0.25, 0.5)
-    """Fractions kept by random dropping of tokens and of pairs."""
-    budgets: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25)
-    """Token budgets for the allocator, as fractions of the native tokens."""
-    seed: int = 2
-    """Seed of the clips; another one than training's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Allocator training on the embedded world."""
-
-    output_dir: str = "runs/toy"
-    """Where config, logs, checkpoints, the trained allocator and the evaluation go."""
-    backbone: str = ""
-    """Hugging Face directory of the frozen backbone; the shipped tiny one if empty."""
-    world: ToyWorldConfig = field(default_factory=ToyWorldConfig)
-    """The clips to train on."""
-    num_steps: int = 120
-    """Steps of rollout and update."""
-    batch_size: int = 16
-    """Prompts per step (B)."""
-    updates_per_step: int = 2
-    """Updates on the same rollouts."""
-    seed: int = 0
-    """Of the initial parameters, the actions and the sampled answers."""
-    scale_range: ScaleRange = field(default_factory=lambda: ScaleRange(s_min=0.2, s_max=1.0))
-    """Scales the policy can draw."""
-    limits: SizeLimits = field(default_factory=lambda: SizeLimits(min_pixels=28 * 28))
-    """Legal frame sizes."""
-    thumbnail: ThumbnailConfig = field(default_factory=ThumbnailConfig)
-    """The frozen encoder's view of a frame."""
-    allocator: AllocatorConfig = field(default_factory=AllocatorConfig)
-    """The allocator's network; the widths of its inputs are taken from encoder and backbone."""
-    rollouts: RolloutConfig = field(default_factory=RolloutConfig)
-    advantage: CapoConfig | DirectCostConfig | AccuracyOnlyConfig = field(
-        default_factory=CapoConfig
-    )
-    """How answers and costs become advantages; its scale range is the policy's."""
-    loss: AllocatorLossConfig = field(default_factory=AllocatorLossConfig)
-    """The allocator's objective; its scale range is the policy's."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    checkpoint_every: int = 20
-    """Steps between checkpoints."""
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "updates_per_step", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @struct.dataclass

@@ -9,38 +9,33 @@ from resadapt_jax.data.toy_pipeline import (
     TURN_TOKENS,
     dialogue_batches,
     pad_to,
-    prompt_ids,
+    pair_seconds,
     question_batches,
 )
 from resadapt_jax.data.toy_source import ToyClips, ToyDialogues
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.data.toy_world import COLOURS, TASKS, ToyWorldConfig, question_text
+from resadapt_jax.models.qwen2_5_vl.prompt import build_prompt
 
 WORLD = ToyWorldConfig(seed=5)
 TOKENIZER = build_toy_tokenizer()
 
 
-def test_the_prompt_says_each_pairs_mean_time():
-    times = np.array([0.0, 0.5, 1.0, 1.5])
-    text = TOKENIZER.decode(prompt_ids(TOKENIZER, "Which letter?", times))
-    wrapped = "<|vision_start|><|video_pad|><|vision_end|>"
-    # Pair means 0.25 and 1.25 s; one decimal, halves to even.
-    assert text == (
-        f"<|im_start|>user\n<0.2 seconds>{wrapped}<1.2 seconds>{wrapped}Which letter?<|im_end|>\n"
-        "<|im_start|>assistant\n"
-    )
+def test_pair_seconds_are_means():
+    assert pair_seconds(np.array([0.0, 0.5, 1.0, 1.5])).tolist() == [0.25, 1.25]
 
 
 def test_a_pairs_header_is_four_tokens():
-    with_video = prompt_ids(TOKENIZER, "?", np.arange(WORLD.num_frames) / 2)
-    without = prompt_ids(TOKENIZER, "?", np.zeros(0))
+    seconds = pair_seconds(np.arange(WORLD.num_frames) / 2)
+    with_video = build_prompt(TOKENIZER, "?", seconds).token_ids
+    without = build_prompt(TOKENIZER, "?", []).token_ids
     assert len(with_video) - len(without) == HEADER_TOKENS * WORLD.num_pairs
 
 
 @pytest.mark.parametrize("colour", COLOURS)
 @pytest.mark.parametrize("task", TASKS)
 def test_turns_and_answers_fit_their_bounds(task, colour):
-    ids = prompt_ids(TOKENIZER, question_text(task, colour), np.zeros(0))
+    ids = build_prompt(TOKENIZER, question_text(task, colour), []).token_ids
     assert len(ids) + ANSWER_TOKENS + 1 <= TURN_TOKENS
     for pair in range(WORLD.num_pairs):
         reply = f" {colour} {pair}.0 to {pair + 1}.0<|im_end|>"

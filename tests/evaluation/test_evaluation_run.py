@@ -11,6 +11,7 @@ import pytest
 from allocator_factory import make_allocator
 from evaluation_parts import LIMITS, WORLD, backbone, clips
 
+from resadapt_jax.allocator.checkpoint import save_allocator
 from resadapt_jax.config import to_json
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.errors import UserError, run_cli
@@ -18,8 +19,7 @@ from resadapt_jax.evaluation.evaluator import propose, with_other_queries
 from resadapt_jax.evaluation.run import evaluate_run
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.report.frontier import frontier_table
-from resadapt_jax.training.capo import EvaluationConfig, TrainConfig
-from resadapt_jax.training.trained_allocator import save_allocator
+from resadapt_jax.training.config import EvaluationConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_CLIPS = 7  # two batches of four, of which the last clip does not count

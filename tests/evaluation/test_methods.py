@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from evaluation_parts import LIMITS, backbone, clips, tokens_of
 
-from resadapt_jax.data.toy_pipeline import VIDEO_PAD
 from resadapt_jax.errors import UserError
 from resadapt_jax.evaluation import methods
 from resadapt_jax.evaluation.methods import Proposals
-from resadapt_jax.training.capo import EvaluationConfig
+from resadapt_jax.models.qwen2_5_vl.prompt import VIDEO_PAD
+from resadapt_jax.training.config import EvaluationConfig
 
 # 0.4 · 56 = 22 pixels round to one token of 28, 0.9 · 56 = 50 pixels to two; the roles are swapped.
 PROPOSALS = Proposals(

@@ -1,5 +1,7 @@
 """The compact prompt of a question about pairs, with a byte-level tokenizer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -8,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
-from resadapt_jax.models.qwen2_5_vl.prompt import build_prompt, locate_entries
+from resadapt_jax.models.qwen2_5_vl.prompt import build_prompt, check_special_tokens, locate_entries
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
 SPECIAL += ["<|image_pad|>", "<|video_pad|>"]
@@ -58,7 +60,7 @@ def config(tokenizer):
 
 
 def test_every_pair_is_an_entry_behind_its_time(tokenizer, config):
-    prompt = build_prompt(tokenizer, config, "Which?", [0.25, 1.0, 61.06])
+    prompt = build_prompt(tokenizer, "Which?", [0.25, 1.0, 61.06])
     # Python rounds the stored binary value: 0.25 is exact and goes to even.
     assert prompt.text == (
         "<|im_start|>user\n"
@@ -76,20 +78,30 @@ def test_every_pair_is_an_entry_behind_its_time(tokenizer, config):
     assert prompt.token_ids.dtype == prompt.entry_index.dtype == np.int32
 
 
-def test_no_pairs_is_a_text_prompt(tokenizer, config):
-    prompt = build_prompt(tokenizer, config, "Hi", [])
+def test_no_pairs_is_a_text_prompt(tokenizer):
+    prompt = build_prompt(tokenizer, "Hi", [])
     assert prompt.text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert (prompt.entry_index == -1).all()
 
 
 @pytest.mark.parametrize("pad", ["<|video_pad|>", "<|image_pad|>"])
-def test_placeholder_in_the_question_is_an_error(tokenizer, config, pad):
+def test_placeholder_in_the_question_is_an_error(tokenizer, pad):
     with pytest.raises(UserError, match="3 visual placeholders for 2 entries"):
-        build_prompt(tokenizer, config, f"what is {pad}?", [0.5, 1.5])
+        build_prompt(tokenizer, f"what is {pad}?", [0.5, 1.5])
 
 
-def test_images_and_videos_are_numbered_together(config):
+def test_images_and_videos_are_numbered_together(tokenizer, config):
     ids = np.array([1, config.image_token_id, 2, config.video_token_id, config.image_token_id])
-    assert locate_entries(ids, config, 3).tolist() == [-1, 0, -1, 1, 2]
+    assert locate_entries(ids, tokenizer, 3).tolist() == [-1, 0, -1, 1, 2]
     with pytest.raises(UserError, match="3 visual placeholders for 4 entries"):
-        locate_entries(ids, config, 4)
+        locate_entries(ids, tokenizer, 4)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tokenizer, config):
+    check_special_tokens(tokenizer, config)
+    other = replace(config, video_token_id=config.video_token_id + 1)
+    with pytest.raises(UserError) as refusal:
+        check_special_tokens(tokenizer, other)
+    assert f"<|video_pad|> is {config.video_token_id}" in str(refusal.value)
+    assert f"config.json says {config.video_token_id + 1}" in str(refusal.value)
+    assert "<|image_pad|>" not in str(refusal.value)

@@ -49,7 +49,7 @@ def built(tmp_path_factory):
     hf_model = random_hf_model(seed=5)
     hf_model.save_pretrained(directory)
     config, params = load_hf(directory)
-    compact = build_prompt(build_tokenizer(), config, "Which one is it?", SECONDS)
+    compact = build_prompt(build_tokenizer(), "Which one is it?", SECONDS)
     plan = plan_vision(jnp.asarray(GRIDS), capacity=96, max_frame_tokens=64)
     layout = expand_prompt(
         jnp.asarray(compact.token_ids),

@@ -11,7 +11,8 @@ from resadapt_jax.allocator import ScaleRange, ThumbnailEncoder
 from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.training import capo
-from resadapt_jax.training.capo import PromptBatch, TrainConfig, grade, init_state, roll_out, update
+from resadapt_jax.training.capo import PromptBatch, grade, init_state, roll_out, update
+from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.metrics import CompileCounter
 from resadapt_jax.training.rollout import RolloutConfig
 from tests.training.toy_parts import ALLOCATOR, WORLD, backbone

@@ -13,6 +13,10 @@ from resadapt_jax.typing import Int
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Qwen-VL's names; which ids they have is the tokenizer's affair.
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
+IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompactPrompt:
@@ -30,10 +34,7 @@ class CompactPrompt:
 
 
 def build_prompt(
-    tokenizer: "PreTrainedTokenizerBase",
-    config: Qwen2_5VLConfig,
-    question: str,
-    pair_seconds: Sequence[float],
+    tokenizer: "PreTrainedTokenizerBase", question: str, pair_seconds: Sequence[float]
 ) -> CompactPrompt:
     """A user turn that shows every temporal pair as a video entry of its own, then asks.
 
@@ -43,42 +44,56 @@ def build_prompt(
 
     Args:
         tokenizer: any tokenizer with Qwen's special tokens and a chat template.
-        config: names the special tokens by id.
         question: the user's text.
         pair_seconds: mean time of the two frames of each pair.
 
     Raises:
         UserError: the question itself holds a placeholder token.
     """
-    content = pair_text(tokenizer, config, pair_seconds) + question
+    shown = "".join(
+        f"<{seconds:.1f} seconds>{VISION_START}{VIDEO_PAD}{VISION_END}" for seconds in pair_seconds
+    )
     text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        [{"role": "user", "content": shown + question}], tokenize=False, add_generation_prompt=True
     )
     # The template has already placed every special token.
     token_ids = np.asarray(tokenizer.encode(text, add_special_tokens=False), np.int32)
-    entry_index = locate_entries(token_ids, config, len(pair_seconds))
+    entry_index = locate_entries(token_ids, tokenizer, len(pair_seconds))
     return CompactPrompt(text=text, token_ids=token_ids, entry_index=entry_index)
 
 
-def pair_text(
-    tokenizer: "PreTrainedTokenizerBase", config: Qwen2_5VLConfig, pair_seconds: Sequence[float]
-) -> str:
-    """The text that stands for the pairs: timestamp and wrapped placeholder for each."""
-    start, pad, end = tokenizer.convert_ids_to_tokens(
-        [config.vision_start_token_id, config.video_token_id, config.vision_end_token_id]
-    )
-    return "".join(f"<{seconds:.1f} seconds>{start}{pad}{end}" for seconds in pair_seconds)
-
-
 def locate_entries(
-    token_ids: Int[np.ndarray, " C"], config: Qwen2_5VLConfig, num_entries: int
+    token_ids: Int[np.ndarray, " C"], tokenizer: "PreTrainedTokenizerBase", num_entries: int
 ) -> Int[np.ndarray, " C"]:
     """Numbers the placeholders of a compact prompt in order; -1 for text.
 
     Raises:
         UserError: there are not exactly ``num_entries`` placeholders.
     """
-    placeholder = np.isin(token_ids, (config.image_token_id, config.video_token_id))
+    pads = tokenizer.convert_tokens_to_ids([IMAGE_PAD, VIDEO_PAD])
+    placeholder = np.isin(token_ids, pads)
     if (found := int(placeholder.sum())) != num_entries:
         raise UserError(f"the prompt has {found} visual placeholders for {num_entries} entries")
     return np.where(placeholder, np.cumsum(placeholder) - 1, -1).astype(np.int32)
+
+
+def check_special_tokens(tokenizer: "PreTrainedTokenizerBase", config: Qwen2_5VLConfig) -> None:
+    """Refuses a tokenizer whose visual tokens are not those of the model.
+
+    Raises:
+        UserError: names the tokens and both ids.
+    """
+    named = {
+        VISION_START: config.vision_start_token_id,
+        VISION_END: config.vision_end_token_id,
+        IMAGE_PAD: config.image_token_id,
+        VIDEO_PAD: config.video_token_id,
+    }
+    vocabulary = tokenizer.get_vocab()
+    wrong = [
+        f"{token} is {vocabulary.get(token, 'absent')}, config.json says {wanted}"
+        for token, wanted in named.items()
+        if vocabulary.get(token) != wanted
+    ]
+    if wrong:
+        raise UserError("tokenizer and model do not belong together: " + "; ".join(wrong))

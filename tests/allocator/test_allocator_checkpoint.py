@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from allocator_factory import make_allocator
 
+from resadapt_jax.allocator.checkpoint import load_allocator, save_allocator
 from resadapt_jax.errors import UserError
-from resadapt_jax.training.trained_allocator import load_allocator, save_allocator
 
 
 @pytest.fixture(scope="module")
