@@ -52,8 +52,8 @@ class ProjectedBounds:
     bounded actions.) Reverse mode only.
     """
 
-    lower: float = 0.8
-    upper: float = 10.0
+    lower: float = 0.1
+    upper: float = 20.0
 
     def __post_init__(self):
         check_bounds(self.lower, self.upper)

@@ -17,6 +17,7 @@ from resadapt_jax.allocator import (
     AllocatorNetwork,
     EncoderFeatures,
     HardClamp,
+    ProjectedBounds,
     SoftBounds,
     allocate,
     count_params,
@@ -26,6 +27,7 @@ from resadapt_jax.allocator import (
 TINY = AllocatorConfig(
     frame_width=6, text_width=5, width=12, num_heads=2, head_dim=8, ff_mult=2,
     pool_width=7, pool_temperature=0.7, head_width=9, rope_theta=50.0,
+    bounds=SoftBounds(),  # random parameters reach far, and a clip would hide what they do
 )  # fmt: skip
 FRAMES, TOKENS, WORDS = 5, 4, 3
 CLIP_LENGTHS, TEXT_LENGTHS = (5, 3, 1), (3, 1, 2)
@@ -144,6 +146,8 @@ def statement(params, c, frames, text, *, time_rope=True, space_rope=True, text_
     y = dense(p["head"]["out"], hidden) + dense(p["head"]["skip"], features)
     if isinstance(c.bounds, HardClamp):
         parameters = np.clip(np.log1p(np.exp(y / 2)) + 1e-6, c.bounds.lower, c.bounds.upper)
+    elif isinstance(c.bounds, ProjectedBounds):
+        parameters = np.clip(np.exp(y), c.bounds.lower, c.bounds.upper)
     else:
         reach = np.where(y < 0, -np.log(c.bounds.lower), np.log(c.bounds.upper))
         parameters = np.exp(reach * y / (reach + np.abs(y)))
@@ -184,6 +188,7 @@ def errors(output, params, config, features, **ablation):
     "choices",
     [
         {},
+        {"bounds": ProjectedBounds(lower=0.1, upper=9.0)},
         {"unit": "frame", "bounds": HardClamp(lower=0.3, upper=3.0)},
         {"text_gate": "paper", "bounds": SoftBounds(lower=0.5, upper=5.0)},
     ],
