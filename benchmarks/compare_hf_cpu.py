@@ -10,8 +10,10 @@ Prints medians and the ratio HF / ours (above 1: ours is faster), and writes
 
 import argparse
 import os
+import sys
 import tempfile
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +21,15 @@ import numpy as np
 import torch
 from mid_model import MID, VIDEO, device, make_clip, wait
 from timing import interleaved, median, save
-from transformers import Qwen2_5_VLForConditionalGeneration
 
 from resadapt_jax.generation.answer import lay_out, plan_pairs
 from resadapt_jax.models.qwen2_5_vl import model, text, vision
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from transformers import Qwen2_5_VLForConditionalGeneration  # noqa: E402
+
+import tests.parity.cpu_torchvision  # noqa: E402, F401
 
 
 def main() -> None:

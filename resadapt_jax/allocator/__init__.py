@@ -16,6 +16,7 @@ from resadapt_jax.allocator.network import (
     allocate,
     count_params,
     init_params,
+    mean_pair_scales,
 )
 from resadapt_jax.allocator.policy import ScaleRange
 from resadapt_jax.allocator.units import pair_mask, pair_mean, pair_scales
@@ -35,6 +36,7 @@ __all__ = [
     "allocate",
     "count_params",
     "init_params",
+    "mean_pair_scales",
     "pair_mask",
     "pair_mean",
     "pair_scales",

@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from resadapt_jax.allocator import policy
 from resadapt_jax.allocator.attention import SpaceTimeLayer, TextLayer
 from resadapt_jax.allocator.bounds import HardClamp, ProjectedBounds, SoftBounds
 from resadapt_jax.allocator.encoder import EncoderFeatures
 from resadapt_jax.allocator.head import BetaHead
 from resadapt_jax.allocator.pooling import QueryPooling, UnitFeatures, pool_pairs
-from resadapt_jax.allocator.units import pair_mask
+from resadapt_jax.allocator.units import pair_mask, pair_scales
 from resadapt_jax.typing import Array, Bool, Float, Key, Params
 
 
@@ -138,6 +139,19 @@ def init_params(key: Key[Array, ""], config: AllocatorConfig) -> Params:
 def allocate(params: Params, config: AllocatorConfig, features: EncoderFeatures) -> AllocatorOutput:
     """Apply the network: a pure function of parameters and features."""
     return AllocatorNetwork(config).apply({"params": params}, features)
+
+
+def mean_pair_scales(
+    allocation: AllocatorOutput, frame_mask: Bool[Array, "B F"], scale_range: policy.ScaleRange
+) -> Float[Array, "B E"]:
+    """The deterministic scale of each temporal pair: s_min + E[a] (s_max - s_min), E = ⌈F / 2⌉.
+
+    Where the units are frames, a pair has the mean of its frames' scales.
+    """
+    scales = policy.to_scale(policy.mean(allocation.alpha, allocation.beta), scale_range)
+    if scales.shape[1] == frame_mask.shape[1]:
+        scales = pair_scales(scales[:, None, :], frame_mask)[:, 0]
+    return scales
 
 
 def count_params(config: AllocatorConfig) -> int:

@@ -9,7 +9,6 @@ One step, on a batch of B prompts:
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,12 @@ from flax import struct
 
 from resadapt_jax import advantages, losses, rewards
 from resadapt_jax.allocator import (
-    AllocatorConfig,
     EncoderFeatures,
-    ScaleRange,
     ThumbnailEncoder,
     allocate,
     init_params,
+    mean_pair_scales,
+    pair_mask,
     policy,
 )
 from resadapt_jax.allocator.checkpoint import (
@@ -37,14 +36,15 @@ from resadapt_jax.allocator.checkpoint import (
 )
 from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
+from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import Prompts
 from resadapt_jax.generation.backbone import load_backbone
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
-from resadapt_jax.operators import SizeLimits, native_tokens
-from resadapt_jax.training.config import TrainConfig
+from resadapt_jax.operators import native_tokens, sizes_from_scales, token_counts
+from resadapt_jax.training.config import TrainConfig, resolve
 from resadapt_jax.training.loop import Metrics, run
 from resadapt_jax.training.optimizer import make_optimizer
-from resadapt_jax.training.rollout import Rollout, RolloutConfig, fit_pairs, rollout
+from resadapt_jax.training.rollout import Rollout, rollout, size_levels
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
 
 
@@ -90,10 +90,10 @@ TASK_TYPES = {
 }
 
 
-def init_state(config: TrainConfig, network: AllocatorConfig) -> TrainState:
+def init_state(config: TrainConfig) -> TrainState:
     """A fresh allocator and optimiser."""
     init_key, key = jax.random.split(jax.random.key(config.seed))
-    params = init_params(init_key, network)
+    params = init_params(init_key, config.allocator)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -106,26 +106,20 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
     return make_optimizer(config.optimizer, config.num_steps * config.updates_per_step)
 
 
-@partial(
-    jax.jit,
-    static_argnames=("rollouts", "scale_range", "limits", "network", "backbone_config"),
-)
+@partial(jax.jit, static_argnames=("config", "backbone_config"))
 def roll_out(
     state: TrainState,
     encoder: ThumbnailEncoder,
     backbone: Params,
     batch: PromptBatch,
     *,
-    rollouts: RolloutConfig,
-    scale_range: ScaleRange,
-    limits: SizeLimits,
-    network: AllocatorConfig,
+    config: TrainConfig,
     backbone_config: Qwen2_5VLConfig,
 ) -> tuple[EncoderFeatures, Rollout, dict[str, Array]]:
     """Encodes each prompt once, draws M allocations and answers them; also the policy's metrics."""
     frame_mask = jnp.ones(batch.frames.shape[:2], bool)
     features = encoder.encode(batch.frames, frame_mask, batch.query_ids, batch.query_mask)
-    allocation = allocate(state.params, network, features)
+    allocation = allocate(state.params, config.allocator, features)
     drawn = rollout(
         backbone,
         backbone_config,
@@ -134,29 +128,30 @@ def roll_out(
         batch.prompts,
         allocation,
         jax.random.fold_in(state.key, state.step),
-        rollouts=rollouts,
-        scale_range=scale_range,
-        limits=limits,
+        rollouts=config.rollouts,
+        scale_range=config.scale_range,
+        limits=config.limits,
     )
     height, width = batch.frames.shape[2:4]
-    native = native_tokens(height, width, limits) * ((batch.frames.shape[1] + 1) // 2)
-    mean_scales = policy.to_scale(policy.mean(allocation.alpha, allocation.beta), scale_range)
-    mean_grids, _ = fit_pairs(mean_scales[:, None, :], frame_mask, height, width, native, limits)
-    mean_tokens = jnp.sum(mean_grids[..., 1] * mean_grids[..., 2]) / limits.merge_size**2
+    mean_scales = mean_pair_scales(allocation, frame_mask, config.scale_range)
+    shown = pair_mask(frame_mask)
+    native = native_tokens(height, width, config.limits) * shown.shape[1]
+    mean_sizes = sizes_from_scales(mean_scales, height, width, config.limits)
+    mean_tokens = token_counts(*mean_sizes, shown, config.limits)
     metrics = {
         "retention": jnp.mean(drawn.tokens) / native,
-        "retention_of_mean_policy": mean_tokens / (native * len(batch.frames)),
+        "retention_of_mean_policy": jnp.mean(mean_tokens.sum(axis=-1)) / native,
         "scale_mean": jnp.mean(drawn.scales),
         "scale_spread_of_mean_policy": jnp.mean(jnp.std(mean_scales, axis=-1)),
         "entropy": jnp.mean(policy.entropy(allocation.alpha, allocation.beta)),
         "concentration_max": jnp.max(allocation.alpha + allocation.beta),
-        "padding_share": 1.0 - jnp.mean(drawn.tokens) / rollouts.token_capacity,
+        "padding_share": 1.0 - jnp.mean(drawn.tokens) / config.rollouts.token_capacity,
         "fitted_share": jnp.mean(drawn.fitted),
     }
     return features, drawn, metrics
 
 
-@partial(jax.jit, static_argnames=("config", "network"), donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
 def update(
     state: TrainState,
     features: EncoderFeatures,
@@ -164,18 +159,15 @@ def update(
     accuracy: Float[Array, "B M N"],
     *,
     config: TrainConfig,
-    network: AllocatorConfig,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Advantages from the graded answers, then ``updates_per_step`` updates of the allocator."""
-    span = {"s_min": config.scale_range.s_min, "s_max": config.scale_range.s_max}
-    unit_mask = allocate(state.params, network, features).unit_mask
-    advantage = advantages.estimate(
-        accuracy, drawn.scales, unit_mask, replace(config.advantage, **span)
-    )
-    loss_config = replace(config.loss, **span)
+    """Advantages from the graded answers, then ``updates_per_step`` updates of the allocator.
+
+    The metrics of the loss are those of the last of these updates.
+    """
+    advantage = advantages.estimate(accuracy, drawn.scales, drawn.unit_mask, config.advantage)
 
     def objective(params: Params) -> tuple[Array, dict[str, Array]]:
-        new = allocate(params, network, features)
+        new = allocate(params, config.allocator, features)
         log_probs = policy.log_prob(drawn.actions, new.alpha[:, None, :], new.beta[:, None, :])
         loss, parts = losses.allocator_loss(
             log_probs,
@@ -185,7 +177,7 @@ def update(
             new.beta,
             new.unit_features,
             new.unit_mask,
-            loss_config,
+            config.loss,
         )
         return loss.mean(), {name: part.mean() for name, part in parts.items()}
 
@@ -200,7 +192,7 @@ def update(
         "cost": jnp.mean(advantage.cost),
         "shaping": jnp.mean(advantage.shaping),
         "advantage_max": jnp.max(jnp.abs(advantage.values)),
-        "grad_norm": optax.global_norm(gradients),
+        "grad_norm": optax.tree.norm(gradients),
     }
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
@@ -221,32 +213,45 @@ def grade(
     return scores
 
 
+def check_geometry(config: TrainConfig, backbone: Qwen2_5VLConfig) -> None:
+    """Refuses sizes that are not the backbone's, and a capacity that not even the smallest fit.
+
+    Raises:
+        UserError: names both values.
+    """
+    limits, vision = config.limits, backbone.vision
+    if (limits.patch_size, limits.merge_size) != (vision.patch_size, vision.spatial_merge_size):
+        raise UserError(
+            f"limits have patches of {limits.patch_size} pixels merged by {limits.merge_size}, "
+            f"the backbone has {vision.patch_size} and {vision.spatial_merge_size}"
+        )
+    world = config.world
+    levels = size_levels(world.size, world.size, config.scale_range, limits)
+    least = world.num_pairs * int(levels.tokens[0])
+    if config.rollouts.token_capacity < least:
+        raise UserError(
+            f"rollouts.token_capacity is {config.rollouts.token_capacity}, but "
+            f"{world.num_pairs} pairs of the smallest size need {least}"
+        )
+
+
 def train(config: TrainConfig) -> Path:
     """Runs or resumes a training and writes the trained allocator's directory."""
     backbone = load_backbone(config.backbone)
     text_table = backbone.params["model"]["embed_tokens"]["weight"]
     encoder = ThumbnailEncoder(text_table=text_table, config=config.thumbnail)
-    network = replace(
-        config.allocator, frame_width=config.thumbnail.width, text_width=text_table.shape[1]
-    )
+    config = resolve(config, text_table.shape[1])
+    check_geometry(config, backbone.config)
 
     def step(state: TrainState, records: dict[str, np.ndarray]) -> tuple[TrainState, Metrics]:
         batch = PromptBatch.from_records(records)
         features, drawn, metrics = roll_out(
-            state,
-            encoder,
-            backbone.params,
-            batch,
-            rollouts=config.rollouts,
-            scale_range=config.scale_range,
-            limits=config.limits,
-            network=network,
-            backbone_config=backbone.config,
+            state, encoder, backbone.params, batch, config=config, backbone_config=backbone.config
         )
         token_ids, mask = jax.device_get((drawn.answers.token_ids, drawn.answers.mask))
         tasks = records["task"]
         accuracy = grade(token_ids, mask, tasks, records["answer"], backbone.decode)
-        state, learnt = update(state, features, drawn, accuracy, config=config, network=network)
+        state, learnt = update(state, features, drawn, accuracy, config=config)
         per_task = {
             f"reward_{task}": accuracy[tasks == task].mean() for task in TASK_TYPES if task in tasks
         }
@@ -254,7 +259,7 @@ def train(config: TrainConfig) -> Path:
 
     clips = ToyClips(config.world, config.num_steps * config.batch_size)
     state = run(
-        init_state(config, network),
+        init_state(config),
         question_batches(clips, backbone.tokenizer, config.batch_size),
         step,
         config=config,
@@ -267,7 +272,7 @@ def train(config: TrainConfig) -> Path:
     directory = Path(config.output_dir) / "allocator"
     trained = TrainedAllocator(
         config=TrainedAllocatorConfig(
-            network=network,
+            network=config.allocator,
             vocab_size=len(text_table),
             thumbnail=config.thumbnail,
             scale_range=config.scale_range,

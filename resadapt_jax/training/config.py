@@ -1,6 +1,6 @@
 """What a run of ``train.py`` and the ``eval.py`` after it are told."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from resadapt_jax.advantages import AccuracyOnlyConfig, CapoConfig, DirectCostConfig
 from resadapt_jax.allocator import AllocatorConfig, ScaleRange, ThumbnailConfig
@@ -54,7 +54,7 @@ class TrainConfig:
     thumbnail: ThumbnailConfig = field(default_factory=ThumbnailConfig)
     """The frozen encoder's view of a frame."""
     allocator: AllocatorConfig = field(default_factory=AllocatorConfig)
-    """The allocator's network; the widths of its inputs are taken from encoder and backbone."""
+    """The allocator's network; the widths of its inputs are those of the encoder's features."""
     rollouts: RolloutConfig = field(default_factory=RolloutConfig)
     advantage: CapoConfig | DirectCostConfig | AccuracyOnlyConfig = field(
         default_factory=CapoConfig
@@ -71,3 +71,19 @@ class TrainConfig:
         for name in ("num_steps", "batch_size", "updates_per_step", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def resolve(config: TrainConfig, text_width: int) -> TrainConfig:
+    """The config with what one part of it takes from another filled in.
+
+    The advantage and the loss get the policy's range, the network the widths of the encoder's
+    features, ``text_width`` being that of the text.
+    """
+    span = {"s_min": config.scale_range.s_min, "s_max": config.scale_range.s_max}
+    widths = {"frame_width": config.thumbnail.width, "text_width": text_width}
+    return replace(
+        config,
+        advantage=replace(config.advantage, **span),
+        loss=replace(config.loss, **span),
+        allocator=replace(config.allocator, **widths),
+    )

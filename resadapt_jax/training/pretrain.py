@@ -18,9 +18,7 @@ from einops import rearrange
 from flax import struct
 from transformers import PreTrainedTokenizerBase
 
-from resadapt_jax.data.toy_pipeline import (
-    dialogue_batches,
-)
+from resadapt_jax.data.toy_pipeline import dialogue_batches
 from resadapt_jax.data.toy_source import LABEL_WORDS, ToyDialogues
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.data.toy_world import ToyWorldConfig
@@ -68,7 +66,8 @@ class PretrainConfig:
     label_weight: float = 0.3
     """Weight of the label loss where answers are trained too."""
     token_capacity: float = 0.75
-    """Visual tokens that a batch of mixed sizes may need, as a fraction of all at full size."""
+    """Visual tokens of a batch of mixed sizes, as a fraction of all at full size. Clips that reach
+    beyond do not count in that step."""
     checkpoint_every: int = 100
     """Steps between checkpoints."""
     seed: int = 0
@@ -265,12 +264,17 @@ def train_step(
             max_height=phase.size,
             max_width=phase.size,
         )
+        # What no longer fits is cut from the end, and a clip that was cut teaches nothing.
+        counts = plan.token_count.reshape(shape).sum(axis=1)
+        fits = jnp.cumsum(counts) <= capacity
         labels = rearrange(batch.labels, "b k part -> (b k) part")
-        loss, metrics = label_loss(params, word_ids, tokens, plan, labels)
-        metrics |= {"overflow": plan.overflow.astype(jnp.float32), "label_loss": loss}
+        loss, metrics = label_loss(
+            params, word_ids, tokens, plan, labels, jnp.repeat(fits, shape[1])
+        )
+        metrics |= {"clips_cut": jnp.mean(1.0 - fits), "label_loss": loss}
         if phase.turns:
             answers, accuracy = answer_loss(
-                params["backbone"], backbone_config, tokens, plan, batch, phase
+                params["backbone"], backbone_config, tokens, plan, batch, fits
             )
             metrics |= {"answer_loss": answers, "answer_accuracy": accuracy}
             loss = answers + config.label_weight * loss
@@ -313,6 +317,7 @@ def label_loss(
     tokens: Float[Array, "U D"],
     plan: VisionPlan,
     labels: Int[Array, "E parts"],
+    counted: Bool[Array, " E"],
 ) -> tuple[Array, dict[str, Array]]:
     """Cross-entropy of the words for what a pair shows, read from its pooled tokens.
 
@@ -334,9 +339,9 @@ def label_loss(
         logits = jnp.concatenate([nothing, words], axis=-1)
         target = labels[:, part]
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
-        losses.append(jnp.mean(loss))
+        losses.append(jnp.sum(jnp.where(counted, loss, 0.0)) / jnp.maximum(jnp.sum(counted), 1))
         right.append(jnp.argmax(logits, axis=-1) == target)
-    seen = labels[:, 0] > 0
+    seen = (labels[:, 0] > 0) & counted
     right = jnp.stack(right, axis=-1) & seen[:, None]
     accuracy = jnp.sum(right) / jnp.maximum(jnp.sum(seen) * len(word_ids), 1)
     return sum(losses), {"label_accuracy": accuracy}
@@ -348,7 +353,7 @@ def answer_loss(
     tokens: Float[Array, "U D"],
     plan: VisionPlan,
     batch: DialogueBatch,
-    phase: Phase,
+    fits: Bool[Array, " B"],
 ) -> tuple[Array, Array]:
     """Mean cross-entropy of the answer tokens, and the fraction predicted right."""
     batch_size, num_pairs = batch.labels.shape[:2]
@@ -362,7 +367,7 @@ def answer_loss(
     embeds = model.embed_prompt(params, config, layout, visual)
     hidden, _ = text.forward(params, config, embeds, layout.position_ids, layout.mask)
     # Answers stand behind all visual entries, so expansion shifts them by a constant per clip.
-    valid: Bool[Array, "B A"] = batch.answer_index >= 0
+    valid: Bool[Array, "B A"] = (batch.answer_index >= 0) & fits[:, None]
     before = jnp.where(valid, batch.answer_index + (counts - num_pairs)[:, None] - 1, 0)
     logits = text.logits(params, config, jnp.take_along_axis(hidden, before[:, :, None], axis=1))
     targets = jnp.take_along_axis(
@@ -370,5 +375,5 @@ def answer_loss(
     )
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     right = (jnp.argmax(logits, axis=-1) == targets) & valid
-    count = jnp.sum(valid)
+    count = jnp.maximum(jnp.sum(valid), 1)
     return jnp.sum(jnp.where(valid, loss, 0.0)) / count, jnp.sum(right) / count

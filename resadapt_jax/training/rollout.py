@@ -25,7 +25,7 @@ from resadapt_jax.generation.answer import (
 from resadapt_jax.generation.decode import Generation
 from resadapt_jax.models.prompt import PromptLayout
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
-from resadapt_jax.operators import SizeLimits, fit_budget, grids
+from resadapt_jax.operators import SizeLimits, fit_budget
 from resadapt_jax.operators.sizes import size_table
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
 
@@ -84,20 +84,52 @@ def encode_levels(
     return rearrange(jnp.concatenate(encoded, axis=2), "b k u d -> b (k u) d")
 
 
+def fit_levels(
+    scales: Float[Array, "B M K"],
+    frame_mask: Bool[Array, "B F"],
+    height: int,
+    width: int,
+    budget: int,
+    levels: SizeLevels,
+    limits: SizeLimits,
+) -> tuple[Int[Array, "B M E"], Bool[Array, "B M"]]:
+    """The level of each pair within a token budget (-1 if absent), and who had to be lowered.
+
+    Scales per frame are averaged over the pair. A budget may shape a pair as no level is; it then
+    gets the level below, so nothing outside the cache is ever asked for.
+    """
+    unit_mask = pair_mask(frame_mask)
+    if scales.shape[-1] == frame_mask.shape[-1]:
+        scales = pair_scales(scales, frame_mask)
+
+    def fit(scales: Array, mask: Array) -> tuple[Array, Array]:
+        fitted = fit_budget(scales, mask, height, width, budget, limits)
+        rows, cols = fitted.heights // limits.factor, fitted.widths // limits.factor
+        within = (levels.rows[None, :] <= rows[:, None]) & (levels.cols[None, :] <= cols[:, None])
+        level = jnp.max(jnp.where(within, jnp.arange(len(levels.rows))[None, :], -1), axis=1)
+        return level, jnp.any((fitted.scales != scales) & mask)
+
+    return jax.vmap(jax.vmap(fit, in_axes=(0, None)))(scales, unit_mask)
+
+
+def level_grids(
+    level: Int[Array, "*B K"], levels: SizeLevels, merge_size: int
+) -> Int[Array, "*B K 3"]:
+    """(1, rows, cols) in patches of each pair; zeros for an absent one."""
+    present = level >= 0
+    sides = [merge_size * jnp.asarray(side)[level] for side in (levels.rows, levels.cols)]
+    return jnp.where(present[..., None], jnp.stack([jnp.ones_like(level), *sides], axis=-1), 0)
+
+
 def level_index(
-    layout: PromptLayout, grid_thw: Int[Array, "B K 3"], levels: SizeLevels, merge_size: int
+    layout: PromptLayout, level: Int[Array, "B K"], levels: SizeLevels
 ) -> Int[Array, "B T"]:
     """``layout.visual_index`` of the planned path, as rows of ``encode_levels``."""
-    rows, cols = grid_thw[..., 1] // merge_size, grid_thw[..., 2] // merge_size
-    same = (rows[..., None] == levels.rows[None, None, :]) & (
-        cols[..., None] == levels.cols[None, None, :]
-    )
-    level = jnp.argmax(same, axis=-1)
-    tokens = rows * cols
+    tokens = jnp.where(level >= 0, jnp.asarray(levels.tokens)[level], 0)
     ends = jnp.cumsum(tokens, axis=-1)
     index = jnp.maximum(layout.visual_index, 0)
     pair = jax.vmap(lambda e, i: jnp.searchsorted(e, i, side="right"))(ends, index)
-    pair = jnp.minimum(pair, grid_thw.shape[1] - 1)
+    pair = jnp.minimum(pair, level.shape[1] - 1)
     within = index - jnp.take_along_axis(ends - tokens, pair, axis=-1)
     first = jnp.asarray(levels.first_token)[jnp.take_along_axis(level, pair, axis=-1)]
     row = pair * int(levels.tokens.sum()) + first + within
@@ -116,14 +148,26 @@ class RolloutConfig:
     """Visual tokens of a prompt in a rollout; an allocation that asks for more is fitted to it."""
     decoding: DecodingConfig = DecodingConfig()
 
+    def __post_init__(self) -> None:
+        for name in ("num_allocations", "num_answers", "token_capacity"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_allocations * self.num_answers < 2:
+            raise ValueError("a group of one answer has no spread to normalise by; draw more")
+
 
 @struct.dataclass
 class Rollout:
-    """Allocations drawn for a batch of prompts and the answers to them."""
+    """Allocations drawn for a batch of prompts and the answers to them.
+
+    An allocation that asked for more than the capacity is answered as fitted to it, and charged
+    for what it asked.
+    """
 
     actions: Float[Array, "B M K"]
     log_probs: Float[Array, "B M K"]  # under the policy that drew them
-    scales: Float[Array, "B M K"]  # of the policy's units
+    scales: Float[Array, "B M K"]  # of the policy's units, as drawn
+    unit_mask: Bool[Array, "B K"]
     tokens: Int[Array, "B M"]  # visual tokens that entered the decoder
     fitted: Bool[Array, "B M"]  # asked for more than the capacity
     answers: Generation  # every field [B, M, N, length]
@@ -147,68 +191,47 @@ def rollout(
     actions = policy.sample(draw, allocation.alpha, allocation.beta, rollouts.num_allocations)
     scales = policy.to_scale(actions, scale_range)
     height, width = frames.shape[2:4]
-    grid_thw, fitted = fit_pairs(scales, frame_mask, height, width, rollouts.token_capacity, limits)
     levels = size_levels(height, width, scale_range, limits)
-    visual = encode_levels(params, config, frames, levels)
-    answers = answer_allocations(
-        params, config, visual, grid_thw, prompts, levels, rollouts, decode
+    level, fitted = fit_levels(
+        scales, frame_mask, height, width, rollouts.token_capacity, levels, limits
     )
+    visual = encode_levels(params, config, frames, levels)
+    answers = answer_allocations(params, config, visual, level, prompts, levels, rollouts, decode)
     return Rollout(
         actions=actions,
         log_probs=policy.log_prob(
             actions, allocation.alpha[:, None, :], allocation.beta[:, None, :]
         ),
         scales=scales,
-        tokens=jnp.sum(grid_thw[..., 1] * grid_thw[..., 2], axis=-1) // limits.merge_size**2,
+        unit_mask=allocation.unit_mask,
+        tokens=jnp.sum(jnp.where(level >= 0, jnp.asarray(levels.tokens)[level], 0), axis=-1),
         fitted=fitted,
         answers=answers,
     )
-
-
-def fit_pairs(
-    scales: Float[Array, "B M K"],
-    frame_mask: Bool[Array, "B F"],
-    height: int,
-    width: int,
-    budget: int,
-    limits: SizeLimits,
-) -> tuple[Int[Array, "B M E 3"], Bool[Array, "B M"]]:
-    """Grids of the pairs within a token budget, and which allocations had to be lowered.
-
-    Scales per frame are averaged over the pair.
-    """
-    unit_mask = pair_mask(frame_mask)
-    if scales.shape[-1] == frame_mask.shape[-1]:
-        scales = pair_scales(scales, frame_mask)
-
-    def fit(scales: Array, mask: Array) -> tuple[Array, Array]:
-        fitted = fit_budget(scales, mask, height, width, budget, limits)
-        changed = jnp.any((fitted.scales != scales) & mask)
-        return grids(fitted.heights, fitted.widths, mask, limits), changed
-
-    return jax.vmap(jax.vmap(fit, in_axes=(0, None)))(scales, unit_mask)
 
 
 def answer_allocations(
     params: Params,
     config: Qwen2_5VLConfig,
     visual: Float[Array, "B KU D"],
-    grid_thw: Int[Array, "B M K 3"],
+    level: Int[Array, "B M K"],
     prompts: Prompts,
     levels: SizeLevels,
     rollouts: RolloutConfig,
     key: Key[Array, ""],
 ) -> Generation:
     """N answers to each of M allocations of B prompts; every field [B, M, N, length]."""
-    batch, num_allocations = grid_thw.shape[:2]
+    batch, num_allocations = level.shape[:2]
+    merge_size = config.vision.spatial_merge_size
     per_prompt = num_allocations * rollouts.num_answers
 
     def rows(x: Array) -> Array:
         return repeat(x, "b ... -> (b m) ...", m=per_prompt)
 
-    flat = repeat(grid_thw, "b m k t -> (b m n) k t", n=rollouts.num_answers)
-    layout = lay_out(jax.tree.map(rows, prompts), flat, config, rollouts.token_capacity)
-    index = level_index(layout, flat, levels, config.vision.spatial_merge_size)
+    flat = repeat(level, "b m k -> (b m n) k", n=rollouts.num_answers)
+    grid_thw = level_grids(flat, levels, merge_size)
+    layout = lay_out(jax.tree.map(rows, prompts), grid_thw, config, rollouts.token_capacity)
+    index = level_index(layout, flat, levels)
     generation = generate_from(
         params, config, layout.replace(visual_index=index), rows(visual), rollouts.decoding, key
     )

@@ -10,23 +10,33 @@ import pytest
 from resadapt_jax.allocator import ScaleRange, ThumbnailEncoder
 from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
+from resadapt_jax.errors import UserError
 from resadapt_jax.training import capo
-from resadapt_jax.training.capo import PromptBatch, grade, init_state, roll_out, update
-from resadapt_jax.training.config import TrainConfig
+from resadapt_jax.training.capo import (
+    PromptBatch,
+    check_geometry,
+    grade,
+    init_state,
+    roll_out,
+    update,
+)
+from resadapt_jax.training.config import TrainConfig, resolve
 from resadapt_jax.training.metrics import CompileCounter
 from resadapt_jax.training.rollout import RolloutConfig
 from tests.training.toy_parts import ALLOCATOR, WORLD, backbone
 
-CONFIG = TrainConfig(
-    world=WORLD,
-    num_steps=4,
-    batch_size=2,
-    allocator=ALLOCATOR,
-    rollouts=RolloutConfig(num_allocations=4, token_capacity=40),
-)
 TABLE = backbone().params["model"]["embed_tokens"]["weight"]
+CONFIG = resolve(
+    TrainConfig(
+        world=WORLD,
+        num_steps=4,
+        batch_size=2,
+        allocator=ALLOCATOR,
+        rollouts=RolloutConfig(num_allocations=4, token_capacity=40),
+    ),
+    TABLE.shape[1],
+)
 ENCODER = ThumbnailEncoder(text_table=TABLE, config=CONFIG.thumbnail)
-NETWORK = replace(ALLOCATOR, frame_width=CONFIG.thumbnail.width, text_width=TABLE.shape[1])
 
 
 def records(count=1):
@@ -40,21 +50,18 @@ def roll(state, batch, config=CONFIG):
         ENCODER,
         backbone().params,
         PromptBatch.from_records(batch),
-        rollouts=config.rollouts,
-        scale_range=config.scale_range,
-        limits=config.limits,
-        network=NETWORK,
+        config=config,
         backbone_config=backbone().config,
     )
 
 
 def learn(state, features, drawn, accuracy, config=CONFIG):
-    return update(state, features, drawn, accuracy, config=config, network=NETWORK)
+    return update(state, features, drawn, accuracy, config=config)
 
 
 def test_nothing_compiles_after_the_first_step():
     first, second = records(2)
-    state = init_state(CONFIG, NETWORK)
+    state = init_state(CONFIG)
     features, drawn, _ = roll(state, first)
     state, _ = learn(state, features, drawn, np.zeros((2, 4, 1), np.float32))
     with CompileCounter() as compiled:
@@ -66,7 +73,7 @@ def test_nothing_compiles_after_the_first_step():
 def test_at_equal_parameters_the_ratio_is_one():
     (batch,) = records()
     config = replace(CONFIG, updates_per_step=1)
-    state = init_state(config, NETWORK)
+    state = init_state(config)
     features, drawn, _ = roll(state, batch)
     accuracy = np.arange(8, dtype=np.float32).reshape(2, 4, 1) % 2
     _, metrics = learn(state, features, drawn, accuracy, config)
@@ -83,7 +90,7 @@ def test_cheaper_right_answers_are_made_likelier():
         advantage=replace(CONFIG.advantage, gamma=1.5, positive_floor=None),
         num_steps=40,
     )
-    state = init_state(config, NETWORK)
+    state = init_state(config)
     before = None
     for _ in range(12):
         features, drawn, metrics = roll(state, batch, config)
@@ -101,7 +108,7 @@ def test_equal_rewards_and_no_cost_change_nothing():
         advantage=replace(CONFIG.advantage, gamma=0.0, lambda_capo=0.0, positive_floor=None),
         loss=loss,
     )
-    state = init_state(config, NETWORK)
+    state = init_state(config)
     features, drawn, _ = roll(state, batch, config)
     _, metrics = learn(state, features, drawn, np.ones((2, 4, 1), np.float32), config)
     assert metrics["grad_norm"] == 0.0
@@ -110,7 +117,8 @@ def test_equal_rewards_and_no_cost_change_nothing():
 def test_the_policys_range_reaches_every_part():
     (batch,) = records()
     config = replace(CONFIG, scale_range=ScaleRange(s_min=0.25, s_max=0.5))
-    state = init_state(config, NETWORK)
+    config = resolve(config, TABLE.shape[1])
+    state = init_state(config)
     features, drawn, _ = roll(state, batch, config)
     assert drawn.scales.min() >= 0.25 and drawn.scales.max() <= 0.5
     _, metrics = learn(state, features, drawn, np.ones((2, 4, 1), np.float32), config)
@@ -122,7 +130,7 @@ def test_evidence_reaches_neither_allocator_nor_reward_nor_loss(monkeypatch):
     # Poison the evidence of every clip: not a bit of a step may change.
     def one_step():
         batch = records()[0]
-        state = init_state(CONFIG, NETWORK)
+        state = init_state(CONFIG)
         features, drawn, _ = roll(state, batch)
         ids, mask = jax.device_get((drawn.answers.token_ids, drawn.answers.mask))
         accuracy = grade(ids, mask, batch["task"], batch["answer"], backbone().decode)
@@ -160,3 +168,13 @@ def test_only_one_class_per_task():
 def test_a_run_of_nothing_is_refused(field):
     with pytest.raises(ValueError, match=field):
         replace(CONFIG, **{field: 0})
+
+
+def test_what_the_backbone_cannot_take_is_refused():
+    check_geometry(CONFIG, backbone().config)
+    few = replace(CONFIG, rollouts=replace(CONFIG.rollouts, token_capacity=2))
+    with pytest.raises(UserError, match="token_capacity is 2, but 3 pairs .* need 3"):
+        check_geometry(few, backbone().config)
+    other = replace(CONFIG, limits=replace(CONFIG.limits, patch_size=16))
+    with pytest.raises(UserError, match="patches of 16 pixels .* the backbone has 14 and 2"):
+        check_geometry(other, backbone().config)

@@ -14,7 +14,8 @@ from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.rollout import (
     RolloutConfig,
     encode_levels,
-    fit_pairs,
+    fit_levels,
+    level_grids,
     level_index,
     rollout,
     size_levels,
@@ -61,9 +62,10 @@ def test_cached_tokens_are_those_of_the_planned_path(batch, size):
     capacity = 3 * most
 
     @jax.jit
-    def both_ways(grids):
+    def both_ways(level):
+        grids = level_grids(level, levels, 2)
         layout = lay_out(prompts, grids, config, capacity)
-        index = level_index(layout, grids, levels, 2)
+        index = level_index(layout, level, levels)
         tokens = encode_levels(params, config, frames, levels)
         cached = model.embed_prompt(params, config, layout.replace(visual_index=index), tokens)
         bounds = {"max_height": -(-size[0] // 28) * 28, "max_width": -(-size[1] // 28) * 28}
@@ -76,13 +78,26 @@ def test_cached_tokens_are_those_of_the_planned_path(batch, size):
 
     scales = jnp.array([[[0.2, 1.0, 0.5]], [[0.8, 0.4, 0.9]]])
     mask = jnp.ones(frames.shape[:2], bool)
-    grids, _ = fit_pairs(scales, mask, *size, capacity, LIMITS)
-    cached, planned, index = both_ways(grids[:, 0])
-    assert ((index >= 0).sum(axis=1) == grids[:, 0].prod(axis=-1).sum(axis=1) // 4).all()
+    level, _ = fit_levels(scales, mask, *size, capacity, levels, LIMITS)
+    cached, planned, index = both_ways(level[:, 0])
+    assert ((index >= 0).sum(axis=1) == levels.tokens[level[:, 0]].sum(axis=1)).all()
     np.testing.assert_allclose(cached, planned, atol=2e-5)
     # It would show if a level were taken for another: other sizes give other tokens.
-    other, _, _ = both_ways(grids[::-1, 0])
+    other, _, _ = both_ways(level[::-1, 0])
     assert jnp.abs(other - cached).max() > 0.1
+
+
+def test_a_budget_leads_to_levels_only():
+    levels = size_levels(112, 112, RANGE, LIMITS)
+    scales, mask = jnp.ones((1, 1, 2)), jnp.array([[True, True, True, False]])
+    level, fitted = fit_levels(scales, mask, 112, 112, 21, levels, LIMITS)
+    # Two pairs of 4x4 tokens under 21: the budget shapes them as 4x3 and 3x3, and 4x3 is no level.
+    assert level[0, 0].tolist() == [2, 2] and fitted[0, 0]
+    assert level_grids(level, levels, 2)[0, 0].tolist() == [[1, 6, 6], [1, 6, 6]]
+    alone = jnp.array([[True, True, False, False]])
+    level, fitted = fit_levels(scales, alone, 112, 112, 21, levels, LIMITS)
+    assert level[0, 0].tolist() == [3, -1] and not fitted[0, 0]
+    assert level_grids(level, levels, 2)[0, 0].tolist() == [[1, 8, 8], [0, 0, 0]]
 
 
 def _allocation(alpha, beta):
@@ -142,11 +157,15 @@ def test_a_rollout_has_its_shapes_and_its_own_log_probs(run):
     np.testing.assert_allclose(drawn.scales, 0.2 + 0.8 * drawn.actions, rtol=1e-6)
 
 
-def test_greedy_answers_are_those_of_the_planned_path(batch, run):
+@pytest.mark.parametrize("alpha, beta, binds", [(2.0, 2.0, False), (50.0, 0.5, True)])
+def test_greedy_answers_are_those_of_the_planned_path(batch, run, alpha, beta, binds):
     frames, prompts = batch
-    drawn = run(_allocation(2.0, 2.0), jax.random.key(2))
+    drawn = run(_allocation(alpha, beta), jax.random.key(2))
+    assert bool(drawn.fitted.any()) == binds
     mask = jnp.ones(frames.shape[:2], bool)
-    grids, _ = fit_pairs(drawn.scales, mask, 112, 112, 30, LIMITS)
+    levels = size_levels(112, 112, RANGE, LIMITS)
+    level, _ = fit_levels(drawn.scales, mask, 112, 112, 30, levels, LIMITS)
+    grids = level_grids(level, levels, 2)
 
     @jax.jit
     def plan_and_answer(grid_thw):
@@ -172,6 +191,7 @@ def test_greedy_answers_are_those_of_the_planned_path(batch, run):
 
 def test_scales_per_frame_are_averaged_over_the_pair():
     scales = jnp.array([[[0.2, 0.8, 1.0, 1.0]]])
-    grids, _ = fit_pairs(scales, jnp.ones((1, 4), bool), 112, 112, 100, LIMITS)
-    # The first pair's mean is .5: 56 px, two tokens or four patches a side.
-    assert grids[0, 0].tolist() == [[1, 4, 4], [1, 8, 8]]
+    levels = size_levels(112, 112, RANGE, LIMITS)
+    level, _ = fit_levels(scales, jnp.ones((1, 4), bool), 112, 112, 100, levels, LIMITS)
+    # The first pair's mean is .5: 56 px, two tokens a side, the second level of four.
+    assert level[0, 0].tolist() == [1, 3]
