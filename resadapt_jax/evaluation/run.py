@@ -23,7 +23,7 @@ from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.generation.backbone import Backbone, load_backbone
 from resadapt_jax.report.frontier import frontier_png
 from resadapt_jax.report.scale_traces import ScaleTrace, scale_traces_png
-from resadapt_jax.training.config import TrainConfig
+from resadapt_jax.training.config import TrainConfig, resolve
 from resadapt_jax.training.progress import Progress
 from resadapt_jax.versions import versions
 
@@ -44,6 +44,7 @@ def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
     output_dir = Path(config.output_dir)
     allocator = _trained(output_dir / "allocator", train_command)
     backbone = load_backbone(config.backbone)
+    config = resolve(config, backbone.config.text.hidden_size)
     _check(config, backbone, allocator)
     settings = frontier_settings(
         config.evaluation,
