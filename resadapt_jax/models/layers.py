@@ -22,6 +22,16 @@ def rms_norm(params: Params, x: Float[Array, "*N D"], eps: float) -> Float[Array
     return weight * (x32 * scale).astype(x.dtype)
 
 
+def layer_norm(params: Params, x: Float[Array, "*N D"], eps: float) -> Float[Array, "*N D"]:
+    """``weight · (x - mean(x)) / √(var(x) + eps) + bias``, all of it in float32."""
+    x32 = x.astype(jnp.float32)
+    centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+    scale = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+    ones = (1,) * (x.ndim - 1)
+    weight, bias = (params[name].reshape(*ones, -1) for name in ("weight", "bias"))
+    return (centred * scale * weight + bias).astype(x.dtype)
+
+
 def swiglu(params: Params, x: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
     """``down(silu(gate(x)) · up(x))``."""
     gate = jax.nn.silu(linear(params["gate_proj"], x))
