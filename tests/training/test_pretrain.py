@@ -1,0 +1,99 @@
+"""Pre-training of the tiny backbone: what a clip that was cut may teach, which sizes are drawn."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resadapt_jax.data.toy_pipeline import dialogue_batches
+from resadapt_jax.data.toy_source import ToyDialogues
+from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
+from resadapt_jax.data.toy_world import ToyWorldConfig
+from resadapt_jax.training.pretrain import (
+    DialogueBatch,
+    Phase,
+    PretrainConfig,
+    PretrainState,
+    draw_levels,
+    init_params,
+    label_word_ids,
+    phase_optimizer,
+    toy_backbone_config,
+    train_step,
+)
+
+# Three clips of two pairs of 2x2 tokens, all shown at full size.
+PHASE = Phase(
+    num_steps=2, batch_size=3, size=56, num_pairs=2, num_signs=1, turns=1,
+    learning_rate=1e-3, full_size_clips=0.999999,
+)  # fmt: skip
+TOKENIZER = build_toy_tokenizer()
+BACKBONE = toy_backbone_config(TOKENIZER)
+
+
+@cache
+def records():
+    world = ToyWorldConfig(seed=4, size=56, num_pairs=2, num_signs=1)
+    source = ToyDialogues(world, PHASE.batch_size, PHASE.turns)
+    return next(dialogue_batches(source, TOKENIZER, PHASE.batch_size))
+
+
+def one_step(token_capacity, records):
+    """State of the optimiser and metrics after a step from the same start."""
+    config = PretrainConfig(phases=(PHASE,), token_capacity=token_capacity)
+    params = init_params(jax.random.key(0), BACKBONE)
+    state = PretrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=phase_optimizer(config, PHASE).init(params),
+        key=jax.random.key(1),
+    )
+    state, metrics = train_step(
+        state,
+        DialogueBatch.from_records(records),
+        config=config,
+        phase=PHASE,
+        backbone_config=BACKBONE,
+        word_ids=label_word_ids(TOKENIZER),
+    )
+    return jax.tree.leaves(state.opt_state), metrics  # Adam's moments hold the gradient
+
+
+def with_other_truth(records, clip):
+    """The same records, another truth said about one clip."""
+    labels = records["labels"].copy()
+    labels[clip] = labels[clip] % 2 + 1
+    ids = records["compact_ids"].copy()
+    at = records["answer_index"][clip]
+    ids[clip, at[at >= 0]] = TOKENIZER.encode(" red")[0]
+    return {**records, "labels": labels, "compact_ids": ids}
+
+
+def equal(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+# 24 tokens are asked for; 20 hold two clips and half of the third, 24 hold all.
+@pytest.mark.parametrize("token_capacity, cut", [(20 / 24, 1 / 3), (1.0, 0.0)])
+def test_a_clip_that_was_cut_teaches_nothing(token_capacity, cut):
+    learnt, metrics = one_step(token_capacity, records())
+    assert metrics["clips_cut"] == pytest.approx(cut)
+    assert np.isfinite(metrics["answer_loss"]) and np.isfinite(metrics["label_loss"])
+    third, _ = one_step(token_capacity, with_other_truth(records(), 2))
+    second, _ = one_step(token_capacity, with_other_truth(records(), 1))
+    assert equal(learnt, third) == (cut > 0)
+    assert not equal(learnt, second)
+
+
+def test_levels_are_drawn_as_said():
+    levels = draw_levels(jax.random.key(0), (4000, 6), 4, 0.3)
+    whole = (levels == 4).all(axis=1)
+    # 30 % by choice; of the others P(all six full) = ∫ p⁶ dp = 1/7: 0.3 + 0.7 / 7 = 0.4.
+    assert abs(float(whole.mean()) - 0.4) < 0.03
+    mixed = levels[~whole]
+    below = mixed[mixed < 4]
+    assert set(np.unique(below)) == {1, 2, 3}
+    assert abs(float((below == 1).mean()) - 0.5) < 0.02
+    assert (draw_levels(jax.random.key(0), (5, 2), 2, 1.0) == 2).all()
