@@ -1,18 +1,23 @@
 """Checkpoints as Hugging Face directories: ``config.json`` and one or many safetensors files."""
 
 import json
+import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
+from jax.sharding import Sharding
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
-from safetensors.flax import save_file
+from safetensors.numpy import save_file
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.typing import Params
+from resadapt_jax.files import atomic_write
+from resadapt_jax.typing import Array, Params
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -40,8 +45,13 @@ def load_params(
     rename: Mapping[str, str],
     ignore: frozenset[str] = frozenset(),
     dtype: DTypeLike | None = None,
+    shardings: Mapping[str, Sharding] | None = None,
 ) -> Params:
-    """Reads the tensors named in ``shapes`` into a nested tree.
+    """Reads the tensors named in ``shapes`` into a nested tree, one at a time.
+
+    Nothing is read before all keys and shapes are known to be right. A device is given its own
+    part of a tensor only, cast on the way, and a file is closed before the next is opened: beyond
+    the parameters themselves the host holds at most one file.
 
     Args:
         directory: holds ``model.safetensors``, or shards and their index.
@@ -49,42 +59,124 @@ def load_params(
         rename: prefixes of another key layout -> prefixes of ours.
         ignore: keys that may be present and are not read.
         dtype: cast to it; ``None`` keeps the file's.
+        shardings: where each tensor goes (``partition.shardings``); the default device if ``None``.
 
     Raises:
         UserError: no weights; or any missing, unexpected or misshaped tensors, all listed.
     """
+    tensors: dict[str, Array] = {}
     try:
-        with ExitStack() as files:
-            found = {}
-            for path in _weight_files(Path(directory)):
-                file = files.enter_context(safe_open(path, framework="flax"))
-                found |= {_renamed(name, rename): (file, name) for name in file.keys()}
-            found = {key: where for key, where in found.items() if key not in ignore}
-            slices = {key: file.get_slice(name) for key, (file, name) in found.items()}
-            _check(directory, slices, shapes)
-            tensors = {key: file.get_tensor(name) for key, (file, name) in found.items()}
+        files = _weight_files(Path(directory))
+        stored = {path: _stored_shapes(path, rename, ignore) for path in files}
+        _check(
+            directory,
+            {key: shape for keys in stored.values() for key, shape in keys.items()},
+            shapes,
+        )
+        for path in files:
+            with safe_open(path, framework="numpy") as file:
+                for name in file.keys():
+                    key = _renamed(name, rename)
+                    if key not in ignore:
+                        place = None if shardings is None else shardings[key]
+                        tensors[key] = _read(file, name, shapes[key], dtype, place)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{directory}: a weight file cannot be read: {error}") from error
-    if dtype is not None:
-        tensors = {key: value.astype(dtype) for key, value in tensors.items()}
     return traverse_util.unflatten_dict(tensors, sep=".")
 
 
-def save(directory: str | Path, config: Mapping[str, Any], params: Params) -> None:
-    """Writes ``config.json`` and ``model.safetensors``, keys being the tree's dotted paths."""
+def save(
+    directory: str | Path,
+    config: Mapping[str, Any],
+    params: Params,
+    *,
+    max_file_bytes: int = 5_000_000_000,
+) -> None:
+    """Writes ``config.json`` and the weights, keys being the tree's dotted paths.
+
+    Weights go into one file, or into several and their index where they are more than
+    ``max_file_bytes``. Each file appears whole, and ``config.json`` last: a directory without one
+    holds an unfinished export.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    flat = traverse_util.flatten_dict(params, sep=".")
-    # transformers refuses a file that does not say which framework's layout it follows.
-    save_file(dict(sorted(flat.items())), directory / _SINGLE, metadata={"format": "pt"})
+    (directory / "config.json").unlink(missing_ok=True)
+    flat = dict(sorted(traverse_util.flatten_dict(params, sep=".").items()))
+    files = _divide(flat, max_file_bytes)
+    for old in {*directory.glob("model*.safetensors"), directory / _INDEX} - {
+        directory / name for name in files
+    }:
+        old.unlink(missing_ok=True)
+    for name, keys in files.items():
+        temporary = directory / f".{name}.tmp"
+        tensors = {key: np.asarray(flat[key]) for key in keys}
+        # transformers refuses a file that does not say which framework's layout it follows.
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        os.replace(temporary, directory / name)
+    if len(files) > 1:
+        weight_map = {key: name for name, keys in files.items() for key in keys}
+        total = sum(value.nbytes for value in flat.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        atomic_write(directory / _INDEX, json.dumps(index, indent=2) + "\n")
+    atomic_write(directory / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _divide(tensors: Mapping[str, Array], max_file_bytes: int) -> dict[str, list[str]]:
+    """File name -> keys, in order; a tensor larger than a file may be has one to itself."""
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for key, tensor in tensors.items():
+        if groups[-1] and filled + tensor.nbytes > max_file_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(key)
+        filled += tensor.nbytes
+    if len(groups) == 1:
+        return {_SINGLE: groups[0]}
+    count = len(groups)
+    return {
+        f"model-{number:05d}-of-{count:05d}.safetensors": keys
+        for number, keys in enumerate(groups, start=1)
+    }
+
+
+def _stored_shapes(
+    path: Path, rename: Mapping[str, str], ignore: frozenset[str]
+) -> dict[str, tuple[int, ...]]:
+    """Our key -> shape of every tensor in a file, from its header alone."""
+    with safe_open(path, framework="numpy") as file:
+        keys = {_renamed(name, rename): name for name in file.keys()}
+        return {
+            key: tuple(file.get_slice(name).get_shape())
+            for key, name in keys.items()
+            if key not in ignore
+        }
+
+
+def _read(
+    file: Any,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: DTypeLike | None,
+    sharding: Sharding | None,
+) -> Array:
+    """One tensor on its sharding; each device's part is read and cast by itself."""
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        values = file.get_slice(name)[index] if index else file.get_tensor(name)
+        return values if dtype is None else values.astype(dtype)
+
+    if sharding is None:
+        return jnp.asarray(part((slice(None),) * len(shape)))
+    return jax.make_array_from_callback(shape, sharding, part)
 
 
 def _check(
-    directory: str | Path, found: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+    directory: str | Path,
+    stored: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
     """Raises one error that lists every difference between a checkpoint and a model."""
-    stored = {key: tuple(tensor.get_shape()) for key, tensor in found.items()}
     problems = [f"missing {key} {shape}" for key, shape in shapes.items() if key not in stored]
     for key, shape in stored.items():
         if key not in shapes:
@@ -98,12 +190,17 @@ def _check(
 
 def _weight_files(directory: Path) -> list[Path]:
     if (directory / _INDEX).is_file():
-        weight_map = json.loads((directory / _INDEX).read_text())["weight_map"]
+        try:
+            weight_map = json.loads((directory / _INDEX).read_text())["weight_map"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UserError(f"{directory / _INDEX} is no index of weights: {error!r}") from error
         files = [directory / name for name in sorted(set(weight_map.values()))]
     else:
         files = [directory / _SINGLE]
     if absent := [path.name for path in files if not path.is_file()]:
-        raise UserError(f"{directory} lacks {', '.join(absent)}")
+        pickled = any(directory.glob("*.bin")) or any(directory.glob("*.pt*"))
+        hint = "; pickled weights are not read, save them as safetensors" if pickled else ""
+        raise UserError(f"{directory} lacks {', '.join(absent)}{hint}")
     return files
 
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from resadapt_jax.errors import UserError
+from resadapt_jax.models import hf
 from resadapt_jax.models.qwen2_5_vl.checkpoint import load_hf, save_hf
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
 from resadapt_jax.models.qwen2_5_vl.model import init_params, param_shapes
@@ -98,6 +99,36 @@ def test_shards_with_an_index(tmp_path, tensors):
     assert_same(params, tensors)
 
 
+def test_large_exports_are_divided(tmp_path, tensors):
+    params = traverse_util.unflatten_dict(tensors, sep=".")
+    save_hf(tmp_path / "model", CONFIG, params)  # what an earlier export left must go
+    hf.save(tmp_path / "model", CONFIG.to_hf(), params, max_file_bytes=20_000)
+    files = sorted((tmp_path / "model").glob("*.safetensors"))
+    assert len(files) > 2 and all(path.name.startswith("model-0") for path in files)
+    sizes = [
+        {key: len(value.tobytes()) for key, value in load_file(path).items()} for path in files
+    ]
+    # Only a tensor that is too large by itself exceeds the limit, and then it is alone.
+    assert all(sum(size.values()) <= 20_000 or len(size) == 1 for size in sizes)
+    _, loaded = load_hf(tmp_path / "model")
+    assert_same(loaded, tensors)
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+def test_each_device_gets_its_part(tmp_path, tensors, dtype):
+    save_hf(tmp_path / "model", CONFIG, traverse_util.unflatten_dict(tensors, sep="."))
+    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"))
+    _, params = load_hf(tmp_path / "model", dtype, mesh)
+    flat = traverse_util.flatten_dict(params, sep=".")
+    for key, value in flat.items():
+        np.testing.assert_array_equal(value, tensors[key].astype(dtype or "f4"), key)
+    # 20 hidden units by 16 inputs: 10 x 8 on each of the 2 x 2 devices, the same on both of data.
+    gate = flat["model.layers.0.mlp.gate_proj.weight"]
+    assert {shard.data.shape for shard in gate.addressable_shards} == {(10, 8)}
+    assert len({str(shard.index) for shard in gate.addressable_shards}) == 4
+    assert flat["model.norm.weight"].is_fully_replicated
+
+
 def test_in_memory_key_layout(tmp_path, tensors):
     def in_memory(key):
         if key.startswith("model."):
@@ -144,7 +175,13 @@ def test_bad_directories(tmp_path, tensors):
     with pytest.raises(UserError, match="cannot be read"):
         load_hf(directory)
     (directory / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="lacks model.safetensors"):
+    with pytest.raises(UserError, match="lacks model.safetensors$"):
+        load_hf(directory)
+    (directory / "pytorch_model.bin").touch()
+    with pytest.raises(UserError, match="pickled weights are not read"):
+        load_hf(directory)
+    (directory / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match="no index of weights"):
         load_hf(directory)
     (directory / "config.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):

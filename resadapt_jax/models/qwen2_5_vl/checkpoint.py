@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.models import hf
+from resadapt_jax.models.partition import shardings
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
 from resadapt_jax.models.qwen2_5_vl.model import param_shapes
+from resadapt_jax.models.qwen2_5_vl.partition import PARTITION
 from resadapt_jax.typing import Params
 
 # transformers 5 holds the modules under these names; published files use the shorter ones.
@@ -15,7 +18,7 @@ _IN_MEMORY = {"model.visual.": "visual.", "model.language_model.": "model."}
 
 
 def load_hf(
-    directory: str | Path, dtype: DTypeLike | None = None
+    directory: str | Path, dtype: DTypeLike | None = None, mesh: Mesh | None = None
 ) -> tuple[Qwen2_5VLConfig, Params]:
     """Reads a model from an HF directory.
 
@@ -23,6 +26,8 @@ def load_hf(
         directory: ``config.json`` and one or many safetensors files, in the published key layout
             or in transformers 5's own.
         dtype: cast the weights to it; ``None`` keeps the file's.
+        mesh: tensors go straight to where `PARTITION` puts them on it; without one, to the
+            default device.
 
     Raises:
         UserError: an unreadable or unsupported config; any missing, unexpected or misshaped
@@ -34,8 +39,14 @@ def load_hf(
         raise UserError(f"{directory}: {error}") from error
     # A tied head may be stored all the same; it equals the embedding.
     ignore = frozenset({"lm_head.weight"} if config.tie_word_embeddings else ())
+    shapes = param_shapes(config)
     params = hf.load_params(
-        directory, param_shapes(config), rename=_IN_MEMORY, ignore=ignore, dtype=dtype
+        directory,
+        shapes,
+        rename=_IN_MEMORY,
+        ignore=ignore,
+        dtype=dtype,
+        shardings=None if mesh is None else shardings(shapes, PARTITION, mesh),
     )
     return config, params
 

@@ -1,0 +1,56 @@
+"""Where each parameter lives on a mesh: one table per model, from checkpoint key to mesh axes.
+
+The axes are ``data`` (the batch; no parameter is split over it), ``fsdp`` (parameters and optimiser
+state, gathered where they are used) and ``tensor`` (heads and hidden units). Loading, training and
+export all read the same table.
+"""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# Patterns as in a shell, `*` also matching dots; the first that matches decides.
+PartitionTable = tuple[tuple[str, PartitionSpec], ...]
+
+
+def partition_specs(
+    shapes: Mapping[str, tuple[int, ...]], table: PartitionTable
+) -> dict[str, PartitionSpec]:
+    """The spec of every parameter.
+
+    Raises:
+        ValueError: lists the keys that no pattern matches, or whose spec is longer than the shape.
+    """
+    specs, problems = {}, []
+    for key, shape in shapes.items():
+        spec = next((spec for pattern, spec in table if fnmatchcase(key, pattern)), None)
+        if spec is None:
+            problems.append(f"no rule for {key}")
+        elif len(spec) > len(shape):
+            problems.append(f"{key} has shape {shape}, its rule is {spec}")
+        specs[key] = spec
+    if problems:
+        raise ValueError("partition table: " + "; ".join(problems))
+    return specs
+
+
+def shardings(
+    shapes: Mapping[str, tuple[int, ...]], table: PartitionTable, mesh: Mesh
+) -> dict[str, NamedSharding]:
+    """The sharding of every parameter on a mesh.
+
+    An axis that the mesh lacks, or that does not divide its dimension, leaves that dimension whole:
+    so one table serves every mesh, and sizes too small to split.
+    """
+    specs = partition_specs(shapes, table)
+    fitted = {key: _fitted(spec, shapes[key], mesh) for key, spec in specs.items()}
+    return {key: NamedSharding(mesh, spec) for key, spec in fitted.items()}
+
+
+def _fitted(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    def fits(axis: str | None, size: int) -> bool:
+        return axis in mesh.shape and size % mesh.shape[axis] == 0
+
+    axes = [axis if fits(axis, size) else None for axis, size in zip(spec, shape, strict=False)]
+    return PartitionSpec(*axes)
