@@ -1,0 +1,206 @@
+"""Attention in blocks: memory grows with the sequence, not with its square, forward and backward.
+
+The online softmax of FlashAttention-2 (Dao 2023, arXiv 2307.08691) written with XLA's own loops, so
+it compiles for every target. Blocks in which no key is visible to any query are skipped when the
+program runs: causal attention costs half, and packed segments about the sum of their squares.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from resadapt_jax.typing import Array, Float, Int
+
+# A score that is never reached; finite, so that differences of two of them are no NaN.
+_NEVER = -1e30
+
+
+class Places(NamedTuple):
+    """What decides who sees whom: same segment, other than 0, and no later slot."""
+
+    query_segment: Int[Array, "B T"]
+    key_segment: Int[Array, "B S"]
+    query_slot: Int[Array, " T"]
+    key_slot: Int[Array, " S"]
+
+
+def attend_blockwise(
+    query: Float[Array, "B Hq T D"],
+    key: Float[Array, "B Hk S D"],
+    value: Float[Array, "B Hk S D"],
+    places: Places,
+    *,
+    block: int = 256,
+) -> Float[Array, "B Hq T D"]:
+    """softmax(Q Kᵀ / √D over visible keys) V; 0 for a query that sees nothing.
+
+    A key is visible if it has the query's segment id, which is not 0, and a slot not after the
+    query's: equal slots everywhere make attention bidirectional. Keys are shared by Hq / Hk heads;
+    softmax and sums are float32. Differentiated with respect to query, key and value; the backward
+    pass recomputes the weights from their log-sum-exp and keeps no T x S array either.
+    """
+    batch, kv_heads, _, dim = key.shape
+    length = query.shape[2]
+    query, places = _pad_queries(query, places, -length % block)
+    key, value, places = _pad_keys(key, value, places, -key.shape[2] % block)
+    grouped = query.reshape(batch, kv_heads, -1, query.shape[2], dim)
+    out = _attend(grouped, key, value, places, block)
+    return out.reshape(query.shape)[:, :, :length]
+
+
+def _pad_queries(query, places, extra):
+    query = jnp.pad(query, ((0, 0), (0, 0), (0, extra), (0, 0)))
+    segment = jnp.pad(places.query_segment, ((0, 0), (0, extra)))
+    slot = jnp.pad(places.query_slot, (0, extra))
+    return query, places._replace(query_segment=segment, query_slot=slot)
+
+
+def _pad_keys(key, value, places, extra):
+    key, value = (jnp.pad(x, ((0, 0), (0, 0), (0, extra), (0, 0))) for x in (key, value))
+    segment = jnp.pad(places.key_segment, ((0, 0), (0, extra)))
+    slot = jnp.pad(places.key_slot, (0, extra))
+    # What is padding may hold anything, and 0 times NaN is NaN.
+    present = (segment != 0)[:, None, :, None]
+    key, value = (jnp.where(present, x, 0) for x in (key, value))
+    return key, value, places._replace(key_segment=segment, key_slot=slot)
+
+
+def _blocks(x: Array, axis: int, block: int) -> Array:
+    """Cuts an axis into blocks, which come first."""
+    shape = x.shape[:axis] + (x.shape[axis] // block, block) + x.shape[axis + 1 :]
+    return jnp.moveaxis(x.reshape(shape), axis, 0)
+
+
+def _joined(x: Array, axis: int) -> Array:
+    """Undoes `_blocks`."""
+    x = jnp.moveaxis(x, 0, axis)
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+
+def _visible(places: Places) -> Array:
+    """[B T S] of one pair of blocks."""
+    same = places.query_segment[:, :, None] == places.key_segment[:, None, :]
+    same &= places.key_segment[:, None, :] != 0
+    return same & (places.key_slot[None, :] <= places.query_slot[:, None])[None]
+
+
+def _scores(query: Array, key: Array, visible: Array) -> Array:
+    """[B Hk G T S] float32."""
+    scores = jnp.einsum("bhgqd,bhkd->bhgqk", query, key, preferred_element_type=jnp.float32)
+    return jnp.where(visible[:, None, None], scores * key.shape[-1] ** -0.5, _NEVER)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attend(query, key, value, places, block):
+    return _forward(query, key, value, places, block)[0]
+
+
+def _forward(query, key, value, places, block):
+    keys, values = _blocks(key, 2, block), _blocks(value, 2, block)
+    key_segments, key_slots = (
+        _blocks(places.key_segment, 1, block),
+        _blocks(places.key_slot, 0, block),
+    )
+
+    def of_queries(inputs):
+        query, segment, slot = inputs
+
+        def add(carry, inputs):
+            key, value, key_segment, key_slot = inputs
+            visible = _visible(Places(segment, key_segment, slot, key_slot))
+
+            def seen(carry):
+                top, total, out = carry
+                scores = _scores(query, key, visible)
+                new_top = jnp.maximum(top, scores.max(axis=-1))
+                weights = jnp.where(
+                    visible[:, None, None], jnp.exp(scores - new_top[..., None]), 0.0
+                )
+                decay = jnp.exp(top - new_top)
+                gained = jnp.einsum(
+                    "bhgqk,bhkd->bhgqd",
+                    weights.astype(value.dtype),
+                    value,
+                    preferred_element_type=jnp.float32,
+                )
+                total = total * decay + weights.sum(axis=-1)
+                return new_top, total, out * decay[..., None] + gained
+
+            return jax.lax.cond(visible.any(), seen, lambda carry: carry, carry), None
+
+        rows = query.shape[:-1]
+        start = jnp.full(rows, _NEVER), jnp.zeros(rows), jnp.zeros(query.shape)
+        (top, total, out), _ = jax.lax.scan(add, start, (keys, values, key_segments, key_slots))
+        safe = jnp.where(total > 0.0, total, 1.0)
+        return (out / safe[..., None]).astype(query.dtype), top + jnp.log(safe)
+
+    queries = (
+        _blocks(query, 3, block),
+        _blocks(places.query_segment, 1, block),
+        _blocks(places.query_slot, 0, block),
+    )
+    out, log_sum = jax.lax.map(of_queries, queries)
+    out, log_sum = _joined(out, 3), _joined(log_sum, 3)
+    return out, (query, key, value, places, out, log_sum)
+
+
+def _backward(block, residuals, cotangent):
+    query, key, value, places, out, log_sum = residuals
+    # Σ_s w_s dw_s of each query, which the softmax's derivative takes away.
+    mean = (cotangent.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1)
+    queries = (
+        _blocks(query, 3, block),
+        _blocks(cotangent, 3, block),
+        _blocks(log_sum, 3, block),
+        _blocks(mean, 3, block),
+        _blocks(places.query_segment, 1, block),
+        _blocks(places.query_slot, 0, block),
+    )
+    keys = (
+        _blocks(key, 2, block),
+        _blocks(value, 2, block),
+        _blocks(places.key_segment, 1, block),
+        _blocks(places.key_slot, 0, block),
+    )
+
+    def of_keys(d_query, inputs):
+        key, value, key_segment, key_slot = inputs
+
+        def add(carry, inputs):
+            query, d_out, log_sum, mean, segment, slot, d_query = inputs
+            visible = _visible(Places(segment, key_segment, slot, key_slot))
+
+            def seen(carry, d_query):
+                d_key, d_value = carry
+                weights = jnp.exp(_scores(query, key, visible) - log_sum[..., None])
+                weights = jnp.where(visible[:, None, None], weights, 0.0)
+                d_weights = _product("bhgqd,bhkd->bhgqk", d_out, value)
+                d_scores = weights * (d_weights - mean[..., None]) * key.shape[-1] ** -0.5
+                d_value += _product("bhgqk,bhgqd->bhkd", weights, d_out)
+                d_key += _product("bhgqk,bhgqd->bhkd", d_scores, query)
+                return (d_key, d_value), d_query + _product("bhgqk,bhkd->bhgqd", d_scores, key)
+
+            return jax.lax.cond(visible.any(), seen, lambda *same: same, carry, d_query)
+
+        start = jnp.zeros(key.shape), jnp.zeros(value.shape)
+        (d_key, d_value), d_query = jax.lax.scan(add, start, (*queries, d_query))
+        return d_query, (d_key, d_value)
+
+    start = jnp.zeros(queries[0].shape)
+    d_query, (d_key, d_value) = jax.lax.scan(of_keys, start, keys)
+    gradients = _joined(d_query, 3), _joined(d_key, 2), _joined(d_value, 2)
+    dtypes = query.dtype, key.dtype, value.dtype
+    return *(x.astype(dtype) for x, dtype in zip(gradients, dtypes, strict=True)), None
+
+
+def _product(equation: str, x: Array, y: Array) -> Array:
+    """An einsum in the inputs' narrower dtype, summed in float32."""
+    dtype = min(x.dtype, y.dtype, key=lambda d: jnp.finfo(d).bits)
+    return jnp.einsum(
+        equation, x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.float32
+    )
+
+
+_attend.defvjp(_forward, _backward)
