@@ -32,8 +32,8 @@ from resadapt_jax.generation.answer import Prompts, lay_out, plan_pairs
 from resadapt_jax.generation.backbone import load_tokenizer
 from resadapt_jax.models import hf
 from resadapt_jax.models.prompt import PromptLayout
+from resadapt_jax.models.prompt_text import build_prompt
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
-from resadapt_jax.models.qwen2_5_vl.prompt import build_prompt
 from resadapt_jax.models.vision_plan import VisionPlan, check_fits
 from resadapt_jax.operators import (
     SizeLimits,

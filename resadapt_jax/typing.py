@@ -16,6 +16,7 @@ letter   meaning
 ``S``    key positions of the decoder
 ``L``    encoder tokens of one frame
 ``D``    network width
+``W``    features of a merged visual token, all that the decoder takes of it
 ``V``    vocabulary
 ``Hq``   query heads
 ``Hk``   key-value heads
@@ -27,9 +28,9 @@ Height and width are spelled out. Pixels are ``height``/``width``; patches are `
 from collections.abc import Mapping
 from typing import Any
 
-from jaxtyping import Array, Bool, Float, Int, Key, Num, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree, UInt8
 
 Params = Mapping[str, Any]
 """A nested mapping of arrays whose path, joined by dots, is the checkpoint's key."""
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "Num", "Params", "UInt8"]
+__all__ = ["Array", "Bool", "Float", "Int", "Key", "Num", "Params", "PyTree", "UInt8"]

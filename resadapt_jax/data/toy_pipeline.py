@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax.data.toy_source import ToyDialogues
 from resadapt_jax.data.toy_world import ToyWorldConfig
-from resadapt_jax.models.qwen2_5_vl.prompt import build_prompt
+from resadapt_jax.models.prompt_text import build_prompt
 
 # Longest texts of the embedded world in tokens: a pair's header, a turn with its markup, a reply.
 HEADER_TOKENS, TURN_TOKENS, ANSWER_TOKENS = 4, 26, 5

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax.data.toy_pipeline import pad_to
 from resadapt_jax.generation.answer import Prompts
-from resadapt_jax.models.qwen2_5_vl.prompt import build_prompt
+from resadapt_jax.models.prompt_text import build_prompt
 from resadapt_jax.training.capo import PromptBatch
 from resadapt_jax.typing import Bool, Float, Int
 

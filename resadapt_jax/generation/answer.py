@@ -8,9 +8,8 @@ from flax import struct
 
 from kernels.resize_patchify import resize_patchify
 from resadapt_jax.generation.decode import Generation, generate
+from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.prompt import PromptLayout, expand_prompt
-from resadapt_jax.models.qwen2_5_vl import model, vision
-from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
 from resadapt_jax.models.vision_plan import VisionPlan, plan_vision
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Num, Params
 
@@ -44,7 +43,7 @@ class Answers:
 
 
 def plan_pairs(
-    grid_thw: Int[Array, "K 3"], config: Qwen2_5VLConfig, capacity: int, max_frame_tokens: int
+    grid_thw: Int[Array, "K 3"], config: ModelConfig, capacity: int, max_frame_tokens: int
 ) -> VisionPlan:
     """The packed layout of one clip's pairs for a backbone."""
     return plan_vision(
@@ -58,7 +57,7 @@ def plan_pairs(
 
 def encode_pairs(
     params: Params,
-    config: Qwen2_5VLConfig,
+    config: ModelConfig,
     frames: Num[Array, "F height width 3"],
     grid_thw: Int[Array, "K 3"],
     *,
@@ -66,8 +65,10 @@ def encode_pairs(
     max_frame_tokens: int,
     max_height: int,
     max_width: int,
-) -> tuple[Float[Array, "U D"], VisionPlan]:
+) -> tuple[Float[Array, "U W"], VisionPlan]:
     """Visual tokens of pairs of any legal sizes, packed under ``capacity`` merged tokens.
+
+    A row holds all that the decoder takes of a token (``model.encode_visual`` of its family).
 
     Args:
         grid_thw: (1, rows, cols) in patches per pair; zeros for an absent one.
@@ -85,12 +86,15 @@ def encode_pairs(
         max_height=max_height,
         max_width=max_width,
         patch_size=config.vision.patch_size,
+        temporal_patch_size=config.vision.temporal_patch_size,
+        mean=config.vision.image_mean,
+        std=config.vision.image_std,
     )
-    return vision.encode(params, config, patches, plan), plan
+    return family_of(config).model.encode_visual(params, config, patches, plan), plan
 
 
 def lay_out(
-    prompts: Prompts, grid_thw: Int[Array, "B K 3"], config: Qwen2_5VLConfig, capacity: int
+    prompts: Prompts, grid_thw: Int[Array, "B K 3"], config: ModelConfig, capacity: int
 ) -> PromptLayout:
     """Expands a batch of prompts under ``capacity`` visual tokens."""
     num_pairs = grid_thw.shape[1]
@@ -105,7 +109,6 @@ def lay_out(
             jnp.ones(num_pairs),  # a pair is a single temporal patch: its duration plays no part
             capacity=length,
             merge_size=config.vision.spatial_merge_size,
-            tokens_per_second=config.vision.tokens_per_second,
         )
 
     return jax.vmap(expand)(
@@ -115,7 +118,7 @@ def lay_out(
 
 def answer(
     params: Params,
-    config: Qwen2_5VLConfig,
+    config: ModelConfig,
     frames: Num[Array, "B F height width 3"],
     grid_thw: Int[Array, "B K 3"],
     prompts: Prompts,
@@ -161,9 +164,9 @@ def answer(
 
 def generate_from(
     params: Params,
-    config: Qwen2_5VLConfig,
+    config: ModelConfig,
     layout: PromptLayout,
-    visual: Float[Array, "B U D"],
+    visual: Float[Array, "B U W"],
     decoding: DecodingConfig,
     key: Key[Array, ""],
 ) -> Generation:
@@ -172,7 +175,7 @@ def generate_from(
     return generate(
         params,
         config,
-        model.embed_prompt(params, config, layout, visual),
+        family_of(config).model.embed_prompt(params, config, layout, visual),
         layout,
         max_new_tokens=decoding.max_new_tokens,
         temperature=decoding.temperature,

@@ -6,9 +6,8 @@ from typing import NamedTuple
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.models.qwen2_5_vl.checkpoint import load_hf
-from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
-from resadapt_jax.models.qwen2_5_vl.prompt import check_special_tokens
+from resadapt_jax.models.families import ModelConfig, load_hf
+from resadapt_jax.models.prompt_text import check_special_tokens
 from resadapt_jax.shipped import TOY_BACKBONE
 from resadapt_jax.typing import Params
 
@@ -16,7 +15,7 @@ from resadapt_jax.typing import Params
 class Backbone(NamedTuple):
     """What answers; unchanged by whatever trains the allocator."""
 
-    config: Qwen2_5VLConfig
+    config: ModelConfig
     params: Params
     tokenizer: PreTrainedTokenizerBase
 
@@ -29,14 +28,14 @@ def load_backbone(directory: str | Path = "") -> Backbone:
     """Reads a backbone; the shipped tiny one if no directory is named.
 
     Raises:
-        UserError: the directory lacks something or does not hold a Qwen2.5-VL.
+        UserError: the directory lacks something or holds a model of no supported family.
     """
     directory = Path(directory) if directory else TOY_BACKBONE
     config, params = load_hf(directory)
     return Backbone(config, params, load_tokenizer(directory, config))
 
 
-def load_tokenizer(directory: Path, config: Qwen2_5VLConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(directory: Path, config: ModelConfig) -> PreTrainedTokenizerBase:
     """Reads the tokenizer of a model directory.
 
     Raises:

@@ -5,11 +5,10 @@ import jax
 import jax.numpy as jnp
 
 from resadapt_jax.generation.sampling import choose
+from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.kv_cache import KVCache
 from resadapt_jax.models.prompt import PromptLayout
-from resadapt_jax.models.qwen2_5_vl import text
-from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
-from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params
+from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, PyTree
 
 
 @flax.struct.dataclass
@@ -38,8 +37,8 @@ class _State:
 
 def generate(
     params: Params,
-    config: Qwen2_5VLConfig,
-    embeds: Float[Array, "B T D"],
+    config: ModelConfig,
+    embeds: PyTree,
     layout: PromptLayout,
     *,
     max_new_tokens: int,
@@ -52,15 +51,16 @@ def generate(
     Args:
         params: the whole model's tree.
         config: the whole model's architecture.
-        embeds: prompt embeddings (``model.embed_prompt``).
+        embeds: prompt embeddings, what the family's ``model.embed_prompt`` gave.
         layout: the batch's layouts.
         max_new_tokens: static bound on the answer's length.
         temperature: static; 0 is greedy.
         key: randomness of the draws; unused when greedy.
         eos_token_ids: a row stops after any of these; stops early once all rows have.
     """
-    rows = jnp.arange(len(embeds))
-    hidden, cache = text.forward(params, config, embeds, layout.position_ids, layout.mask)
+    model, text, _ = family_of(config)
+    rows = jnp.arange(len(layout.length))
+    hidden, cache = model.prefill(params, config, embeds, layout)
     last = hidden[rows, jnp.maximum(layout.length - 1, 0)]
 
     def pick(step: Array, done: Array, hidden: Array, output: Generation):

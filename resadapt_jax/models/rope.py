@@ -31,8 +31,29 @@ def mrope_angles(
     the next with the column.
     """
     axis = np.repeat(np.arange(len(section)) % 3, section)
+    return _angles(position_ids, axis, inverse_frequencies(head_dim, theta))
+
+
+def interleaved_mrope_angles(
+    position_ids: Int[Array, "B 3 T"], head_dim: int, theta: float, section: tuple[int, ...]
+) -> Float[Array, "B T A"]:
+    """Angles of interleaved mRoPE; ``A = head_dim / 2 = sum(section)``, float32.
+
+    Frequencies 1, 4, 7, ... turn with the row, ``section[1]`` of them; 2, 5, 8, ... with the
+    column, ``section[2]`` of them; all others with the temporal position.
+    """
+    axis = np.zeros(sum(section), int)
+    for index in (1, 2):
+        axis[index : 3 * section[index] : 3] = index
+    return _angles(position_ids, axis, inverse_frequencies(head_dim, theta))
+
+
+def _angles(
+    position_ids: Int[Array, "B 3 T"], axis: Int[np.ndarray, " A"], frequencies: np.ndarray
+) -> Float[Array, "B T A"]:
+    """Every frequency times the position on its axis."""
     positions = jnp.swapaxes(position_ids.astype(jnp.float32), 1, 2)[:, :, axis]
-    return positions * inverse_frequencies(head_dim, theta)[None, None, :]
+    return positions * frequencies[None, None, :]
 
 
 def rotate(

@@ -6,7 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from resadapt_jax.typing import Array, Bool, Int
+from resadapt_jax.typing import Array, Bool, Float, Int
 
 
 @flax.struct.dataclass
@@ -25,7 +25,8 @@ class VisionPlan:
         patch_row: row inside the frame, in patches.
         patch_col: column inside the frame, in patches.
         segment_ids: 1 + running temporal patch over all entries, 0 for padding.
-        window_ids: 1 + running attention window over all entries, 0 for padding.
+        window_ids: 1 + running attention window over all entries, 0 for padding. This and the
+            window tables below are ``None`` for a tower without windows.
         token_entry: entry of the merged token, -1 for padding.
         token_time: temporal patch inside the entry.
         token_row: row inside the frame, in merged tokens.
@@ -47,7 +48,7 @@ class VisionPlan:
     patch_row: Int[Array, "*B P"]
     patch_col: Int[Array, "*B P"]
     segment_ids: Int[Array, "*B P"]
-    window_ids: Int[Array, "*B P"]
+    window_ids: Int[Array, "*B P"] | None
     token_entry: Int[Array, "*B U"]
     token_time: Int[Array, "*B U"]
     token_row: Int[Array, "*B U"]
@@ -55,10 +56,10 @@ class VisionPlan:
     token_count: Int[Array, "*B E"]
     num_tokens: Int[Array, "*B"]
     overflow: Bool[Array, "*B"]
-    window_order: Int[Array, "*B U"]
-    window_rank: Int[Array, "*B U"]
+    window_order: Int[Array, "*B U"] | None
+    window_rank: Int[Array, "*B U"] | None
     merge_size: int = flax.struct.field(pytree_node=False)
-    window_patches: int = flax.struct.field(pytree_node=False)
+    window_patches: int | None = flax.struct.field(pytree_node=False)
     max_frame_tokens: int = flax.struct.field(pytree_node=False)
 
 
@@ -68,7 +69,7 @@ def plan_vision(
     *,
     capacity: int,
     merge_size: int = 2,
-    window_patches: int = 8,
+    window_patches: int | None = 8,
     max_frame_tokens: int | None = None,
 ) -> VisionPlan:
     """Lays entries of any grids into one sequence of ``capacity`` merged tokens.
@@ -81,7 +82,7 @@ def plan_vision(
             multiples of ``merge_size``; zeros mark an absent entry.
         capacity: static number of merged tokens of the layout.
         merge_size: side in patches of a merged token.
-        window_patches: side in patches of an attention window.
+        window_patches: side in patches of an attention window; ``None`` makes no window tables.
         max_frame_tokens: static bound on the merged tokens of one temporal patch; a tight bound
             makes the attention of long sequences cheaper. ``None`` bounds it by ``capacity``.
 
@@ -95,23 +96,25 @@ def plan_vision(
     fits = (grid[:, 1] * grid[:, 2] <= bound) & (jnp.cumsum(token_count) <= capacity)
     grid = jnp.where(fits[:, None], grid, 0)
     tokens = _locate(grid, capacity)
-    side = window_patches // merge_size
-    segment_ids, window_ids = _attention_ids(grid, tokens, side)
-    window_order, window_rank = _window_permutation(grid, tokens, side)
+    window_ids = window_order = window_rank = None
     in_block = jnp.tile(jnp.arange(merge_size**2, dtype=jnp.int32), capacity)
     in_row, in_col = jnp.divmod(in_block, merge_size)
 
     def patches(values: Array) -> Array:
         return jnp.repeat(values, merge_size**2)
 
+    if window_patches is not None:
+        side = window_patches // merge_size
+        window_ids = patches(_window_ids(grid, tokens, side))
+        window_order, window_rank = _window_permutation(grid, tokens, side)
     return VisionPlan(
         grid_thw=grid_thw,
         patch_entry=patches(tokens.entry),
         patch_time=patches(tokens.time),
         patch_row=jnp.where(patches(tokens.valid), patches(tokens.row) * merge_size + in_row, 0),
         patch_col=jnp.where(patches(tokens.valid), patches(tokens.col) * merge_size + in_col, 0),
-        segment_ids=patches(segment_ids),
-        window_ids=patches(window_ids),
+        segment_ids=patches(_segment_ids(grid, tokens)),
+        window_ids=window_ids,
         token_entry=tokens.entry,
         token_time=tokens.time,
         token_row=tokens.row,
@@ -125,6 +128,38 @@ def plan_vision(
         window_patches=window_patches,
         max_frame_tokens=bound,
     )
+
+
+def interpolation_taps(
+    plan: VisionPlan, side: int
+) -> tuple[Int[Array, "P 4"], Float[Array, "P 4"]]:
+    """Bilinear taps that stretch a square table of positions over the frame of every patch.
+
+    The table's corners meet the frame's corners: row ``i`` of ``h`` lies at
+    ``i · (side - 1) / (h - 1)``, columns alike. Takes one plan; under ``jax.vmap``, a batch.
+
+    Args:
+        plan: its tables may be numpy arrays.
+        side: rows and columns of the table.
+
+    Returns:
+        Rows of the flattened table ``[side², D]``, and their weights, which sum to 1, float32.
+    """
+    grid = jnp.asarray(plan.grid_thw)[jnp.asarray(plan.patch_entry)]
+
+    def along(place: Int[Array, " P"], size: Int[Array, " P"]) -> tuple[Array, Array]:
+        # In integers, so that no rounding moves a patch that lies on a row of the table.
+        span = jnp.maximum(size - 1, 1)
+        below, rest = jnp.divmod(jnp.asarray(place) * (side - 1), span)
+        above = rest.astype(jnp.float32) / span.astype(jnp.float32)
+        taps = jnp.stack([below, jnp.minimum(below + 1, side - 1)], axis=-1)
+        return taps, jnp.stack([1.0 - above, above], axis=-1)
+
+    rows, row_weights = along(plan.patch_row, grid[:, 1])
+    cols, col_weights = along(plan.patch_col, grid[:, 2])
+    taps = rows[:, :, None] * side + cols[:, None, :]
+    weights = row_weights[:, :, None] * col_weights[:, None, :]
+    return taps.reshape(-1, 4), weights.reshape(-1, 4)
 
 
 def check_fits(plan: VisionPlan) -> None:
@@ -164,17 +199,20 @@ def _locate(grid: Int[Array, "E 3"], capacity: int) -> _Tokens:
     return _Tokens(valid=valid, entry=entry, time=time, row=row, col=col)
 
 
-def _attention_ids(
-    grid: Int[Array, "E 3"], tokens: _Tokens, side: int
-) -> tuple[Int[Array, " U"], Int[Array, " U"]]:
-    """Segment (temporal patch) and window of every token, numbered from 1; 0 for padding."""
+def _segment_ids(grid: Int[Array, "E 3"], tokens: _Tokens) -> Int[Array, " U"]:
+    """Temporal patch of every token, numbered from 1; 0 for padding."""
+    segment = _before(grid[:, 0])[tokens.entry] + tokens.time
+    return jnp.where(tokens.valid, segment + 1, 0)
+
+
+def _window_ids(grid: Int[Array, "E 3"], tokens: _Tokens, side: int) -> Int[Array, " U"]:
+    """Window of every token, numbered from 1; 0 for padding."""
     times, rows, cols = grid.T
     windows = -(-rows // side) * -(-cols // side)
     windows_across = -(-cols // side)[tokens.entry]
     window = tokens.row // side * windows_across + tokens.col // side
     window += _before(times * windows)[tokens.entry] + tokens.time * windows[tokens.entry]
-    segment = _before(times)[tokens.entry] + tokens.time
-    return jnp.where(tokens.valid, segment + 1, 0), jnp.where(tokens.valid, window + 1, 0)
+    return jnp.where(tokens.valid, window + 1, 0)
 
 
 def _window_permutation(

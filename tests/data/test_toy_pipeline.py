@@ -15,7 +15,7 @@ from resadapt_jax.data.toy_pipeline import (
 from resadapt_jax.data.toy_source import ToyClips, ToyDialogues
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.data.toy_world import COLOURS, TASKS, ToyWorldConfig, question_text
-from resadapt_jax.models.qwen2_5_vl.prompt import build_prompt
+from resadapt_jax.models.prompt_text import build_prompt
 
 WORLD = ToyWorldConfig(seed=5)
 TOKENIZER = build_toy_tokenizer()

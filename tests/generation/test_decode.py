@@ -141,7 +141,7 @@ def test_stops_as_soon_as_every_row_is_done(params, layout, monkeypatch):
         jax.debug.callback(lambda: calls.append(1))
         return forward(*args)
 
-    monkeypatch.setattr(decode.text, "forward", counted)
+    monkeypatch.setattr(text, "forward", counted)
     # A callable of its own: a trace that ``run`` has cached would not count.
     fresh = functools.partial(generate)
     counting = jax.jit(fresh, static_argnames=("temperature", "eos_token_ids"))

@@ -9,8 +9,8 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from resadapt_jax.errors import UserError
+from resadapt_jax.models.prompt_text import build_prompt, check_special_tokens, locate_entries
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
-from resadapt_jax.models.qwen2_5_vl.prompt import build_prompt, check_special_tokens, locate_entries
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
 SPECIAL += ["<|image_pad|>", "<|video_pad|>"]

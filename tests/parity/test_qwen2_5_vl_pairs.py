@@ -13,9 +13,9 @@ from tokenizers.models import BPE  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from resadapt_jax.models.prompt import expand_prompt  # noqa: E402
+from resadapt_jax.models.prompt_text import build_prompt  # noqa: E402
 from resadapt_jax.models.qwen2_5_vl import model, text  # noqa: E402
 from resadapt_jax.models.qwen2_5_vl.checkpoint import load_hf  # noqa: E402
-from resadapt_jax.models.qwen2_5_vl.prompt import build_prompt  # noqa: E402
 from resadapt_jax.models.vision_plan import plan_vision  # noqa: E402
 
 # The pairs of one clip at sizes of their own: what an allocator asks for.

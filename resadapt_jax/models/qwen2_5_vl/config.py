@@ -2,12 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from kernels.resize_patchify.api import CLIP_MEAN, CLIP_STD
+from resadapt_jax.models.config_json import (
+    check_activation,
+    check_model_type,
+    hashable,
+    listed,
+    required,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
     """The vision tower. Names are those of ``vision_config`` in ``config.json``."""
+
+    # preprocessor_config.json has them, the same for every released model.
+    image_mean: ClassVar[tuple[float, float, float]] = CLIP_MEAN
+    image_std: ClassVar[tuple[float, float, float]] = CLIP_STD
 
     depth: int
     hidden_size: int
@@ -94,20 +107,19 @@ class Qwen2_5VLConfig:
         Raises:
             ValueError: a missing field, or a feature that the port does not have.
         """
-        if config.get("model_type") != "qwen2_5_vl":
-            raise ValueError(f"model_type is {config.get('model_type')!r}, expected 'qwen2_5_vl'")
+        check_model_type(config, "qwen2_5_vl")
         text = config.get("text_config") or config
         tied = config.get("tie_word_embeddings", False) or text.get("tie_word_embeddings", False)
         eos = config.get("eos_token_id", text.get("eos_token_id"))
         return cls(
             text=_text_from_hf(text),
-            vision=_vision_from_hf(_require(config, "vision_config")),
-            image_token_id=_require(config, "image_token_id"),
-            video_token_id=_require(config, "video_token_id"),
-            vision_start_token_id=_require(config, "vision_start_token_id"),
-            vision_end_token_id=_require(config, "vision_end_token_id"),
+            vision=_vision_from_hf(required(config, "vision_config")),
+            image_token_id=required(config, "image_token_id"),
+            video_token_id=required(config, "video_token_id"),
+            vision_start_token_id=required(config, "vision_start_token_id"),
+            vision_end_token_id=required(config, "vision_end_token_id"),
             bos_token_id=config.get("bos_token_id", text.get("bos_token_id")),
-            eos_token_id=tuple(eos) if isinstance(eos, list) else eos,
+            eos_token_id=hashable(eos),
             pad_token_id=config.get("pad_token_id", text.get("pad_token_id")),
             tie_word_embeddings=bool(tied),
         )
@@ -128,7 +140,7 @@ class Qwen2_5VLConfig:
                 "mrope_section": section,
             },
             "bos_token_id": self.bos_token_id,
-            "eos_token_id": _listed(self.eos_token_id),
+            "eos_token_id": listed(self.eos_token_id),
             "pad_token_id": self.pad_token_id,
         }
         vision |= {
@@ -157,14 +169,14 @@ def _text_from_hf(text: Mapping[str, Any]) -> TextConfig:
         raise ValueError(f"rope type {rope_type!r} is not supported")
     if text.get("use_sliding_window"):
         raise ValueError("sliding-window attention is not supported")
-    _require_silu(text)
-    heads = _require(text, "num_attention_heads")
+    check_activation(text, "silu")
+    heads = required(text, "num_attention_heads")
     # The defaults are those of transformers' Qwen2_5_VLTextConfig.
     return TextConfig(
-        vocab_size=_require(text, "vocab_size"),
-        hidden_size=_require(text, "hidden_size"),
-        intermediate_size=_require(text, "intermediate_size"),
-        num_hidden_layers=_require(text, "num_hidden_layers"),
+        vocab_size=required(text, "vocab_size"),
+        hidden_size=required(text, "hidden_size"),
+        intermediate_size=required(text, "intermediate_size"),
+        num_hidden_layers=required(text, "num_hidden_layers"),
         num_attention_heads=heads,
         num_key_value_heads=text.get("num_key_value_heads") or heads,
         mrope_section=tuple(rope.get("mrope_section", (16, 24, 24))),
@@ -175,15 +187,15 @@ def _text_from_hf(text: Mapping[str, Any]) -> TextConfig:
 
 
 def _vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:
-    _require_silu(vision)
+    check_activation(vision, "silu")
     rope = vision.get("rope_parameters") or {}
     # The defaults are those of transformers' Qwen2_5_VLVisionConfig.
     return VisionConfig(
-        depth=_require(vision, "depth"),
-        hidden_size=_require(vision, "hidden_size"),
-        intermediate_size=_require(vision, "intermediate_size"),
-        num_heads=_require(vision, "num_heads"),
-        out_hidden_size=_require(vision, "out_hidden_size"),
+        depth=required(vision, "depth"),
+        hidden_size=required(vision, "hidden_size"),
+        intermediate_size=required(vision, "intermediate_size"),
+        num_heads=required(vision, "num_heads"),
+        out_hidden_size=required(vision, "out_hidden_size"),
         fullatt_block_indexes=tuple(vision.get("fullatt_block_indexes", (7, 15, 23, 31))),
         in_channels=vision.get("in_channels", vision.get("in_chans", 3)),
         patch_size=vision.get("patch_size", 14),
@@ -193,18 +205,3 @@ def _vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:
         window_size=vision.get("window_size", 112),
         rope_theta=float(rope.get("rope_theta", 10000.0)),
     )
-
-
-def _require(config: Mapping[str, Any], name: str) -> Any:
-    if config.get(name) is None:
-        raise ValueError(f"config.json has no {name!r}")
-    return config[name]
-
-
-def _require_silu(config: Mapping[str, Any]) -> None:
-    if (activation := config.get("hidden_act", "silu")) != "silu":
-        raise ValueError(f"hidden_act {activation!r} is not supported, expected 'silu'")
-
-
-def _listed(token_ids: int | tuple[int, ...] | None) -> int | list[int] | None:
-    return list(token_ids) if isinstance(token_ids, tuple) else token_ids

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.typing import Int
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def locate_entries(
     return np.where(placeholder, np.cumsum(placeholder) - 1, -1).astype(np.int32)
 
 
-def check_special_tokens(tokenizer: "PreTrainedTokenizerBase", config: Qwen2_5VLConfig) -> None:
+def check_special_tokens(tokenizer: "PreTrainedTokenizerBase", config: ModelConfig) -> None:
     """Refuses a tokenizer whose visual tokens are not those of the model.
 
     Raises:

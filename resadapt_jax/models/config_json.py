@@ -1,0 +1,45 @@
+"""Reading and writing single fields of a checkpoint's ``config.json``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def required(config: Mapping[str, Any], name: str) -> Any:
+    """A field that has no default.
+
+    Raises:
+        ValueError: it is absent or null.
+    """
+    if config.get(name) is None:
+        raise ValueError(f"config.json has no {name!r}")
+    return config[name]
+
+
+def check_activation(config: Mapping[str, Any], expected: str) -> None:
+    """Refuses an activation that the port does not have.
+
+    Raises:
+        ValueError: names both.
+    """
+    if (activation := config.get("hidden_act", expected)) != expected:
+        raise ValueError(f"hidden_act {activation!r} is not supported, expected {expected!r}")
+
+
+def check_model_type(config: Mapping[str, Any], expected: str) -> None:
+    """Refuses the config of another architecture.
+
+    Raises:
+        ValueError: names both.
+    """
+    if (model_type := config.get("model_type")) != expected:
+        raise ValueError(f"model_type is {model_type!r}, expected {expected!r}")
+
+
+def hashable(token_ids: int | list[int] | None) -> int | tuple[int, ...] | None:
+    """One or several token ids, for a field of a frozen config."""
+    return tuple(token_ids) if isinstance(token_ids, list) else token_ids
+
+
+def listed(token_ids: int | tuple[int, ...] | None) -> int | list[int] | None:
+    """One or several token ids, for JSON."""
+    return list(token_ids) if isinstance(token_ids, tuple) else token_ids

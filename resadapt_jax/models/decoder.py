@@ -1,0 +1,104 @@
+"""The decoder of the Qwen families: grouped-query attention, SwiGLU, with or without a cache."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import jax.numpy as jnp
+
+from resadapt_jax.models.attention import attend
+from resadapt_jax.models.kv_cache import KVCache, write_slots
+from resadapt_jax.models.layers import linear, rms_norm, swiglu
+from resadapt_jax.models.rope import rotate
+from resadapt_jax.typing import Array, Bool, Float, Int, Params
+
+
+class DecoderConfig(Protocol):
+    """What the layers read of a family's text config."""
+
+    num_hidden_layers: int
+    rms_norm_eps: float
+
+    @property
+    def head_dim(self) -> int: ...
+
+
+def run_layers(
+    params: Params,
+    config: DecoderConfig,
+    embeds: Float[Array, "B T D"],
+    angles: Float[Array, "B T A"],
+    mask: Bool[Array, "B T"],
+    cache: KVCache | None = None,
+    deepstack: Sequence[Float[Array, "B T D"]] = (),
+) -> tuple[Float[Array, "B T D"], KVCache]:
+    """Runs all layers and the final norm over ``T`` positions.
+
+    A position sees the valid positions at or before it, those of the cache included.
+
+    Args:
+        params: holds ``layers`` and ``norm``. Biases and the norms of queries and keys are used
+            where the checkpoint has them.
+        config: the decoder's architecture.
+        embeds: text and visual embeddings; padding rows are ignored, whatever they hold.
+        angles: of the rotary embedding, float32.
+        mask: valid positions.
+        cache: earlier positions, with at least ``T`` free slots; ``None`` starts afresh.
+        deepstack: what is added to the output of the first layers, one each.
+
+    Returns:
+        Hidden states after the final norm (meaningless at padding), and the cache with the ``T``
+        positions added; without one given, a cache of exactly these ``T`` slots.
+    """
+    x = jnp.where(mask[:, :, None], embeds, 0)
+    # transformers turns text heads in the activation's dtype, and vision heads in float32.
+    cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
+    start = jnp.zeros((), jnp.int32) if cache is None else cache.length
+    seen = mask if cache is None else write_slots(cache.mask, mask, start, axis=1)
+    query_slot = start + jnp.arange(x.shape[1])
+    causal = jnp.arange(seen.shape[1])[None, :] <= query_slot[:, None]
+    visible = causal[None, :, :] & seen[:, None, :]
+    keys, values = [], []
+    for index in range(config.num_hidden_layers):
+        past = None if cache is None else (cache.keys[index], cache.values[index])
+        layer_params = params["layers"][str(index)]
+        x, (key, value) = layer(layer_params, config, x, cos, sin, visible, past, start)
+        if index < len(deepstack):
+            x = x + jnp.where(mask[:, :, None], deepstack[index], 0).astype(x.dtype)
+        keys.append(key)
+        values.append(value)
+    hidden = rms_norm(params["norm"], x, config.rms_norm_eps)
+    length = start + jnp.int32(x.shape[1])
+    return hidden, KVCache(keys=tuple(keys), values=tuple(values), mask=seen, length=length)
+
+
+def layer(
+    params: Params,
+    config: DecoderConfig,
+    x: Float[Array, "B T D"],
+    cos: Float[Array, "B T A"],
+    sin: Float[Array, "B T A"],
+    visible: Bool[Array, "B T S"],
+    past: tuple[Array, Array] | None,
+    start: Int[Array, ""],
+) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
+    """One decoder layer; returns its output and the keys and values of all ``S`` slots."""
+    batch, length, _ = x.shape
+    attn = params["self_attn"]
+    normed = rms_norm(params["input_layernorm"], x, config.rms_norm_eps)
+
+    def heads(name: str) -> Array:
+        return linear(attn[name], normed).reshape(batch, length, -1, config.head_dim)
+
+    query, key, value = heads("q_proj"), heads("k_proj"), heads("v_proj")
+    if "q_norm" in attn:
+        query = rms_norm(attn["q_norm"], query, config.rms_norm_eps)
+        key = rms_norm(attn["k_norm"], key, config.rms_norm_eps)
+    query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+    query, key, value = (y.swapaxes(1, 2) for y in (query, key, value))
+    if past is not None:
+        key = write_slots(past[0], key, start, axis=2)
+        value = write_slots(past[1], value, start, axis=2)
+    attended = attend(query, key, value, visible).swapaxes(1, 2).reshape(batch, length, -1)
+    x = x + linear(attn["o_proj"], attended)
+    normed = rms_norm(params["post_attention_layernorm"], x, config.rms_norm_eps)
+    return x + swiglu(params["mlp"], normed), (key, value)

@@ -1,0 +1,70 @@
+"""The families of backbones, and the one place that tells them apart."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from resadapt_jax.errors import UserError
+from resadapt_jax.models import hf
+from resadapt_jax.models.qwen2_5_vl import checkpoint as qwen2_5_vl_checkpoint
+from resadapt_jax.models.qwen2_5_vl import model as qwen2_5_vl_model
+from resadapt_jax.models.qwen2_5_vl import text as qwen2_5_vl_text
+from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.models.qwen3_vl import checkpoint as qwen3_vl_checkpoint
+from resadapt_jax.models.qwen3_vl import model as qwen3_vl_model
+from resadapt_jax.models.qwen3_vl import text as qwen3_vl_text
+from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig
+from resadapt_jax.typing import Params
+
+ModelConfig = Qwen2_5VLConfig | Qwen3VLConfig
+"""The architecture of a whole model of any family."""
+
+
+class Family(NamedTuple):
+    """The modules of a family, whose functions have the same names and meaning in all of them.
+
+    Attributes:
+        model: ``encode_visual`` gives one row per merged token, whose meaning is the family's own;
+            ``embed_prompt`` places such rows among the text and ``prefill`` runs the decoder over
+            what it gives; also ``forward``, ``param_shapes`` and ``init_params``.
+        text: ``embed_tokens``, ``forward`` and ``logits``, for decoding.
+        checkpoint: ``load_hf`` and ``save_hf``.
+    """
+
+    model: ModuleType
+    text: ModuleType
+    checkpoint: ModuleType
+
+
+_QWEN2_5_VL = Family(qwen2_5_vl_model, qwen2_5_vl_text, qwen2_5_vl_checkpoint)
+_QWEN3_VL = Family(qwen3_vl_model, qwen3_vl_text, qwen3_vl_checkpoint)
+_BY_CONFIG = {Qwen2_5VLConfig: _QWEN2_5_VL, Qwen3VLConfig: _QWEN3_VL}
+_BY_MODEL_TYPE = {"qwen2_5_vl": _QWEN2_5_VL, "qwen3_vl": _QWEN3_VL}
+
+
+def family_of(config: ModelConfig) -> Family:
+    """The family that a config belongs to."""
+    return _BY_CONFIG[type(config)]
+
+
+def load_hf(
+    directory: str | Path, dtype: DTypeLike | None = None, mesh: Mesh | None = None
+) -> tuple[ModelConfig, Params]:
+    """Reads a model of whichever family ``config.json`` names.
+
+    Args:
+        directory: ``config.json`` and one or many safetensors files.
+        dtype: cast the weights to it; ``None`` keeps the file's.
+        mesh: where the tensors go, by the family's partition table.
+
+    Raises:
+        UserError: a family that is not supported; or what the family's own ``load_hf`` raises.
+    """
+    model_type = hf.read_config(directory).get("model_type")
+    if model_type not in _BY_MODEL_TYPE:
+        supported = ", ".join(_BY_MODEL_TYPE)
+        raise UserError(f"{directory}: model_type is {model_type!r}, supported are {supported}")
+    return _BY_MODEL_TYPE[model_type].checkpoint.load_hf(directory, dtype, mesh)

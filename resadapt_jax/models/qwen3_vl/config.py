@@ -1,0 +1,217 @@
+"""The architecture of a dense Qwen3-VL checkpoint, read from and written to ``config.json``."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from resadapt_jax.models.config_json import (
+    check_activation,
+    check_model_type,
+    hashable,
+    listed,
+    required,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """The vision tower. Names are those of ``vision_config`` in ``config.json``."""
+
+    # preprocessor_config.json has them, the same for every released model.
+    image_mean: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
+    image_std: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
+    # Every block attends within whole frames.
+    window_patches: ClassVar[None] = None
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    out_hidden_size: int
+    deepstack_visual_indexes: tuple[int, ...]
+    num_position_embeddings: int = 2304
+    in_channels: int = 3
+    patch_size: int = 16
+    spatial_merge_size: int = 2
+    temporal_patch_size: int = 2
+    rope_theta: float = 10000.0
+    layer_norm_eps: float = 1e-6
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def position_side(self) -> int:
+        """Rows and columns of the learned position table."""
+        return math.isqrt(self.num_position_embeddings)
+
+    @property
+    def patch_features(self) -> int:
+        """Length of a flattened patch, in the order (channel, time, y, x)."""
+        return self.in_channels * self.temporal_patch_size * self.patch_size**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The decoder. Names are those of ``text_config`` in ``config.json``."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    mrope_section: tuple[int, ...]
+    rope_theta: float = 5000000.0
+    rms_norm_eps: float = 1e-6
+    max_position_embeddings: int = 262144
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qwen3VLConfig:
+    """A whole model; hashable, so it can be a static argument of ``jax.jit``."""
+
+    text: TextConfig
+    vision: VisionConfig
+    image_token_id: int
+    video_token_id: int
+    vision_start_token_id: int
+    vision_end_token_id: int
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        text, vision = self.text, self.vision
+        if 2 * sum(text.mrope_section) != text.head_dim:
+            raise ValueError(
+                f"mrope_section {text.mrope_section} must sum to half of head_dim {text.head_dim}"
+            )
+        if vision.out_hidden_size != text.hidden_size:
+            raise ValueError(
+                f"the vision tower's out_hidden_size {vision.out_hidden_size} must be the"
+                f" decoder's hidden_size {text.hidden_size}"
+            )
+        if vision.position_side**2 != vision.num_position_embeddings:
+            raise ValueError(
+                f"num_position_embeddings {vision.num_position_embeddings} must be a square"
+            )
+        taps = vision.deepstack_visual_indexes
+        if list(taps) != sorted(set(taps)) or not set(taps) <= set(range(vision.depth)):
+            raise ValueError(
+                f"deepstack_visual_indexes {taps} must ascend within {vision.depth} blocks"
+            )
+        if len(taps) > text.num_hidden_layers:
+            raise ValueError(
+                f"{len(taps)} deepstack features cannot enter {text.num_hidden_layers} layers"
+            )
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> "Qwen3VLConfig":
+        """Reads ``config.json`` in the published or the transformers 5 form.
+
+        Raises:
+            ValueError: a missing field, or a feature that the port does not have.
+        """
+        check_model_type(config, "qwen3_vl")
+        text = required(config, "text_config")
+        tied = config.get("tie_word_embeddings", False) or text.get("tie_word_embeddings", False)
+        return cls(
+            text=_text_from_hf(text),
+            vision=_vision_from_hf(required(config, "vision_config")),
+            image_token_id=required(config, "image_token_id"),
+            video_token_id=required(config, "video_token_id"),
+            vision_start_token_id=required(config, "vision_start_token_id"),
+            vision_end_token_id=required(config, "vision_end_token_id"),
+            bos_token_id=config.get("bos_token_id", text.get("bos_token_id")),
+            eos_token_id=hashable(config.get("eos_token_id", text.get("eos_token_id"))),
+            pad_token_id=config.get("pad_token_id", text.get("pad_token_id")),
+            tie_word_embeddings=bool(tied),
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The ``config.json`` that transformers 5 writes for the same model."""
+        text, vision = dict(vars(self.text)), dict(vars(self.vision))
+        # Fixed in transformers' vision tower, so not a field of its config.
+        del vision["layer_norm_eps"]
+        text |= {
+            "model_type": "qwen3_vl_text",
+            "hidden_act": "silu",
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": text.pop("rope_theta"),
+                "mrope_interleaved": True,
+                "mrope_section": list(text.pop("mrope_section")),
+            },
+            "bos_token_id": self.bos_token_id,
+            "eos_token_id": listed(self.eos_token_id),
+            "pad_token_id": self.pad_token_id,
+        }
+        vision |= {
+            "model_type": "qwen3_vl_vision",
+            "hidden_act": "gelu_pytorch_tanh",
+            "deepstack_visual_indexes": list(self.vision.deepstack_visual_indexes),
+            "rope_parameters": {"rope_type": "axial", "rope_theta": vision.pop("rope_theta")},
+        }
+        return {
+            "architectures": ["Qwen3VLForConditionalGeneration"],
+            "model_type": "qwen3_vl",
+            "text_config": text,
+            "vision_config": vision,
+            "image_token_id": self.image_token_id,
+            "video_token_id": self.video_token_id,
+            "vision_start_token_id": self.vision_start_token_id,
+            "vision_end_token_id": self.vision_end_token_id,
+            "tie_word_embeddings": self.tie_word_embeddings,
+        }
+
+
+def _text_from_hf(text: Mapping[str, Any]) -> TextConfig:
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    if rope_type not in ("default", "mrope"):
+        raise ValueError(f"rope type {rope_type!r} is not supported")
+    if not rope.get("mrope_interleaved", True):
+        raise ValueError("mRoPE that is not interleaved is not supported")
+    if text.get("attention_bias"):
+        raise ValueError("biases on the attention's projections are not supported")
+    check_activation(text, "silu")
+    heads = required(text, "num_attention_heads")
+    # The defaults are those of transformers' Qwen3VLTextConfig.
+    return TextConfig(
+        vocab_size=required(text, "vocab_size"),
+        hidden_size=required(text, "hidden_size"),
+        intermediate_size=required(text, "intermediate_size"),
+        num_hidden_layers=required(text, "num_hidden_layers"),
+        num_attention_heads=heads,
+        num_key_value_heads=text.get("num_key_value_heads") or heads,
+        head_dim=text.get("head_dim", 128),
+        mrope_section=tuple(rope.get("mrope_section", (24, 20, 20))),
+        rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 5e5))),
+        rms_norm_eps=text.get("rms_norm_eps", 1e-6),
+        max_position_embeddings=text.get("max_position_embeddings", 128000),
+    )
+
+
+def _vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:
+    check_activation(vision, "gelu_pytorch_tanh")
+    rope = vision.get("rope_parameters") or {}
+    # The defaults are those of transformers' Qwen3VLVisionConfig.
+    return VisionConfig(
+        depth=required(vision, "depth"),
+        hidden_size=required(vision, "hidden_size"),
+        intermediate_size=required(vision, "intermediate_size"),
+        num_heads=required(vision, "num_heads"),
+        out_hidden_size=required(vision, "out_hidden_size"),
+        deepstack_visual_indexes=tuple(vision.get("deepstack_visual_indexes", (8, 16, 24))),
+        num_position_embeddings=vision.get("num_position_embeddings", 2304),
+        in_channels=vision.get("in_channels", 3),
+        patch_size=vision.get("patch_size", 16),
+        spatial_merge_size=vision.get("spatial_merge_size", 2),
+        temporal_patch_size=vision.get("temporal_patch_size", 2),
+        rope_theta=float(rope.get("rope_theta", 10000.0)),
+    )

@@ -1,0 +1,123 @@
+"""The vision tower: per-frame attention over packed patches of any grids, with deepstack taps."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from resadapt_jax.models.attention import attend_within_segments
+from resadapt_jax.models.layers import layer_norm, linear
+from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig, VisionConfig
+from resadapt_jax.models.rope import rotate, vision_angles
+from resadapt_jax.models.vision_plan import VisionPlan, interpolation_taps
+from resadapt_jax.typing import Array, Float, Params
+
+
+@flax.struct.dataclass
+class VisualFeatures:
+    """What the decoder takes of the merged tokens of a packed sequence; exactly 0 at padding.
+
+    Attributes:
+        tokens: stand among the text embeddings.
+        deepstack: per tap of the tower, what is added after the decoder layer of the same index.
+    """
+
+    tokens: Float[Array, "U D"]
+    deepstack: tuple[Float[Array, "U D"], ...]
+
+
+def encode(
+    params: Params, config: Qwen3VLConfig, patches: Float[Array, "P C"], plan: VisionPlan
+) -> VisualFeatures:
+    """Encodes packed patches into merged visual tokens and their deepstack features.
+
+    Args:
+        params: the whole model's tree.
+        config: the whole model's architecture.
+        patches: normalised patches in the plan's order, features (channel, time, y, x). Rows that
+            the plan marks as padding are ignored, whatever they hold.
+        plan: the layout of one packed sequence; window tables are not read.
+    """
+    params, config = params["model"]["visual"], config.vision
+    x, taps = hidden_states(params, config, patches, plan)
+    valid = plan.token_entry[:, None] >= 0
+    deepstack = [
+        merge_tap(params["deepstack_merger_list"][str(index)], config, tap)
+        for index, tap in enumerate(taps)
+    ]
+    return VisualFeatures(
+        tokens=jnp.where(valid, merge(params["merger"], config, x), 0),
+        deepstack=tuple(jnp.where(valid, features, 0) for features in deepstack),
+    )
+
+
+def hidden_states(
+    params: Params, config: VisionConfig, patches: Float[Array, "P C"], plan: VisionPlan
+) -> tuple[Float[Array, "P D"], list[Float[Array, "P D"]]]:
+    """What the last block gives, and each tapped one, for a tower's own parameters and config."""
+    x = embed_patches(params, config, patches, plan)
+    angles = vision_angles(plan.patch_row, plan.patch_col, config.head_dim, config.rope_theta)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    taps = []
+    for index in range(config.depth):
+        x = block(params["blocks"][str(index)], config, x, cos, sin, plan)
+        if index in config.deepstack_visual_indexes:
+            taps.append(x)
+    return x, taps
+
+
+def embed_patches(
+    params: Params, config: VisionConfig, patches: Float[Array, "P C"], plan: VisionPlan
+) -> Float[Array, "P D"]:
+    """The patch convolution, a matrix product over flattened patches, plus learned positions."""
+    projection = params["patch_embed"]["proj"]
+    weight = projection["weight"].reshape(config.hidden_size, -1)
+    patches = jnp.where(plan.patch_entry[:, None] >= 0, patches, 0).astype(weight.dtype)
+    x = linear({"weight": weight, "bias": projection["bias"]}, patches)
+    taps, weights = interpolation_taps(plan, config.position_side)
+    positions = jnp.sum(params["pos_embed"]["weight"][taps] * weights[:, :, None], axis=1)
+    return x + positions.astype(x.dtype)
+
+
+def block(
+    params: Params,
+    config: VisionConfig,
+    x: Float[Array, "P D"],
+    cos: Float[Array, "P A"],
+    sin: Float[Array, "P A"],
+    plan: VisionPlan,
+) -> Float[Array, "P D"]:
+    """One transformer block with attention inside every temporal patch."""
+    normed = layer_norm(params["norm1"], x, config.layer_norm_eps)
+    qkv = linear(params["attn"]["qkv"], normed)
+    query, key, value = jnp.split(qkv.reshape(len(x), -1, config.head_dim), 3, axis=1)
+    query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+    longest = plan.max_frame_tokens * plan.merge_size**2
+    attended = attend_within_segments(query, key, value, plan.segment_ids, longest)
+    x = x + linear(params["attn"]["proj"], attended.reshape(x.shape))
+    normed = layer_norm(params["norm2"], x, config.layer_norm_eps)
+    return x + feed_forward(params["mlp"], normed, approximate=True)
+
+
+def merge(params: Params, config: VisionConfig, x: Float[Array, "P D"]) -> Float[Array, "U E"]:
+    """Joins the patches of a block, normalised one by one, into a token of the decoder's width."""
+    x = layer_norm(params["norm"], x, config.layer_norm_eps)
+    return feed_forward(params, _join(x, config), approximate=False)
+
+
+def merge_tap(params: Params, config: VisionConfig, x: Float[Array, "P D"]) -> Float[Array, "U E"]:
+    """Joins the patches of a block, normalised together, into a deepstack feature."""
+    x = layer_norm(params["norm"], _join(x, config), config.layer_norm_eps)
+    return feed_forward(params, x, approximate=False)
+
+
+def feed_forward(
+    params: Params, x: Float[Array, "N I"], *, approximate: bool
+) -> Float[Array, "N O"]:
+    """``fc2(gelu(fc1(x)))``; blocks approximate GELU by tanh, mergers do not."""
+    hidden = jax.nn.gelu(linear(params["linear_fc1"], x), approximate=approximate)
+    return linear(params["linear_fc2"], hidden)
+
+
+def _join(x: Float[Array, "P D"], config: VisionConfig) -> Float[Array, "U E"]:
+    """The patches of each merge block side by side."""
+    return x.reshape(-1, config.spatial_merge_size**2 * config.hidden_size)
