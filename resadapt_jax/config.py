@@ -21,7 +21,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
@@ -35,13 +35,14 @@ ConfigT = TypeVar("ConfigT")
 def load_config(path: str | Path, arg: str = "") -> Any:
     """Calls ``get_config(arg)`` of the config file at ``path``.
 
-    Raises ``UserError`` when there is no such file, it has no ``get_config``, or what that returns
-    is not a frozen dataclass.
+    Raises ``UserError`` when there is no such file, when running it or its ``get_config`` raises,
+    when it has none, or when what that returns is not a frozen dataclass.
     """
     module = _load_module(Path(path))
     if not hasattr(module, "get_config"):
         raise UserError(f"config file {path} defines no get_config")
-    config = module.get_config(arg)
+    with _blamed_on(path):
+        config = module.get_config(arg)
     if not dataclasses.is_dataclass(config) or not config.__dataclass_params__.frozen:
         raise UserError(f"get_config of {path} must return a frozen dataclass, got {config!r}")
     return config
@@ -109,21 +110,27 @@ def from_json(text: str, config_type: type[ConfigT]) -> ConfigT:
 
     Raises ``UserError`` naming the first field that is unknown, missing or of the wrong type.
     """
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"the saved config is not JSON: {error}") from None
-    return _decode(config_type, value, "")
+    return _decode(config_type, _parse(text), "")
 
 
-def differences(saved: str, config: Any) -> list[str]:
-    """What changed since ``saved`` (by ``to_json``), one ``path: before -> now`` per field."""
-    before, now = _flatten(json.loads(saved)), _flatten(json.loads(to_json(config)))
+def differences(saved: str, config: Any, *, ignore: Collection[str] = ()) -> list[str]:
+    """What changed since ``saved`` (by ``to_json``), one ``path: before -> now`` per field.
+
+    Args:
+        ignore: fields of ``config`` itself that may change, with all that is in them.
+
+    Raises ``UserError`` when ``saved`` is no JSON object.
+    """
+    value = _parse(saved)
+    if not isinstance(value, dict):
+        raise UserError(f"the saved config is not a JSON object: {saved.strip()[:40]}")
+    before, now = _flatten(value), _flatten(json.loads(to_json(config)))
     absent = "(absent)"
     return [
         f"{path}: {json.dumps(before.get(path, absent))} -> {json.dumps(now.get(path, absent))}"
         for path in dict.fromkeys((*before, *now))
         if before.get(path, absent) != now.get(path, absent)
+        and path.partition(".")[0] not in ignore
     ]
 
 
@@ -159,8 +166,28 @@ def _load_module(path: Path) -> types.ModuleType:
     module = importlib.util.module_from_spec(spec)
     # dataclasses defined in the file look their module up to resolve annotations
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    with _blamed_on(path):
+        spec.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def _blamed_on(path: str | Path) -> Iterator[None]:
+    """A config file is the user's code: whatever it raises is the user's to mend."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"config file {path}: {cause}") from error
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"the saved config is not JSON: {error}") from error
 
 
 def _unknown_message(token: str, paths: Sequence[str]) -> str:

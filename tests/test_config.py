@@ -234,6 +234,20 @@ def test_differences_name_each_field():
     )
 
 
+def test_differences_leave_out_whole_fields():
+    changed = override(Config(), ["--steps", "9", "--optimizer.learning-rate", "0.5"])
+    assert differences(to_json(Config()), changed, ignore=("optimizer",)) == ["steps: 3 -> 9"]
+    # A field inside another is another field, whatever its name.
+    assert len(differences(to_json(Config()), changed, ignore=("learning_rate", "step"))) == 2
+
+
+@pytest.mark.parametrize("saved", ['{"steps": ', "", "[]", "null", "3"])
+def test_differences_from_a_damaged_config(saved):
+    with pytest.raises(UserError, match="the saved config is not (a )?JSON") as caught:
+        differences(saved, Config())
+    assert "\n" not in str(caught.value)
+
+
 def test_nearest_prefers_an_equal_last_component():
     # by letters alone "rates" is nearer to "rate"; the equal leaf name wins
     assert nearest("rate", ["rates", "optimizer.inner.rate"]) == "optimizer.inner.rate"
@@ -251,6 +265,39 @@ def test_files_that_are_no_config(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="a config is a Python file"):
         load_config(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("def get_config(:", "SyntaxError: invalid syntax (config.py, line 1)"),
+        (
+            "import nowhere_to_be_found",
+            "ModuleNotFoundError: No module named 'nowhere_to_be_found'",
+        ),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        (
+            "def get_config(arg):\n    raise ValueError('no such\\n size')",
+            "ValueError: no such size",
+        ),
+        ("def get_config(arg):\n    return {}['absent']", "KeyError: 'absent'"),
+        ("get_config = 3", "TypeError: 'int' object is not callable"),
+    ],
+)
+def test_what_a_config_file_raises_is_one_line(tmp_path, text, cause):
+    path = tmp_path / "config.py"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_config(path)
+    assert str(caught.value) == f"config file {path}: {cause}"
+    assert caught.value.__cause__ is not None  # the traceback is there for who wants it
+
+
+def test_a_users_error_in_a_config_file_is_left_as_it_is(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(f"from resadapt_jax.config import load_config\nload_config({'absent.py'!r})\n")
+    with pytest.raises(UserError, match="^no such config file: absent.py$"):
+        load_config(path)
 
 
 def test_config_is_required():

@@ -10,6 +10,7 @@ import numpy as np
 from jax import monitoring
 from tensorboardX import SummaryWriter
 
+from resadapt_jax.errors import UserError
 from resadapt_jax.files import atomic_write
 from resadapt_jax.typing import Array, Float
 
@@ -86,10 +87,17 @@ def read_metrics(path: str | Path) -> list[dict[str, float | None]]:
     """The records of a ``metrics.jsonl``, oldest first; a value that was not finite is None.
 
     A last line that a killed process left incomplete is not a record.
+
+    Raises:
+      UserError: another line is not a record, naming it.
     """
     path = Path(path)
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [
+        _parse_record(line, f"{path} line {number}")
+        for number, line in enumerate(lines, 1)
+        if line.endswith(b"\n")
+    ]
 
 
 class CompileCounter:
@@ -118,6 +126,16 @@ class CompileCounter:
     def _listen(self, event: str, duration: float, **details) -> None:
         if event == _COMPILED:
             self.names.append(details.get("fun_name", "(unnamed)"))
+
+
+def _parse_record(line: bytes, where: str) -> dict[str, float | None]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:  # not JSON, or not even text
+        raise UserError(f"{where} is damaged: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        raise UserError(f"{where} is damaged: not a record of a step")
+    return record
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from resadapt_jax.errors import UserError
 from resadapt_jax.training.metrics import CompileCounter, MetricLogger, read_metrics
 
 
@@ -67,6 +68,17 @@ def test_resuming_drops_what_comes_again(tmp_path):
         (5, 50),
         (6, 60),
     ]
+
+
+@pytest.mark.parametrize(
+    "damage", [b'{"step": 2, "x"\n', b"\0\0\0\n", b"\xff\xfe\xfa\n", b"7\n", b'{"x": 1}\n', b"\n"]
+)
+def test_a_damaged_line_is_named(tmp_path, damage):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "x": 1.0}\n' + damage + b'{"step": 3, "x": 1.0}\n')
+    with pytest.raises(UserError, match=r"metrics.jsonl line 2 is damaged: ") as caught:
+        MetricLogger(tmp_path, resume_step=1)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_new_run_starts_an_empty_log(tmp_path):
