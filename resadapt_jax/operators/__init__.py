@@ -1,9 +1,8 @@
 """What a scale does: legal sizes, a token budget kept, grids, and the cost that results."""
 
-from resadapt_jax.operators.budget import FittedScales, fit_budget, require_feasible
+from resadapt_jax.operators.budget import FittedScales, fit_budget, fit_clips, require_feasible
 from resadapt_jax.operators.retention import (
     grids,
-    mean_scale_cost,
     native_tokens,
     retention,
     token_counts,
@@ -23,8 +22,8 @@ __all__ = [
     "SizeLimits",
     "check_scales",
     "fit_budget",
+    "fit_clips",
     "grids",
-    "mean_scale_cost",
     "native_tokens",
     "require_feasible",
     "retention",

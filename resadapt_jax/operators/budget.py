@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from resadapt_jax.operators.retention import grids as grids_in_patches
 from resadapt_jax.operators.sizes import (
     SizeLimits,
     look_up,
@@ -28,18 +29,18 @@ _FACTOR_BITS = 24  # common factors are multiples of 2⁻²⁴, exact in float32
 
 @struct.dataclass
 class FittedScales:
-    """An allocation that keeps its budget.
+    """An allocation that keeps its budget, or a batch of them.
 
     A unit whose size was kept has its requested scale, bit for bit; one whose size was changed
     has the realised √(hw / HW).
     """
 
-    scales: Float[Array, "K"]
-    heights: Int[Array, "K"]  # pixels, 0 for absent units
-    widths: Int[Array, "K"]
-    tokens: Int[Array, "K"]
-    floor: Int[Array, ""]  # sum of the smallest legal grids
-    infeasible: Bool[Array, ""]  # the budget is below `floor`; sizes are then the smallest
+    scales: Float[Array, "*B K"]
+    heights: Int[Array, "*B K"]  # pixels, 0 for absent units
+    widths: Int[Array, "*B K"]
+    tokens: Int[Array, "*B K"]
+    floor: Int[Array, "*B"]  # sum of the smallest legal grids
+    infeasible: Bool[Array, "*B"]  # the budget is below `floor`; sizes are then the smallest
 
 
 class _Grids(NamedTuple):
@@ -180,6 +181,23 @@ def fit_budget(
         floor=floor,
         infeasible=floor > budget,
     )
+
+
+def fit_clips(
+    scales: Float[Array, "B K"],
+    unit_mask: Bool[Array, "B K"],
+    height: int,
+    width: int,
+    budget: int | Int[Array, ""],
+    limits: SizeLimits,
+) -> tuple[Int[Array, "B K 3"], FittedScales]:
+    """`fit_budget` of every clip of a batch, each within `budget`; also its grids in patches."""
+
+    def fit(clip: Array, mask: Array) -> FittedScales:
+        return fit_budget(clip, mask, height, width, budget, limits)
+
+    fitted = jax.vmap(fit)(scales, unit_mask)
+    return grids_in_patches(fitted.heights, fitted.widths, unit_mask, limits), fitted
 
 
 def require_feasible(fitted: FittedScales, budget: int) -> None:

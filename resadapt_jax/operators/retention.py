@@ -1,4 +1,4 @@
-"""What an allocation costs: visual tokens, retention, and the mean-scale proxy."""
+"""What an allocation costs: grids, visual tokens and retention."""
 
 import jax.numpy as jnp
 
@@ -52,19 +52,3 @@ def retention(
     kept = jnp.sum(jnp.where(unit_mask, tokens, 0), axis=-1)
     full = jnp.sum(unit_mask, axis=-1) * native
     return kept.astype(jnp.float32) / jnp.maximum(full, 1).astype(jnp.float32)
-
-
-def mean_scale_cost(
-    scales: Float[Array, "*B K"],
-    unit_mask: Bool[Array, "*B K"],
-    *,
-    s_min: float,
-    s_max: float,
-) -> Float[Array, "*B"]:
-    """c(s) = (s̄ - s_min) / (s_max - s_min), s̄ = mean over units, ResAdapt eq. (13).
-
-    Linear in the scales, so differentiable; the policy gradient does not use that. 0 for a clip
-    without units.
-    """
-    total = jnp.sum(jnp.where(unit_mask, scales - s_min, 0.0), axis=-1, dtype=jnp.float32)
-    return total / (jnp.maximum(jnp.sum(unit_mask, axis=-1), 1) * (s_max - s_min))

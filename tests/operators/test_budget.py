@@ -1,5 +1,7 @@
 """A budget is a promise: never exceeded, nine tenths used, monotone."""
 
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from resadapt_jax.operators import (
     SizeLimits,
     fit_budget,
+    fit_clips,
     require_feasible,
     sizes_from_scales,
     token_counts,
@@ -248,6 +251,27 @@ def test_request_below_the_smallest_square_is_its_own_floor():
     assert request < 18
     fitted = FIT(jnp.full(2, 0.2), jnp.ones(2, bool), 140, 980, request - 1, limits)
     assert bool(fitted.infeasible) and int(fitted.floor) == request
+
+
+def test_clips_are_fitted_one_by_one():
+    # 112 x 112: 16 tokens at scale 1. The first clip keeps 16 + 1; of the second's 32 a budget of
+    # 21 leaves 4x3 + 3x3, as above; the third has one unit and the fourth none.
+    scales = jnp.array([[1.0, 0.2], [1.0, 1.0], [jnp.nan, 1.0], [jnp.nan, jnp.nan]])
+    mask = jnp.array([[True, True], [True, True], [False, True], [False, False]])
+    grid_thw, fitted = jax.jit(fit_clips, static_argnums=(2, 3, 5))(scales, mask, 112, 112, 21, TOY)
+    absent = [0, 0, 0]
+    assert grid_thw.tolist() == [
+        [[1, 8, 8], [1, 2, 2]],
+        [[1, 8, 6], [1, 6, 6]],
+        [absent, [1, 8, 8]],
+        [absent, absent],
+    ]
+    assert fitted.tokens.tolist() == [[16, 1], [12, 9], [0, 16], [0, 0]]
+    assert fitted.floor.tolist() == [2, 2, 1, 0]
+    for i in range(4):
+        alone = FIT(scales[i], mask[i], 112, 112, 21, TOY)
+        of_all = jax.tree.map(operator.itemgetter(i), fitted)
+        jax.tree.map(np.testing.assert_array_equal, of_all, alone)
 
 
 def test_padding_poisoned_with_nan_changes_nothing():

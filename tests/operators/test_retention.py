@@ -1,4 +1,4 @@
-"""Tokens, retention and the proxy cost, by hand."""
+"""Grids, tokens and retention, by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,6 @@ import pytest
 from resadapt_jax.operators import (
     SizeLimits,
     grids,
-    mean_scale_cost,
     native_tokens,
     retention,
     sizes_from_scales,
@@ -59,24 +58,6 @@ def test_retention_at_scale_one_is_one_and_padding_changes_nothing():
     native = native_tokens(333, 517, QWEN)
     assert float(retention(tokens, mask, native)) == 1.0
     assert float(retention(poisoned, mask, native)) == 1.0
-
-
-def test_mean_scale_cost():
-    scales = jnp.array([[0.2, 1.8, jnp.nan], [1.0, jnp.nan, jnp.nan]])
-    # Means 1.0 and 1.0; (1.0 - 0.2) / 1.6 = 0.5.
-    cost = mean_scale_cost(scales, MASK, s_min=0.2, s_max=1.8)
-    np.testing.assert_allclose(cost, [0.5, 0.5], rtol=1e-6)
-    # Extremes of the range cost 0 and 1.
-    ends = mean_scale_cost(jnp.array([[0.2], [1.8]]), jnp.ones((2, 1), bool), s_min=0.2, s_max=1.8)
-    np.testing.assert_allclose(ends, [0.0, 1.0], atol=1e-6)
-    assert float(mean_scale_cost(scales[0], jnp.zeros(3, bool), s_min=0.2, s_max=1.8)) == 0.0
-
-
-def test_mean_scale_cost_gradient_skips_padding():
-    scales = jnp.array([0.2, 1.8, jnp.nan])
-    grad = jax.grad(lambda s: mean_scale_cost(s, MASK[0], s_min=0.2, s_max=1.8))(scales)
-    # dc/ds = 1 / (2 units · 1.6).
-    np.testing.assert_allclose(grad, [1 / 3.2, 1 / 3.2, 0.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("function", [token_counts, grids])
