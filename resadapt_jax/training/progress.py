@@ -66,10 +66,6 @@ class Progress:
         if self._bar is None and self._is_due():
             self._print_line(shown)
 
-    def write(self, message: str) -> None:
-        """Prints a line of its own, above the bar if there is one."""
-        tqdm.write(message, file=self._file)
-
     def _is_due(self) -> bool:
         return self.done >= self.total or self._clock() - self._printed >= self._interval
 

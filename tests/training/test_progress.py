@@ -50,10 +50,3 @@ def test_an_interrupted_bar_leaves_a_clean_line():
         raise KeyboardInterrupt
     text = file.getvalue()
     assert "3/10" in text and text.endswith("\n")
-
-
-@pytest.mark.parametrize("file", [io.StringIO(), Terminal()])
-def test_messages_have_their_own_line(file):
-    with Progress(10, file=file) as progress:
-        progress.write("saved checkpoint 5")
-    assert "saved checkpoint 5\n" in file.getvalue()
