@@ -6,6 +6,7 @@ import grain
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from resadapt_jax.data.query import encode_query
 from resadapt_jax.data.toy_source import ToyDialogues
 from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.models.prompt_text import build_prompt
@@ -86,7 +87,7 @@ def encode_question(
     The evidence is left behind: what trains an allocator must not hold it.
     """
     prompt = build_prompt(tokenizer, record["question"], pair_seconds(record["times"]))
-    query = tokenizer.encode(record["question"])
+    query = encode_query(tokenizer, record["question"])
     return {
         "frames": record["frames"],
         "compact_ids": pad_to(prompt.token_ids, max_compact, tokenizer.pad_token_id),

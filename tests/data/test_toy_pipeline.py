@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from tokenizers.processors import TemplateProcessing
 
+from resadapt_jax.data.query import encode_query
 from resadapt_jax.data.toy_pipeline import (
     ANSWER_TOKENS,
     HEADER_TOKENS,
@@ -83,3 +85,19 @@ def test_an_iterator_resumes_where_it_was():
 def test_what_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match="3 positions do not fit in 2"):
         pad_to([1, 2, 3], 2, 0)
+
+
+def test_a_query_is_the_question_alone():
+    """Tokenizers may put a token before every text, as a sentence's start; a query has none."""
+    adding = build_toy_tokenizer()
+    start = adding.convert_tokens_to_ids("<|im_start|>")
+    adding.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", start)]
+    )
+    text = "Which letter is on the red sign?"
+    assert adding.encode(text) == [start, *TOKENIZER.encode(text)]
+    assert encode_query(adding, text) == TOKENIZER.encode(text)
+    source = ToyClips(WORLD, 1)
+    batch = next(question_batches(source, adding, 1))
+    ids = batch["query_ids"][batch["query_mask"]]
+    assert ids.tolist() == TOKENIZER.encode(source[0]["question"])
