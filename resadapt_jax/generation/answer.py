@@ -32,6 +32,12 @@ class DecodingConfig:
     temperature: float = 0.0
     """0 takes the likeliest token."""
 
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+
 
 @struct.dataclass
 class Answers:

@@ -10,6 +10,9 @@ from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.rollout import RolloutConfig
 
+AFTER_TRAINING = ("output_dir", "checkpoint_every", "evaluation")
+"""Fields of a run's config that change nothing of what is learnt, so may differ afterwards."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
@@ -27,6 +30,14 @@ class EvaluationConfig:
     """Token budgets for the allocator, as fractions of the native tokens."""
     seed: int = 2
     """Seed of the clips; another one than training's."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_clips", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("fixed_retentions", "drop_retentions", "budgets"):
+            if not all(0 < share <= 1 for share in getattr(self, name)):
+                raise ValueError(f"{name} must be within (0, 1], got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,20 @@ class OptimizerConfig:
     beta2: float = 0.99
     """Decay of the second moment."""
 
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}")
+        if not 0 <= self.final_fraction <= 1:
+            raise ValueError(f"final_fraction must be within [0, 1], got {self.final_fraction}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+        if not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be positive, got {self.max_grad_norm}")
+        if not 0 <= self.beta2 < 1:
+            raise ValueError(f"beta2 must be within [0, 1), got {self.beta2}")
+
 
 def make_optimizer(config: OptimizerConfig, num_updates: int) -> optax.GradientTransformation:
     """The optimiser for a run of ``num_updates`` updates."""

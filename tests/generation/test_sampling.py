@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.generation.sampling import choose
 
 PROBS = np.array([0.5, 0.3, 0.15, 0.05])
@@ -30,3 +31,14 @@ def test_draws_follow_the_tempered_distribution(temperature):
     assert (np.abs(frequency - expected) < bound).all()
     np.testing.assert_allclose(log_prob, np.log(expected)[token], rtol=1e-5)
     assert log_prob.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "good"),
+    [("max_new_tokens", (0, -3), 1), ("temperature", (-0.1, float("nan")), 0.0)],
+)
+def test_decoding_that_makes_no_sense_is_refused(name, bad, good):
+    for value in bad:
+        with pytest.raises(ValueError, match=f"^{name} must .*, got "):
+            DecodingConfig(**{name: value})
+    assert getattr(DecodingConfig(**{name: good}), name) == good
