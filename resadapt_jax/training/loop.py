@@ -1,6 +1,8 @@
 """The loop every recipe runs in: resume, step, log, checkpoint, report progress."""
 
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from resadapt_jax.config import differences, to_json
 from resadapt_jax.errors import UserError
 from resadapt_jax.files import atomic_write
 from resadapt_jax.training.checkpoint import Checkpoints
+from resadapt_jax.training.config import AFTER_TRAINING
 from resadapt_jax.training.metrics import CompileCounter, MetricLogger
 from resadapt_jax.training.progress import Progress
 
@@ -88,10 +91,10 @@ def run(
 
 
 def _require_same_config(saved: str, config: Any, output_dir: Path) -> None:
-    changed = differences(saved, config)
+    changed = differences(saved, config, ignore=AFTER_TRAINING)
     if changed:
         raise UserError(
-            f"{output_dir} holds a run of another config ({changed[0]}); "
+            f"{output_dir} holds a run of another config ({'; '.join(changed)}); "
             "give --output-dir another folder, or remove that one"
         )
 
@@ -100,7 +103,8 @@ def _require_same_config(saved: str, config: Any, output_dir: Path) -> None:
 def _interrupt_after_step() -> Iterator[list[int]]:
     """Lets the step in progress finish when asked to stop, so that its state can be saved.
 
-    Yields a list that a first SIGINT or SIGTERM makes non-empty; a second one acts as usual.
+    Yields a list that a first SIGINT or SIGTERM makes non-empty, saying so on stderr; a second one
+    acts as usual.
     """
     received: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -110,6 +114,9 @@ def _interrupt_after_step() -> Iterator[list[int]]:
         received.append(number)
         for other in signals:
             signal.signal(other, previous[other])
+        # Past the streams of Python, which may be in the middle of a write; below a progress bar.
+        line = "stopping: finishing the step in progress and saving; press again to stop at once\n"
+        os.write(2, (("\n" if sys.stderr.isatty() else "") + line).encode())
 
     for number in signals:
         signal.signal(number, note)

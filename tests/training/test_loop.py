@@ -14,14 +14,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resadapt_jax.config import from_json
 from resadapt_jax.errors import UserError
 from resadapt_jax.training.loop import run
 from resadapt_jax.training.metrics import read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
+class SmallEvaluation:
+    num_clips: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
 class SmallConfig:
     rate: float = 0.5
+    decay: float = 0.1
+    output_dir: str = "here"
+    checkpoint_every: int = 2
+    evaluation: SmallEvaluation = SmallEvaluation()
 
 
 def batches():
@@ -90,15 +100,27 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     assert again["w"] == expected["w"]
 
 
-def test_another_config_is_refused_by_name(tmp_path):
+def test_another_config_is_refused_by_all_that_changed(tmp_path):
     go(tmp_path, num_steps=2)
-    with pytest.raises(UserError, match=r"another config \(rate: 0.5 -> 0.25\)"):
-        go(tmp_path, config=SmallConfig(rate=0.25))
+    with pytest.raises(UserError) as caught:
+        go(tmp_path, config=SmallConfig(rate=0.25, decay=0.2, output_dir="there"))
+    assert "another config (rate: 0.5 -> 0.25; decay: 0.1 -> 0.2);" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_changes_nothing_of_the_training_may_change(tmp_path):
+    expected = go(tmp_path / "whole")
+    go(tmp_path / "cut", num_steps=2)
+    evaluation = SmallEvaluation(num_clips=16)
+    moved = SmallConfig(output_dir="there", checkpoint_every=3, evaluation=evaluation)
+    assert go(tmp_path / "cut", config=moved)["w"] == expected["w"]
+    saved = json.loads((tmp_path / "cut" / "config.json").read_text())
+    assert saved["evaluation"] == {"num_clips": 16}
 
 
 def test_the_config_is_written(tmp_path):
     go(tmp_path, num_steps=1)
-    assert json.loads((tmp_path / "config.json").read_text()) == {"rate": 0.5}
+    assert from_json((tmp_path / "config.json").read_text(), SmallConfig) == SmallConfig()
 
 
 INTERRUPTED = """
@@ -119,14 +141,17 @@ test_loop.go({directory!r})
 def test_asked_to_stop_it_saves_and_resumes(tmp_path, number):
     code = INTERRUPTED.format(tests=os.path.dirname(__file__), directory=str(tmp_path / "cut"))
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     for line in process.stdout:
         if line.startswith("step 2"):
             break
     time.sleep(0.05)  # inside the third step
     process.send_signal(number)
-    assert process.wait(timeout=60) != 0
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode != 0
+    (line,) = [line for line in told.splitlines() if line.startswith("stopping: ")]
+    assert "finishing the step in progress and saving; press again to stop at once" in line
     done = [record["step"] for record in read_metrics(tmp_path / "cut" / "metrics.jsonl")]
     assert done == [1, 2, 3]  # the step in progress was finished and saved
     assert go(tmp_path / "cut")["w"] == go(tmp_path / "whole")["w"]
