@@ -23,11 +23,12 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from kernels.resize_patchify import resize_patchify
-from resadapt_jax.allocator import network, pair_scales, policy
+from resadapt_jax.allocator import mean_pair_scales, network
 from resadapt_jax.allocator.checkpoint import TrainedAllocator, load_allocator
 from resadapt_jax.data import video
+from resadapt_jax.data.query import encode_query
 from resadapt_jax.errors import UserError, run_cli
-from resadapt_jax.files import atomic_write
+from resadapt_jax.files import atomic_write, require_writable
 from resadapt_jax.generation.answer import Prompts, lay_out, plan_pairs
 from resadapt_jax.generation.backbone import load_tokenizer
 from resadapt_jax.models import hf
@@ -38,7 +39,7 @@ from resadapt_jax.models.vision_plan import VisionPlan, check_fits
 from resadapt_jax.operators import (
     SizeLimits,
     check_scales,
-    fit_budget,
+    fit_clips,
     grids,
     native_tokens,
     require_feasible,
@@ -95,7 +96,7 @@ def propose_scales(
     """The scale of each temporal pair, the mean of the policy, before any budget."""
     if not query.strip():
         raise UserError("the query is empty")
-    query_ids = allocator.tokenizer.encode(query, add_special_tokens=False)
+    query_ids = encode_query(allocator.tokenizer, query)
     scales = _mean_scales(
         allocator.encoder,
         allocator.params,
@@ -131,9 +132,10 @@ def fit_scales(
     cap = largest if budget is None else min(budget, largest)
     try:
         check_scales(scales, len(seconds))
-        fitted = _fit_budget(
-            jnp.asarray(scales), jnp.ones(len(seconds), bool), height, width, cap, limits
+        _, fitted = _fit_clips(
+            jnp.asarray(scales)[None], jnp.ones((1, len(seconds)), bool), height, width, cap, limits
         )
+        fitted = jax.tree.map(lambda x: x[0], fitted)
         require_feasible(fitted, cap)
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -187,7 +189,7 @@ def build_inputs(
     return BackboneInputs(patches=patches, plan=plan, layout=layout)
 
 
-_fit_budget = jax.jit(fit_budget, static_argnums=(2, 3, 5))
+_fit_clips = jax.jit(fit_clips, static_argnums=(2, 3, 5))
 _lay_out = jax.jit(lay_out, static_argnums=(2, 3))
 
 
@@ -196,10 +198,7 @@ def _mean_scales(encoder, params, frames, query_ids, config, scale_range):
     frame_mask, query_mask = jnp.ones(frames.shape[:2], bool), jnp.ones(query_ids.shape, bool)
     features = encoder.encode(frames, frame_mask, query_ids, query_mask)
     output = network.allocate(params, config, features)
-    scales = policy.to_scale(policy.mean(output.alpha, output.beta), scale_range)
-    if config.unit == "frame":
-        return pair_scales(scales[:, None], frame_mask)[0, 0]
-    return scales[0]
+    return mean_pair_scales(output, frame_mask, scale_range)[0]
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
@@ -221,8 +220,16 @@ def _resize_and_pack(frames, heights, widths, config, capacity, max_frame_tokens
 
 
 def load_interface(directory: Path) -> tuple[Qwen2_5VLConfig, PreTrainedTokenizerBase]:
-    """Config and tokenizer of a backbone's directory: all that its inputs depend on."""
-    config = Qwen2_5VLConfig.from_hf(hf.read_config(directory))
+    """Config and tokenizer of a backbone's directory: all that its inputs depend on.
+
+    Raises:
+        UserError: the directory lacks something or does not hold a Qwen2.5-VL.
+    """
+    raw = hf.read_config(directory)
+    try:
+        config = Qwen2_5VLConfig.from_hf(raw)
+    except ValueError as error:
+        raise UserError(f"{directory}: {error}") from error
     return config, load_tokenizer(directory, config)
 
 
@@ -259,9 +266,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     args = parser.parse_args(argv)
     args.out = args.out or Path("runs", "allocate", args.clip.stem)
-    existing = next(path for path in (args.out, *args.out.parents) if path.exists())
-    if not existing.is_dir():
-        raise UserError(f"cannot write to {args.out}: {existing} is not a folder")
+    require_writable(args.out)
     if args.budget is not None and args.budget < 1:
         raise UserError(f"the budget must be at least 1 token, got {args.budget}")
     if args.frames < 1:

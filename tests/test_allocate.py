@@ -272,6 +272,22 @@ def test_a_checkpoint_of_another_shape_is_refused(folder, tmp_path, disturbed, c
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model_type": "llama"}, "model_type is 'llama', expected 'qwen2_5_vl'"),
+        ({"vision_config": None}, "config.json has no 'vision_config'"),
+    ],
+)
+def test_a_backbone_of_another_kind_is_one_line(folder, tmp_path, capsys, changes, reason):
+    config = json.loads((folder / "backbone" / "config.json").read_text())
+    directory = tmp_path / "backbone"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config | changes))
+    assert command.main(arguments(folder, tmp_path / "out", backbone=str(directory))) == 2
+    assert capsys.readouterr().err == f"error: {directory}: {reason}\n"
+
+
 def test_a_failed_write_leaves_no_half_of_a_file(folder, tmp_path, capsys, monkeypatch):
     def full_disk(source, target):
         raise OSError(28, "No space left on device")

@@ -3,12 +3,14 @@
 import platform
 import re
 import subprocess
+from pathlib import Path
 
 import jax
 import pytest
 
 from resadapt_jax import versions as versions_module
-from resadapt_jax.files import atomic_write
+from resadapt_jax.errors import UserError
+from resadapt_jax.files import atomic_write, require_writable
 from resadapt_jax.versions import versions
 
 
@@ -33,6 +35,31 @@ def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
         atomic_write(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_can_be_made_passes_and_is_not_made(tmp_path):
+    require_writable(tmp_path)
+    require_writable(tmp_path / "new" / "deeper")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_no_folder(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("mine")
+    for directory in (path, path / "deeper"):
+        with pytest.raises(UserError) as caught:
+            require_writable(directory)
+        assert str(caught.value) == f"cannot write to {directory}: {path} is not a folder"
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    with pytest.raises(UserError, match="link is not a folder"):
+        require_writable(tmp_path / "link" / "deeper")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder nobody can write to")
+def test_a_folder_that_refuses_files():
+    # Whoever owns it may "write" to it by its mode, root above all; only trying tells.
+    with pytest.raises(UserError, match="cannot write to /proc/self/new: [A-Z]"):
+        require_writable("/proc/self/new")
 
 
 def test_versions_name_the_libraries():

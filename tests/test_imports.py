@@ -18,7 +18,7 @@ NUMERICS = MODELS | {"operators", "allocator", "losses", "advantages", "rewards"
 MAY_IMPORT = {
     "typing": set(),
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "versions": set(),
     "shipped": set(),
     "config": GROUND,
