@@ -7,6 +7,7 @@ import sys
 
 from resadapt_jax.config import parse_config
 from resadapt_jax.errors import UserError, run_cli
+from resadapt_jax.files import require_writable
 
 
 def main() -> None:
@@ -18,12 +19,13 @@ def main() -> None:
 
     match config:
         case TrainConfig():
-            directory = train(config)
+            recipe = train
         case PretrainConfig():
-            directory = pretrain(config)
+            recipe = pretrain
         case _:
             raise UserError(f"train.py cannot run a {type(config).__name__}")
-    print(f"wrote {directory}")
+    require_writable(config.output_dir)
+    print(f"wrote {recipe(config)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A batch of held-out clips, with what only the oracle and the plots may know."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax.data.toy_pipeline import pad_to
+from resadapt_jax.data.toy_world import COLOURS
 from resadapt_jax.generation.answer import Prompts
 from resadapt_jax.models.prompt_text import build_prompt
 from resadapt_jax.training.capo import PromptBatch
@@ -84,3 +86,18 @@ def prompts_showing(
         compact_length=np.array(lengths, np.int32),
         entry_index=np.stack(entries),
     )
+
+
+def other_colour(questions: Sequence[str]) -> Int[np.ndarray, " B"]:
+    """For each question, the place of the nearest one after it that asks about another colour.
+
+    The first follows the last. Where all ask about the same colour, it is simply the next one.
+    """
+    count = len(questions)
+    colours = [COLOURS.keys() & question.split() for question in questions]
+
+    def other(place: int) -> int:
+        following = [(place + step) % count for step in range(1, count + 1)]
+        return next((i for i in following if colours[i] != colours[place]), following[0])
+
+    return np.array([other(place) for place in range(count)])

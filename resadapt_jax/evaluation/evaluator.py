@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resadapt_jax.allocator import allocate, pair_scales, policy
+from resadapt_jax.allocator import allocate, mean_pair_scales
 from resadapt_jax.allocator.checkpoint import TrainedAllocator
-from resadapt_jax.evaluation.clips import Clips
+from resadapt_jax.evaluation.clips import Clips, other_colour
 from resadapt_jax.evaluation.methods import Proposals, Setting
 from resadapt_jax.evaluation.respond import respond, show
 from resadapt_jax.generation.answer import Answers, DecodingConfig
@@ -64,25 +64,26 @@ class Evaluation(NamedTuple):
     proposals: Proposals
 
 
-def propose(allocator: TrainedAllocator, batch: PromptBatch) -> Proposals:
+def propose(allocator: TrainedAllocator, clips: Clips) -> Proposals:
     """The scale of each pair by the mean of the policy, for its own query and for another's."""
     config = allocator.config
+    batches = (clips.batch, with_other_queries(clips))
     scales = _mean_scales(
         allocator.params,
         allocator.encoder,
-        batch.frames,
-        [(other.query_ids, other.query_mask) for other in (batch, with_other_queries(batch))],
+        clips.batch.frames,
+        [(batch.query_ids, batch.query_mask) for batch in batches],
         network=config.network,
         scale_range=config.scale_range,
     )
     return Proposals(*map(np.asarray, scales))
 
 
-def with_other_queries(batch: PromptBatch) -> PromptBatch:
-    """Each clip beside the query of the clip before it; the prompts stay."""
-    return batch.replace(
-        query_ids=np.roll(batch.query_ids, 1, axis=0),
-        query_mask=np.roll(batch.query_mask, 1, axis=0),
+def with_other_queries(clips: Clips) -> PromptBatch:
+    """Each clip beside the query of another, of the batch's `other_colour`; the prompts stay."""
+    others = other_colour(clips.questions)
+    return clips.batch.replace(
+        query_ids=clips.batch.query_ids[others], query_mask=clips.batch.query_mask[others]
     )
 
 
@@ -107,7 +108,7 @@ def evaluate(
     first, ran = None, 0
     for clips in batches:
         counted = min(len(clips), num_clips - len(tallies[0].scores))
-        proposals = propose(allocator, clips.batch)
+        proposals = propose(allocator, clips)
         first = first or (clips, proposals)
         answers = _answers(clips, proposals, settings, backbone, limits, decoding)
         native = clips.num_pairs * native_tokens(*clips.frame_size, limits)
@@ -172,11 +173,7 @@ def _mean_scales(params, encoder, frames, queries, *, network, scale_range):
 
     def scales_for(query_ids: Array, query_mask: Array) -> Array:
         features = encoder.encode(frames, frame_mask, query_ids, query_mask)
-        allocation = allocate(params, network, features)
-        scales = policy.to_scale(policy.mean(allocation.alpha, allocation.beta), scale_range)
-        if network.unit == "frame":
-            scales = pair_scales(scales[:, None, :], frame_mask)[:, 0]
-        return scales
+        return mean_pair_scales(allocate(params, network, features), frame_mask, scale_range)
 
     # What depends on the frames alone is the same computation each time and compiled once.
     return [scales_for(*query) for query in queries]

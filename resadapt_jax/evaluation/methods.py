@@ -10,7 +10,6 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from transformers import PreTrainedTokenizerBase
@@ -18,10 +17,10 @@ from transformers import PreTrainedTokenizerBase
 from resadapt_jax.errors import UserError
 from resadapt_jax.evaluation.clips import Clips, prompts_showing
 from resadapt_jax.generation.answer import Prompts
-from resadapt_jax.operators import SizeLimits, fit_budget, grids, native_tokens, sizes_from_scales
-from resadapt_jax.operators.sizes import size_ladder
+from resadapt_jax.operators import SizeLimits, fit_clips, grids, native_tokens, sizes_from_scales
+from resadapt_jax.operators.sizes import SizeTable, size_ladder, size_table
 from resadapt_jax.training.config import EvaluationConfig
-from resadapt_jax.typing import Array, Bool, Float, Int
+from resadapt_jax.typing import Bool, Float, Int
 
 # Multiples of the golden ratio's fraction fill [0, 1) evenly, however many clips there are.
 _GOLDEN = (5**0.5 - 1) / 2
@@ -85,6 +84,18 @@ def control_settings(*, limits: SizeLimits, tokenizer: PreTrainedTokenizerBase) 
     ]
 
 
+def require_feasible_shares(
+    config: EvaluationConfig, num_pairs: int, height: int, width: int, limits: SizeLimits
+) -> None:
+    """Raises ``UserError`` for a retention or a budget that no clip of this size can be given."""
+    for share in config.fixed_retentions:
+        _uniform_tokens(share, height, width, limits)
+    table = size_table(height, width, limits)
+    least = num_pairs * int((table.heights * table.widths).min()) // limits.factor**2
+    for share in config.budgets:
+        _require_budget(share, _budget(share, num_pairs, height, width, limits), least)
+
+
 def vanilla(clips: Clips, proposals: Proposals, *, limits: SizeLimits) -> Inputs:
     """Every pair at scale 1."""
     return _at(np.ones(clips.evidence.shape), clips, limits)
@@ -101,13 +112,7 @@ def fixed_scale(
     Raises:
         UserError: no mixture of sizes up to the native one keeps that much.
     """
-    height, width = clips.frame_size
-    ladder = size_ladder(height, width, limits)
-    tokens = ladder.heights * ladder.widths // limits.factor**2
-    wanted = retention * native_tokens(height, width, limits)
-    if not tokens[0] <= wanted <= native_tokens(height, width, limits):
-        lowest = tokens[0] / native_tokens(height, width, limits)
-        raise UserError(f"a uniform scale keeps {lowest:g} to 1 of the tokens, not {retention:g}")
+    ladder, tokens, wanted = _uniform_tokens(retention, *clips.frame_size, limits)
     above = int(np.searchsorted(tokens, wanted))
     below = max(above - 1, 0)
     share = 1.0 if above == below else (wanted - tokens[below]) / (tokens[above] - tokens[below])
@@ -159,11 +164,10 @@ def resadapt_within(
         UserError: the budget is below the smallest legal grids of a clip.
     """
     height, width = clips.frame_size
-    budget = int(share * clips.num_pairs * native_tokens(height, width, limits) + 1e-6)
-    grid_thw, floor = _grids_within(proposals.scales, budget, height, width, limits)
-    least = int(floor.max())
-    if budget < least:
-        raise UserError(f"a budget of {share:g} is {budget} tokens a clip, but {least} are needed")
+    budget = _budget(share, clips.num_pairs, height, width, limits)
+    shown = np.ones(proposals.scales.shape, bool)
+    grid_thw, fitted = _fit_clips(proposals.scales, shown, height, width, budget, limits)
+    _require_budget(share, budget, int(fitted.floor.max()))
     return Inputs(grid_thw=np.asarray(grid_thw), prompts=clips.batch.prompts)
 
 
@@ -207,6 +211,29 @@ def _offsets(index: Int[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
     return index * _GOLDEN % 1.0
 
 
+def _uniform_tokens(
+    retention: float, height: int, width: int, limits: SizeLimits
+) -> tuple[SizeTable, Int[np.ndarray, " steps"], float]:
+    """Sizes of a pair in rising order, their tokens, and how many tokens are wanted of it."""
+    ladder = size_ladder(height, width, limits)
+    tokens = ladder.heights * ladder.widths // limits.factor**2
+    native = native_tokens(height, width, limits)
+    if not tokens[0] <= retention * native <= native:
+        lowest = tokens[0] / native
+        raise UserError(f"a uniform scale keeps {lowest:g} to 1 of the tokens, not {retention:g}")
+    return ladder, tokens, retention * native
+
+
+def _budget(share: float, num_pairs: int, height: int, width: int, limits: SizeLimits) -> int:
+    """A ``share`` of a clip's native tokens, rounded down."""
+    return int(share * num_pairs * native_tokens(height, width, limits) + 1e-6)
+
+
+def _require_budget(share: float, budget: int, least: int) -> None:
+    if budget < least:
+        raise UserError(f"a budget of {share:g} is {budget} tokens a clip, but {least} are needed")
+
+
 def _at(scales: Float[np.ndarray, "B K"], clips: Clips, limits: SizeLimits) -> Inputs:
     shown = np.ones(scales.shape, bool)
     grid_thw = _grids_at(scales, shown, *clips.frame_size, limits)
@@ -222,12 +249,4 @@ def _traced_grids(scales, shown, height, width, limits):
     return grids(*sizes_from_scales(scales, height, width, limits), shown, limits)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4))
-def _grids_within(scales, budget, height, width, limits):
-    shown = jnp.ones(scales.shape[1], bool)
-
-    def fit(clip: Array) -> tuple[Array, Array]:
-        fitted = fit_budget(clip, shown, height, width, budget, limits)
-        return grids(fitted.heights, fitted.widths, shown, limits), fitted.floor
-
-    return jax.vmap(fit)(scales)
+_fit_clips = jax.jit(fit_clips, static_argnums=(2, 3, 5))

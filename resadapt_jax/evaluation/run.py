@@ -17,19 +17,22 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.evaluation.clips import Clips
 from resadapt_jax.evaluation.evaluator import Evaluation, Tally, evaluate
 from resadapt_jax.evaluation.frontier import frontier_record
-from resadapt_jax.evaluation.methods import Setting, control_settings, frontier_settings
-from resadapt_jax.files import atomic_write
+from resadapt_jax.evaluation.methods import (
+    Setting,
+    control_settings,
+    frontier_settings,
+    require_feasible_shares,
+)
+from resadapt_jax.files import atomic_write, require_writable
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.generation.backbone import Backbone, load_backbone
 from resadapt_jax.report.frontier import frontier_png
 from resadapt_jax.report.scale_traces import ScaleTrace, scale_traces_png
-from resadapt_jax.training.config import TrainConfig, resolve
+from resadapt_jax.training.config import AFTER_TRAINING, TrainConfig, resolve
 from resadapt_jax.training.progress import Progress
 from resadapt_jax.versions import versions
 
 NUM_TRACES = 6
-# Changing these changes what is evaluated, not what was trained.
-_OWN_FIELDS = ("output_dir", "backbone", "evaluation.")
 
 
 def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
@@ -39,13 +42,17 @@ def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
         train_command: named in the error if no allocator has been trained.
 
     Raises:
-        UserError: no allocator, one that belongs to another backbone, or clips it was trained on.
+        UserError: a directory that cannot be written to, no allocator, one that belongs to another
+            backbone, clips it was trained on, or a share of the tokens that cannot be kept; all of
+            them before the first clip.
     """
     output_dir = Path(config.output_dir)
+    require_writable(output_dir)
     allocator = _trained(output_dir / "allocator", train_command)
     backbone = load_backbone(config.backbone)
     config = resolve(config, backbone.config.text.hidden_size)
     _check(config, backbone, allocator)
+    changed = _changes_since_training(output_dir, config)
     settings = frontier_settings(
         config.evaluation,
         limits=config.limits,
@@ -56,9 +63,11 @@ def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
     evaluation = _evaluate(config, settings, backbone, allocator)
     record = frontier_record(settings, evaluation.tallies)
     record["config"] = json.loads(to_json(config))
-    if changed := _changes_since_training(output_dir, config):
+    if changed:
         record["changed_since_training"] = changed
     record["versions"] = versions()
+    # What was measured is safe before anything is drawn.
+    atomic_write(output_dir / "frontier.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
     free = [setting.name for setting in settings].index("free")
     traces = scale_traces(evaluation, evaluation.tallies[free])
     pictures = {
@@ -67,7 +76,6 @@ def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
     }
     for name, picture in pictures.items():
         atomic_write(output_dir / name, picture)
-    atomic_write(output_dir / "frontier.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
     return record
 
 
@@ -120,17 +128,24 @@ def _check(config: TrainConfig, backbone: Backbone, allocator: TrainedAllocator)
         raise UserError(
             f"evaluation.seed is world.seed, {config.world.seed}: these clips were trained on"
         )
-    if config.evaluation.num_clips < 1:
-        raise UserError(f"evaluation.num_clips must be positive, got {config.evaluation.num_clips}")
+    world = config.world
+    require_feasible_shares(
+        config.evaluation, world.num_pairs, world.size, world.size, config.limits
+    )
 
 
 def _changes_since_training(output_dir: Path, config: TrainConfig) -> list[str]:
-    """Fields whose value is not the one that the allocator was trained with."""
+    """Fields whose value is not the one that the allocator was trained with.
+
+    The backbone may be another one, or the same in another place.
+    """
     path = output_dir / "config.json"
     if not path.is_file():
         return []
-    changed = differences(path.read_text(), config)
-    return [line for line in changed if not line.startswith(_OWN_FIELDS)]
+    try:
+        return differences(path.read_text(), config, ignore=(*AFTER_TRAINING, "backbone"))
+    except ValueError as error:  # not a config, or not even text
+        raise UserError(f"{path} is damaged: {error}") from error
 
 
 def _evaluate(

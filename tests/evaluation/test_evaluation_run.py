@@ -14,12 +14,15 @@ from evaluation_parts import LIMITS, WORLD, backbone, clips
 from resadapt_jax.allocator.checkpoint import save_allocator
 from resadapt_jax.config import to_json
 from resadapt_jax.data.toy_source import ToyClips
+from resadapt_jax.data.toy_world import question_text
 from resadapt_jax.errors import UserError, run_cli
+from resadapt_jax.evaluation import run
+from resadapt_jax.evaluation.clips import other_colour
 from resadapt_jax.evaluation.evaluator import propose, with_other_queries
 from resadapt_jax.evaluation.run import evaluate_run
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.report.frontier import frontier_table
-from resadapt_jax.training.config import EvaluationConfig, TrainConfig
+from resadapt_jax.training.config import EvaluationConfig, TrainConfig, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_CLIPS = 7  # two batches of four, of which the last clip does not count
@@ -45,7 +48,8 @@ def config(tmp_path_factory):
             budgets=(0.5,),
         ),
     )
-    (directory / "config.json").write_text(to_json(config))
+    resolved = resolve(config, backbone().config.text.hidden_size)
+    (directory / "config.json").write_text(to_json(resolved))
     return config
 
 
@@ -127,20 +131,39 @@ def test_a_changed_config_is_recorded(config, record):
 def test_the_wrong_query_reaches_the_allocator_and_only_it():
     allocator = make_allocator(noise=0.5)
     batch = clips().batch
-    other = with_other_queries(batch)
-    assert np.array_equal(other.query_ids[1:], batch.query_ids[:-1])
-    assert np.array_equal(other.query_ids[0], batch.query_ids[-1])
-    assert np.array_equal(other.query_mask[1:], batch.query_mask[:-1])
+    other = with_other_queries(clips())
+    tokenizer = backbone().tokenizer
+    for i, place in enumerate(other_colour(clips().questions)):
+        asked = tokenizer.decode(other.query_ids[i][other.query_mask[i]])
+        assert asked == clips().questions[place] != clips().questions[i]
     assert other.prompts is batch.prompts and other.frames is batch.frames
-    proposed = propose(allocator, batch)
+    proposed = propose(allocator, clips())
     assert proposed.scales.shape == (4, WORLD.num_pairs)
     assert np.abs(proposed.scales - proposed.other_query).max() > 1e-3
     # What is proposed for the other query is what would be for a batch that has it by rights.
-    np.testing.assert_allclose(propose(allocator, other).scales, proposed.other_query, atol=1e-6)
+    swapped = propose(allocator, replace(clips(), batch=other))
+    np.testing.assert_allclose(swapped.scales, proposed.other_query, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("colours", "expected"),
+    [
+        ("red blue green", [1, 2, 0]),
+        ("red red blue red", [2, 2, 3, 2]),  # the last passes two of its own colour
+        ("red red red blue", [3, 3, 3, 0]),
+        ("blue cyan cyan blue", [1, 3, 3, 1]),
+        ("red red red", [1, 2, 0]),  # none differs
+        ("red", [0]),
+    ],
+)
+def test_the_other_query_is_the_nearest_about_another_colour(colours, expected):
+    tasks = ("which", "how_many", "when")
+    questions = [question_text(tasks[i % 3], colour) for i, colour in enumerate(colours.split())]
+    assert other_colour(questions).tolist() == expected
 
 
 def test_frame_actions_are_averaged_over_pairs():
-    proposed = propose(make_allocator(noise=0.5, unit="frame"), clips().batch)
+    proposed = propose(make_allocator(noise=0.5, unit="frame"), clips())
     assert proposed.scales.shape == (4, WORLD.num_pairs)
 
 
@@ -166,6 +189,49 @@ def test_clips_that_were_trained_on_are_refused(config):
     same_seed = replace(config, evaluation=replace(config.evaluation, seed=config.world.seed))
     with pytest.raises(UserError, match="trained on"):
         evaluate_run(same_seed, "train me")
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"budgets": (0.5, 0.2)}, "a budget of 0.2 is 2 tokens a clip, but 3 are needed"),
+        ({"fixed_retentions": (0.5, 0.2)}, "keeps 0.25 to 1 of the tokens, not 0.2"),
+    ],
+)
+def test_shares_that_cannot_be_kept_are_refused_before_any_clip(
+    config, monkeypatch, changed, reason
+):
+    def never(*arguments, **options):
+        raise AssertionError("a clip was evaluated")
+
+    monkeypatch.setattr(run, "evaluate", never)
+    with pytest.raises(UserError, match=reason):
+        evaluate_run(replace(config, evaluation=replace(config.evaluation, **changed)), "train me")
+
+
+def test_a_damaged_config_is_refused_before_any_clip(config, monkeypatch):
+    monkeypatch.setattr(run, "evaluate", None)
+    path = Path(config.output_dir) / "config.json"
+    whole = path.read_bytes()
+    try:
+        for damaged in (whole[:-5], b"\xff\xfe", b"[]"):
+            path.write_bytes(damaged)
+            with pytest.raises(UserError, match=f"{path} is damaged: "):
+                evaluate_run(config, "train me")
+    finally:
+        path.write_bytes(whole)
+
+
+def test_what_was_measured_outlives_a_picture_that_fails(config, record, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("no fonts")
+
+    path = Path(config.output_dir) / "frontier.json"
+    path.unlink()
+    monkeypatch.setattr(run, "frontier_png", fail)
+    with pytest.raises(RuntimeError, match="no fonts"):
+        evaluate_run(config, "train me")
+    assert json.loads(path.read_text())["points"] == record["points"]
 
 
 def run_eval(monkeypatch, *arguments):

@@ -186,3 +186,13 @@ def test_only_resadapt_reads_the_proposals():
         ("resadapt", "budget 0.5"),
         ("control", "other_query"),
     ]
+
+
+def test_shares_are_judged_without_a_clip():
+    # Three pairs of 4 tokens, at least 1 each.
+    size = (3, 56, 56, LIMITS)
+    methods.require_feasible_shares(replace(CONFIG, budgets=(0.25, 1.0)), *size)
+    with pytest.raises(UserError, match="0.24 is 2 tokens a clip, but 3 are needed"):
+        methods.require_feasible_shares(replace(CONFIG, budgets=(0.5, 0.24)), *size)
+    with pytest.raises(UserError, match="keeps 0.25 to 1 of the tokens, not 0.2"):
+        methods.require_feasible_shares(replace(CONFIG, fixed_retentions=(0.5, 0.2)), *size)
