@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resadapt_jax.errors import UserError
+from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.typing import Int
 
@@ -34,25 +35,33 @@ class CompactPrompt:
 
 
 def build_prompt(
-    tokenizer: "PreTrainedTokenizerBase", question: str, pair_seconds: Sequence[float]
+    tokenizer: "PreTrainedTokenizerBase",
+    question: str,
+    pair_seconds: Sequence[float],
+    convention: Convention = Convention.HF_5,
 ) -> CompactPrompt:
     """A user turn that shows every temporal pair as a video entry of its own, then asks.
 
-    Convention ``hf-5``: ``<t seconds>`` with one decimal, vision start, the placeholder, vision
-    end for each pair, so that time survives although every entry restarts its own clock. The
-    turn goes through the tokenizer's chat template.
+    A pair is ``<t seconds>`` with one decimal, vision start, the placeholder, vision end, so that
+    time survives although every entry restarts its own clock. Where pairs share an anchor, and
+    with it a clock, all placeholders stand in a single wrapper without times. The turn goes
+    through the tokenizer's chat template.
 
     Args:
         tokenizer: any tokenizer with Qwen's special tokens and a chat template.
         question: the user's text.
         pair_seconds: mean time of the two frames of each pair.
+        convention: what the positions will follow (`prompt.expand_prompt`).
 
     Raises:
         UserError: the question itself holds a placeholder token.
     """
-    shown = "".join(
-        f"<{seconds:.1f} seconds>{VISION_START}{VIDEO_PAD}{VISION_END}" for seconds in pair_seconds
-    )
+    if convention.shares_anchor:
+        pads = VIDEO_PAD * len(pair_seconds)
+        shown = f"{VISION_START}{pads}{VISION_END}" if pads else ""
+    else:
+        wrapped = f"{VISION_START}{VIDEO_PAD}{VISION_END}"
+        shown = "".join(f"<{seconds:.1f} seconds>{wrapped}" for seconds in pair_seconds)
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": shown + question}], tokenize=False, add_generation_prompt=True
     )

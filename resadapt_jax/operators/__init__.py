@@ -1,6 +1,7 @@
 """What a scale does: legal sizes, a token budget kept, grids, and the cost that results."""
 
 from resadapt_jax.operators.budget import FittedScales, fit_budget, fit_clips, require_feasible
+from resadapt_jax.operators.capacity import CapacityLadder
 from resadapt_jax.operators.retention import (
     grids,
     native_tokens,
@@ -18,6 +19,7 @@ from resadapt_jax.operators.sizes import (
 
 __all__ = [
     "MAX_SCALE",
+    "CapacityLadder",
     "FittedScales",
     "SizeLimits",
     "check_scales",

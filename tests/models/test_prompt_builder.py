@@ -9,6 +9,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from resadapt_jax.errors import UserError
+from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.prompt_text import build_prompt, check_special_tokens, locate_entries
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
 
@@ -76,6 +77,19 @@ def test_every_pair_is_an_entry_behind_its_time(tokenizer, config):
     assert set(prompt.token_ids[at - 1]) == {config.vision_start_token_id}
     assert set(prompt.token_ids[at + 1]) == {config.vision_end_token_id}
     assert prompt.token_ids.dtype == prompt.entry_index.dtype == np.int32
+
+
+@pytest.mark.parametrize("convention", list(Convention))
+def test_pairs_of_a_shared_clock_stand_in_one_wrapper(tokenizer, convention):
+    prompt = build_prompt(tokenizer, "Which?", [0.25, 1.0], convention)
+    pad = "<|video_pad|>"
+    if convention in (Convention.RESADAPT, Convention.RESADAPT_NATIVE):
+        shown = f"<|vision_start|>{pad}{pad}<|vision_end|>"
+    else:
+        wrapped = f"<|vision_start|>{pad}<|vision_end|>"
+        shown = f"<0.2 seconds>{wrapped}<1.0 seconds>{wrapped}"
+    assert f"user\n{shown}Which?" in prompt.text
+    assert prompt.entry_index[prompt.entry_index >= 0].tolist() == [0, 1]
 
 
 def test_no_pairs_is_a_text_prompt(tokenizer):

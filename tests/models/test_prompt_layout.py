@@ -1,10 +1,15 @@
-"""Prompt expansion against a plain-Python statement of transformers 5's get_rope_index."""
+"""Prompt expansion against plain-Python statements of every convention's rule."""
+
+import itertools
+import math
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resadapt_jax.models.convention import Convention, running_time
 from resadapt_jax.models.prompt import expand_prompt
 
 PAD, TEXT = 99, 7
@@ -30,7 +35,43 @@ def reference(parts, seconds, tokens_per_second):
                     positions.append((current + time, current + i, current + j))
         current += max(h, w)
         entry += 1
-    return ids, positions, current
+    return ids, positions, 1 + max(max(p) for p in positions)
+
+
+def stated(parts, seconds, tokens_per_second, convention, native=None):
+    """Positions by the other conventions' rules, as `convention.Convention` words them.
+
+    Adjacent grids are pairs of one video where the convention shares an anchor.
+    """
+    positions, current, entry, k = [], 0, 0, 0
+    while k < len(parts):
+        if isinstance(parts[k], int):
+            positions.append((current,) * 3)
+            current, k = current + 1, k + 1
+            continue
+        before, largest = Fraction(0), current - 1
+        while k < len(parts) and not isinstance(parts[k], int):
+            t, h, w = parts[k][0], parts[k][1] // 2, parts[k][2] // 2
+            s = Fraction(str(seconds[entry]))
+            for n in range(t):
+                if convention is Convention.HF_4_57:
+                    time = int(s) * tokens_per_second * n
+                elif convention is Convention.VLLM:
+                    time = math.floor(s * tokens_per_second * n)
+                else:
+                    time = math.floor(before * tokens_per_second)
+                for i, j in itertools.product(range(h), range(w)):
+                    if convention is Convention.RESADAPT_NATIVE:
+                        i, j = i * (native[entry][1] // 2) // h, j * (native[entry][2] // 2) // w
+                    positions.append((current + time, current + i, current + j))
+                largest = max(largest, current + time)
+            rows, cols = (h, w) if native is None else (n // 2 for n in native[entry][1:])
+            largest = max(largest, current + rows - 1, current + cols - 1)
+            before, entry, k = before + s, entry + 1, k + 1
+            if not convention.shares_anchor:
+                break
+        current = largest + 1
+    return positions, 1 + max(max(p) for p in positions)
 
 
 def expand(parts, seconds, capacity, **kwargs):
@@ -79,22 +120,106 @@ def test_follows_get_rope_index(seed, tokens_per_second):
 
 
 @pytest.mark.parametrize(
-    "merged, fps, advance",
-    # The column "5.23" of the worked table: max(h, w), whatever the time. 4.57 gives 31, 31, 18,
-    # 253 and 29.
+    "merged, fps, advances",
+    # After a video of t x h x w tokens. transformers 5 takes max(h, w); the others the last time
+    # ⌊(t - 1) · 2 · 2/fps⌋ + 1 where that is more. 2/1.4 = 1.43 s is cut to 1 by 4.57: 30 + 1;
+    # vLLM has ⌊15 · 2.857⌋ + 1 = 43. 2/4 = .5 s is cut to 0: 18 is the width.
     [
-        ((16, 12, 12), 2.0, 12),
-        ((16, 12, 12), 1.4, 12),
-        ((32, 10, 18), 4.0, 18),
-        ((64, 4, 8), 1.0, 8),
-        ((8, 26, 26), 1.0, 26),
+        ((16, 12, 12), 2.0, (31, 12, 31)),
+        ((16, 12, 12), 1.4, (31, 12, 43)),
+        ((32, 10, 18), 4.0, (18, 18, 32)),
+        ((64, 4, 8), 1.0, (253, 8, 253)),
+        ((8, 26, 26), 1.0, (29, 26, 29)),
     ],
 )
-def test_text_resumes_after_the_larger_side(merged, fps, advance):
+def test_text_resumes_as_the_engine_has_it(merged, fps, advances):
     t, h, w = merged
-    layout = expand([TEXT, (t, 2 * h, 2 * w), TEXT], [2 / fps], t * h * w + 2)
-    assert layout.position_ids[:, -1].tolist() == [1 + advance] * 3
-    assert layout.next_position == advance + 2
+    for convention, advance in zip(
+        (Convention.HF_4_57, Convention.HF_5, Convention.VLLM), advances, strict=True
+    ):
+        parts = [TEXT, (t, 2 * h, 2 * w), TEXT]
+        layout = expand(parts, [2 / fps], t * h * w + 2, convention=convention)
+        assert layout.position_ids[:, -1].tolist() == [1 + advance] * 3
+        # transformers 5 generates behind the largest position of all, which may be a video's time.
+        last_time = int((t - 1) * 2 * 2 / fps)
+        behind = 2 + max(advance, last_time if convention is Convention.HF_5 else 0)
+        assert layout.next_position == behind
+
+
+@pytest.mark.parametrize("convention", [c for c in Convention if c is not Convention.HF_5])
+@pytest.mark.parametrize("seed", range(3))
+def test_follows_the_stated_rule(convention, seed):
+    rng = np.random.default_rng(seed)
+    parts, seconds, native = [1], [], []
+    for _ in range(5):
+        t = 1 if convention.shares_anchor else int(rng.integers(1, 6))
+        grid = (t, int(2 * rng.integers(1, 6)), int(2 * rng.integers(1, 6)))
+        parts += [*rng.integers(2, 50, int(rng.integers(0, 3))).tolist(), grid]
+        seconds.append(round(float(rng.uniform(0.2, 2.5)), 2))
+        native.append((1, 2 * int(rng.integers(5, 9)), 2 * int(rng.integers(5, 9))))
+    parts += [3, 4]
+    scaled = native if convention is Convention.RESADAPT_NATIVE else None
+    positions, following = stated(parts, seconds, 2, convention, scaled)
+    times, entry = np.zeros(5, np.int32), 0
+    for is_text, run in itertools.groupby(parts, lambda part: isinstance(part, int)):
+        if not is_text:
+            length = len(list(run))
+            times[entry : entry + length] = running_time(
+                np.array(seconds[entry : entry + length]), 2
+            )
+            entry += length
+    layout = expand(
+        parts,
+        seconds,
+        600,
+        convention=convention,
+        entry_time=jnp.asarray(times) if convention.shares_anchor else None,
+        native_thw=None if scaled is None else jnp.array(native),
+    )
+    np.testing.assert_array_equal(layout.position_ids[:, : len(positions)].T, positions)
+    assert layout.length == len(positions) and layout.next_position == following
+
+
+def test_pairs_that_share_an_anchor_by_hand():
+    # Pairs of 1 x 2 and 2 x 1 tokens in one wrapper, 1.5 s apart at 2 positions a second.
+    parts = [10, (1, 2, 4), (1, 4, 2), 11]
+    times = running_time(np.array([1.5, 1.5]), 2)
+    assert times.tolist() == [0, 3]
+    shared = expand(
+        parts, [1.5, 1.5], 6, convention=Convention.RESADAPT, entry_time=jnp.array(times)
+    )
+    assert shared.position_ids.tolist() == [
+        [0, 1, 1, 4, 4, 5],
+        [0, 1, 1, 1, 2, 5],
+        [0, 1, 2, 1, 1, 5],
+    ]
+    # Over a native grid of 4 x 4 the two columns become 0 and 2, the two rows likewise.
+    native = expand(
+        parts,
+        [1.5, 1.5],
+        6,
+        convention=Convention.RESADAPT_NATIVE,
+        entry_time=jnp.array(times),
+        native_thw=jnp.array([[1, 8, 8], [1, 8, 8]]),
+    )
+    assert native.position_ids.tolist() == [
+        [0, 1, 1, 4, 4, 5],
+        [0, 1, 1, 1, 3, 5],
+        [0, 1, 3, 1, 1, 5],
+    ]
+
+
+def test_time_runs_without_rounding_down():
+    # Pairs of 2/3 s at 2 positions a second: 0, 4/3, 8/3, 4; float32 sums give 3.9999998.
+    assert running_time(np.full(4, 2 / 3), 2).tolist() == [0, 1, 2, 4]
+
+
+def test_a_convention_asks_for_what_it_needs():
+    parts = [10, (1, 2, 2), 11]
+    with pytest.raises(ValueError, match="resadapt needs entry_time"):
+        expand(parts, [1.0], 5, convention=Convention.RESADAPT)
+    with pytest.raises(ValueError, match="resadapt-native needs native_thw"):
+        expand(parts, [1.0], 5, convention=Convention.RESADAPT_NATIVE, entry_time=jnp.zeros(1, int))
 
 
 def test_time_is_scaled_then_floored():
