@@ -27,20 +27,27 @@ def _cubic(x, a):
     return jnp.where(x < 1.0, near, jnp.where(x < 2.0, far, 0.0))
 
 
+def _lanczos(x):
+    """sinc(x) · sinc(x / 3) for |x| < 3."""
+    return jnp.where(jnp.abs(x) < 3.0, jnp.sinc(x) * jnp.sinc(x / 3.0), 0.0)
+
+
 def resize_weights(
     in_size: int,
     out_size: Int[Array, ""],
     max_out_size: int,
     *,
-    filter: Filter = "bicubic",
+    filter: Filter | Literal["lanczos"] = "bicubic",
     antialias: bool = True,
 ) -> Float[Array, "max_out_size in_size"]:
     """W_ij = k((j - c_i)/f) / Σ_j, c_i = (i + ½) r - ½, r = in/out, f = max(r, 1) if antialias.
 
     Antialiased, the window is cut at the border and renormalised and the cubic has a = -0.5;
     without, the border pixel is repeated and a = -0.75: PIL and torch do so in each case. Rows
-    from `out_size` on are zero.
+    from `out_size` on are zero. Lanczos, which the op does without, exists antialiased only.
     """
+    if filter == "lanczos" and not antialias:
+        raise ValueError("lanczos is defined with antialias only")
     border = 0 if antialias else 2
     i = jnp.arange(max_out_size, dtype=jnp.int32)[:, None]
     j = jnp.arange(-border, in_size + border, dtype=jnp.int32)[None, :]
@@ -51,6 +58,8 @@ def resize_weights(
     x = offset.astype(jnp.float32) / (2 * support).astype(jnp.float32)
     if filter == "bilinear":
         weights = _triangle(x)
+    elif filter == "lanczos":
+        weights = _lanczos(x)
     else:
         weights = _cubic(x, -0.5 if antialias else -0.75)
     weights = jnp.where(i < out_size, weights, 0.0)

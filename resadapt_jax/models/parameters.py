@@ -14,7 +14,7 @@ Shapes = dict[str, tuple[int, ...]]
 """Key of a checkpoint -> shape."""
 
 # Tables that are looked up have no fan-in.
-_EMBEDDINGS = ("embed_tokens.weight", "pos_embed.weight")
+_EMBEDDINGS = ("embed_tokens.weight", "pos_embed.weight", "position_embedding.weight")
 
 
 def linear_shapes(name: str, inputs: int, outputs: int, *, bias: bool) -> Shapes:

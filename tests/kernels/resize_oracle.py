@@ -9,6 +9,8 @@ def kernel(x: float, filter: str, a: float) -> float:
     x = abs(x)
     if filter == "bilinear":
         return max(0.0, 1 - x)
+    if filter == "lanczos":
+        return float(np.sinc(x) * np.sinc(x / 3)) if x < 3 else 0.0
     if x < 1:
         return (a + 2) * x**3 - (a + 3) * x**2 + 1
     return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0

@@ -49,6 +49,8 @@ def call(frames, heights, widths, table, **kwargs):
         (2, 4, "bicubic", True, 0, [0.8671875 / 0.796875, -0.0703125 / 0.796875]),
         # a = -¾: k(1¾) = -.03515625 and k(¾) = .26171875 fall on copies of pixel 0.
         (2, 4, "bicubic", False, 0, [0.87890625 + 0.26171875 - 0.03515625, -0.10546875]),
+        # c₀ = -¼: k(x) = 3 sin(πx) sin(πx/3) / (πx)² at ¼ and 1¼, the outside dropped.
+        (2, 4, "lanczos", True, 0, [0.8900671 / 0.7571960, -0.1328710 / 0.7571960]),
         # One pixel can only be repeated.
         (1, 3, "bicubic", True, 1, [1]),
         (1, 3, "bicubic", False, 2, [1]),
@@ -62,8 +64,16 @@ def test_weights_by_hand(in_size, out_size, filter, antialias, row, expected):
     np.testing.assert_array_equal(matrix[out_size:], 0)
 
 
-@pytest.mark.parametrize("filter", ["bicubic", "bilinear"])
-@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize(
+    "filter, antialias",
+    [
+        ("bicubic", True),
+        ("bicubic", False),
+        ("bilinear", True),
+        ("bilinear", False),
+        ("lanczos", True),
+    ],
+)
 def test_weights_equal_the_oracle(filter, antialias):
     for in_size, out_sizes in [(180, (14, 140)), (45, (28, 84)), (28, (28,)), (13, (56,))]:
         for out_size in out_sizes:
@@ -73,6 +83,11 @@ def test_weights_equal_the_oracle(filter, antialias):
             want = oracle.weights(in_size, out_size, filter, antialias)
             # Two matrices in a row over 255 levels: 1e-6 here is well below 0.001 level.
             np.testing.assert_allclose(got[:out_size], want, atol=1e-6)
+
+
+def test_lanczos_needs_antialias():
+    with pytest.raises(ValueError, match="antialias"):
+        resize_weights(4, jnp.int32(2), 2, filter="lanczos", antialias=False)
 
 
 # --- values ----------------------------------------------------------------------------------
