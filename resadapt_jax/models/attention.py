@@ -1,9 +1,17 @@
-"""Attention with grouped heads over a mask, and over contiguous segments of a packed sequence."""
+"""Attention with grouped heads, over a mask or over segments: where its implementation is chosen.
+
+Every model calls `attend_in_places` (decoders) or `attend_within_segments` (towers).
+"""
 
 import jax
 import jax.numpy as jnp
 
+from resadapt_jax.models.blockwise_attention import Places, attend_blockwise
+from resadapt_jax.models.compute import Attention
 from resadapt_jax.typing import Array, Bool, Float, Int
+
+# Scores of one head that AUTO computes at once; beyond, blocks are as fast and far smaller.
+_MOST_DENSE = 4096 * 1024
 
 # Finite, so that a row with nothing to attend to averages instead of turning into NaN.
 _MASKED = float(jnp.finfo(jnp.float32).min)
@@ -30,12 +38,35 @@ def attend(
     return jnp.einsum("bkqs,bksd->bkqd", weights, value).reshape(query.shape)
 
 
+def attend_in_places(
+    query: Float[Array, "B Hq T D"],
+    key: Float[Array, "B Hk S D"],
+    value: Float[Array, "B Hk S D"],
+    places: Places,
+    choice: Attention = Attention.AUTO,
+) -> Float[Array, "B Hq T D"]:
+    """`attend` where ``places`` say who sees whom; what sees nobody gets any finite value."""
+    length, slots = query.shape[2], key.shape[2]
+    if choice is Attention.AUTO:
+        dense = length == 1 or length * slots <= _MOST_DENSE
+        choice = Attention.DENSE if dense else Attention.BLOCKWISE
+    if choice is Attention.DENSE:
+        return attend(query, key, value, places.visible())
+    if choice is Attention.BLOCKWISE:
+        return attend_blockwise(query, key, value, places)
+    length_first = (x.swapaxes(1, 2) for x in (query, key, value))
+    mask = places.visible()[:, None]
+    out = jax.nn.dot_product_attention(*length_first, mask=mask, implementation="cudnn")
+    return out.swapaxes(1, 2)
+
+
 def attend_within_segments(
     query: Float[Array, "P H D"],
     key: Float[Array, "P H D"],
     value: Float[Array, "P H D"],
     segment_ids: Int[Array, " P"],
     longest: int,
+    choice: Attention = Attention.AUTO,
 ) -> Float[Array, "P H D"]:
     """Attention among equal ids of a packed sequence whose equal ids are contiguous.
 
@@ -47,10 +78,15 @@ def attend_within_segments(
         query, key, value: rotated projections.
         segment_ids: equal for positions that see each other; 0 for padding at the end.
         longest: static bound on the run of equal ids other than 0.
+        choice: ``DENSE`` is all against all, ``AUTO`` the blocks described above.
     """
+    if choice not in (Attention.AUTO, Attention.DENSE):
+        places = Places.of_segments(segment_ids[None])
+        heads_first = (x.swapaxes(0, 1)[None] for x in (query, key, value))
+        return attend_in_places(*heads_first, places, choice)[0].swapaxes(0, 1)
     length = query.shape[0]
     block = -(-longest // 2)
-    if length <= 5 * block:
+    if choice is Attention.DENSE or length <= 5 * block:
         same = segment_ids[:, None] == segment_ids[None, :]
         heads_first = (x.swapaxes(0, 1)[None] for x in (query, key, value))
         return attend(*heads_first, same[None])[0].swapaxes(0, 1)

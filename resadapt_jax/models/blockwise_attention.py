@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from resadapt_jax.typing import Array, Float, Int
+from resadapt_jax.typing import Array, Bool, Float, Int
 
 # A score that is never reached; finite, so that differences of two of them are no NaN.
 _NEVER = -1e30
@@ -24,6 +24,18 @@ class Places(NamedTuple):
     key_segment: Int[Array, "B S"]
     query_slot: Int[Array, " T"]
     key_slot: Int[Array, " S"]
+
+    @classmethod
+    def of_segments(cls, ids: Int[Array, "B P"]) -> "Places":
+        """Packed segments that see themselves, whatever the order."""
+        slots = jnp.zeros(ids.shape[1], jnp.int32)
+        return cls(ids, ids, slots, slots)
+
+    def visible(self) -> Bool[Array, "B T S"]:
+        """The same as a mask."""
+        same = self.query_segment[:, :, None] == self.key_segment[:, None, :]
+        same &= self.key_segment[:, None, :] != 0
+        return same & (self.key_slot[None, :] <= self.query_slot[:, None])[None]
 
 
 def attend_blockwise(
@@ -79,13 +91,6 @@ def _joined(x: Array, axis: int) -> Array:
     return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
-def _visible(places: Places) -> Array:
-    """[B T S] of one pair of blocks."""
-    same = places.query_segment[:, :, None] == places.key_segment[:, None, :]
-    same &= places.key_segment[:, None, :] != 0
-    return same & (places.key_slot[None, :] <= places.query_slot[:, None])[None]
-
-
 def _scores(query: Array, key: Array, visible: Array) -> Array:
     """[B Hk G T S] float32."""
     scores = jnp.einsum("bhgqd,bhkd->bhgqk", query, key, preferred_element_type=jnp.float32)
@@ -109,7 +114,7 @@ def _forward(query, key, value, places, block):
 
         def add(carry, inputs):
             key, value, key_segment, key_slot = inputs
-            visible = _visible(Places(segment, key_segment, slot, key_slot))
+            visible = Places(segment, key_segment, slot, key_slot).visible()
 
             def seen(carry):
                 top, total, out = carry
@@ -170,7 +175,7 @@ def _backward(block, residuals, cotangent):
 
         def add(carry, inputs):
             query, d_out, log_sum, mean, segment, slot, d_query = inputs
-            visible = _visible(Places(segment, key_segment, slot, key_slot))
+            visible = Places(segment, key_segment, slot, key_slot).visible()
 
             def seen(carry, d_query):
                 d_key, d_value = carry

@@ -5,7 +5,9 @@ from typing import Protocol
 
 import jax.numpy as jnp
 
-from resadapt_jax.models.attention import attend
+from resadapt_jax.models.attention import attend_in_places
+from resadapt_jax.models.blockwise_attention import Places
+from resadapt_jax.models.compute import Compute
 from resadapt_jax.models.kv_cache import KVCache, write_slots
 from resadapt_jax.models.layers import linear, rms_norm, swiglu
 from resadapt_jax.models.rope import rotate
@@ -17,6 +19,7 @@ class DecoderConfig(Protocol):
 
     num_hidden_layers: int
     rms_norm_eps: float
+    compute: Compute
 
     @property
     def head_dim(self) -> int: ...
@@ -55,13 +58,22 @@ def run_layers(
     start = jnp.zeros((), jnp.int32) if cache is None else cache.length
     seen = mask if cache is None else write_slots(cache.mask, mask, start, axis=1)
     query_slot = start + jnp.arange(x.shape[1])
-    causal = jnp.arange(seen.shape[1])[None, :] <= query_slot[:, None]
-    visible = causal[None, :, :] & seen[:, None, :]
+    places = Places(
+        query_segment=mask.astype(jnp.int32),
+        key_segment=seen.astype(jnp.int32),
+        query_slot=query_slot,
+        key_slot=jnp.arange(seen.shape[1]),
+    )
     keys, values = [], []
+
+    @config.compute.wrap
+    def run(params, x, past):
+        return layer(params, config, x, cos, sin, places, past, start)
+
     for index in range(config.num_hidden_layers):
         past = None if cache is None else (cache.keys[index], cache.values[index])
         layer_params = params["layers"][str(index)]
-        x, (key, value) = layer(layer_params, config, x, cos, sin, visible, past, start)
+        x, (key, value) = run(layer_params, x, past)
         if index < len(deepstack):
             x = x + jnp.where(mask[:, :, None], deepstack[index], 0).astype(x.dtype)
         keys.append(key)
@@ -77,7 +89,7 @@ def layer(
     x: Float[Array, "B T D"],
     cos: Float[Array, "B T A"],
     sin: Float[Array, "B T A"],
-    visible: Bool[Array, "B T S"],
+    places: Places,
     past: tuple[Array, Array] | None,
     start: Int[Array, ""],
 ) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
@@ -98,7 +110,8 @@ def layer(
     if past is not None:
         key = write_slots(past[0], key, start, axis=2)
         value = write_slots(past[1], value, start, axis=2)
-    attended = attend(query, key, value, visible).swapaxes(1, 2).reshape(batch, length, -1)
+    attended = attend_in_places(query, key, value, places, config.compute.attention)
+    attended = attended.swapaxes(1, 2).reshape(batch, length, -1)
     x = x + linear(attn["o_proj"], attended)
     normed = rms_norm(params["post_attention_layernorm"], x, config.rms_norm_eps)
     return x + swiglu(params["mlp"], normed), (key, value)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from kernels.resize_patchify.api import CLIP_MEAN, CLIP_STD
+from resadapt_jax.models.compute import Compute
 from resadapt_jax.models.config_json import (
     check_activation,
     check_model_type,
@@ -36,6 +37,7 @@ class VisionConfig:
     window_size: int = 112
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-6
+    compute: Compute = Compute()
 
     @property
     def head_dim(self) -> int:
@@ -67,6 +69,7 @@ class TextConfig:
     rope_theta: float = 1000000.0
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 32768
+    compute: Compute = Compute()
 
     @property
     def head_dim(self) -> int:

@@ -46,7 +46,12 @@ def hidden_states(
         full = index in config.fullatt_block_indexes
         ids = plan.segment_ids if full else in_window
         bound = longest if full else min(plan.window_patches**2, longest)
-        x = block(params["blocks"][str(index)], config, x, cos, sin, ids, bound)
+
+        @config.compute.wrap
+        def run(params, x, ids=ids, bound=bound):
+            return block(params, config, x, cos, sin, ids, bound)
+
+        x = run(params["blocks"][str(index)], x)
     return x
 
 
@@ -73,7 +78,9 @@ def block(
     qkv = linear(params["attn"]["qkv"], normed)
     query, key, value = jnp.split(qkv.reshape(len(x), -1, config.head_dim), 3, axis=1)
     query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-    attended = attend_within_segments(query, key, value, segment_ids, longest)
+    attended = attend_within_segments(
+        query, key, value, segment_ids, longest, config.compute.attention
+    )
     x = x + linear(params["attn"]["proj"], attended.reshape(x.shape))
     return x + swiglu(params["mlp"], rms_norm(params["norm2"], x, config.rms_norm_eps))
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from resadapt_jax.models.compute import Compute
 from resadapt_jax.models.config_json import (
     check_activation,
     check_model_type,
@@ -37,6 +38,7 @@ class VisionConfig:
     temporal_patch_size: int = 2
     rope_theta: float = 10000.0
     layer_norm_eps: float = 1e-6
+    compute: Compute = Compute()
 
     @property
     def head_dim(self) -> int:
@@ -68,6 +70,7 @@ class TextConfig:
     rope_theta: float = 5000000.0
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 262144
+    compute: Compute = Compute()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,8 +58,13 @@ def hidden_states(
     angles = vision_angles(plan.patch_row, plan.patch_col, config.head_dim, config.rope_theta)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     taps = []
+
+    @config.compute.wrap
+    def run(params, x):
+        return block(params, config, x, cos, sin, plan)
+
     for index in range(config.depth):
-        x = block(params["blocks"][str(index)], config, x, cos, sin, plan)
+        x = run(params["blocks"][str(index)], x)
         if index in config.deepstack_visual_indexes:
             taps.append(x)
     return x, taps
@@ -92,7 +97,9 @@ def block(
     query, key, value = jnp.split(qkv.reshape(len(x), -1, config.head_dim), 3, axis=1)
     query, key = rotate(query, cos, sin), rotate(key, cos, sin)
     longest = plan.max_frame_tokens * plan.merge_size**2
-    attended = attend_within_segments(query, key, value, plan.segment_ids, longest)
+    attended = attend_within_segments(
+        query, key, value, plan.segment_ids, longest, config.compute.attention
+    )
     x = x + linear(params["attn"]["proj"], attended.reshape(x.shape))
     normed = layer_norm(params["norm2"], x, config.layer_norm_eps)
     return x + feed_forward(params["mlp"], normed, approximate=True)

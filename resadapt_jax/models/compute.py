@@ -1,0 +1,69 @@
+"""How a model is computed, which changes its speed and memory but not its results."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, TypeVar
+
+import jax
+
+ConfigT = TypeVar("ConfigT")
+
+
+class Attention(Enum):
+    """Which implementation of attention runs; all compute the same.
+
+    Attributes:
+        AUTO: dense for short sequences and single queries, in blocks beyond.
+        DENSE: one array of all scores; the definition.
+        BLOCKWISE: `blockwise_attention`, memory linear in the sequence, any target.
+        CUDNN: the vendor's fused kernel through ``jax.nn.dot_product_attention``, where the mask
+            is materialised but the scores are not; CUDA and half precision only.
+    """
+
+    AUTO = "auto"
+    DENSE = "dense"
+    BLOCKWISE = "blockwise"
+    CUDNN = "cudnn"
+
+
+class Remat(Enum):
+    """What the forward pass keeps for the backward pass of each layer.
+
+    Attributes:
+        NONE: everything.
+        MATMULS: products with weights; the rest is computed again.
+        LAYERS: the layer's input alone; the whole layer is computed again.
+    """
+
+    NONE = "none"
+    MATMULS = "matmuls"
+    LAYERS = "layers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Choices that a model's config carries, but no checkpoint."""
+
+    attention: Attention = Attention.AUTO
+    remat: Remat = Remat.NONE
+
+    def wrap(self, layer: Callable[..., Any]) -> Callable[..., Any]:
+        """A layer, called with arrays alone, that keeps what ``remat`` says."""
+        if self.remat is Remat.NONE:
+            return layer
+        policies = jax.checkpoint_policies
+        keep = {
+            Remat.MATMULS: policies.dots_with_no_batch_dims_saveable,
+            Remat.LAYERS: policies.nothing_saveable,
+        }
+        return jax.checkpoint(layer, policy=keep[self.remat])
+
+
+def with_compute(config: ConfigT, compute: Compute) -> ConfigT:
+    """A whole model's config whose tower and decoder are computed as said."""
+    return replace(
+        config,
+        text=replace(config.text, compute=compute),
+        vision=replace(config.vision, compute=compute),
+    )

@@ -1,0 +1,161 @@
+"""Ways to compute a model: the same results and gradients, less memory, none for frozen parts."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resadapt_jax.models.attention import attend_in_places, attend_within_segments
+from resadapt_jax.models.blockwise_attention import Places
+from resadapt_jax.models.compute import Attention, Compute, Remat, with_compute
+from resadapt_jax.models.prompt import expand_prompt
+from resadapt_jax.models.qwen2_5_vl import model, text
+from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
+from resadapt_jax.models.vision_plan import plan_vision
+
+CONFIG = Qwen2_5VLConfig(
+    text=TextConfig(
+        vocab_size=32,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        mrope_section=(1, 1, 2),
+    ),
+    vision=VisionConfig(
+        depth=3,
+        hidden_size=24,
+        intermediate_size=32,
+        num_heads=2,
+        out_hidden_size=32,
+        fullatt_block_indexes=(1,),
+    ),
+    image_token_id=30,
+    video_token_id=31,
+    vision_start_token_id=28,
+    vision_end_token_id=29,
+)
+# Attention that this machine can run: the vendor's needs a CUDA device.
+ON_GPU = any(device.platform == "gpu" for device in jax.devices())
+HERE = [choice for choice in Attention if choice is not Attention.CUDNN or ON_GPU]
+
+
+def inputs(grid=((1, 4, 6), (2, 6, 4))):
+    grids = jnp.array(grid)
+    tokens = int(sum(t * h * w for t, h, w in grid)) // 4
+    plan = plan_vision(grids, capacity=tokens + 4, max_frame_tokens=8)
+    rng = np.random.default_rng(0)
+    patches = jnp.asarray(rng.normal(size=(4 * (tokens + 4), 1176)), jnp.float32)
+    layout = expand_prompt(
+        jnp.array([1, 28, 31, 29, 28, 31, 29, 2, 3]),
+        jnp.int32(9),
+        jnp.array([-1, -1, 0, -1, -1, 1, -1, -1, -1]),
+        grids,
+        jnp.ones(len(grid)),
+        capacity=tokens + 12,
+    )
+    return jax.tree.map(lambda x: x[None], (patches, plan, layout))
+
+
+def loss(config, params, patches, plan, layout):
+    hidden = model.forward(params, config, patches, plan, layout)
+    logits = text.logits(params, config, hidden)
+    return jnp.sum(jnp.where(layout.mask[:, :, None], jnp.square(logits), 0.0))
+
+
+def value_and_gradients(compute):
+    config = with_compute(CONFIG, compute)
+    params = model.init_params(jax.random.key(0), CONFIG)
+    return jax.jit(jax.value_and_grad(lambda p: loss(config, p, *inputs())))(params)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return value_and_gradients(Compute(attention=Attention.DENSE))
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [Compute(attention=choice) for choice in HERE] + [Compute(remat=remat) for remat in Remat],
+    ids=str,
+)
+def test_however_computed_values_and_gradients_are_the_same(compute, reference):
+    got = value_and_gradients(compute)
+    for x, y in zip(*map(jax.tree.leaves, (got, reference)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-4 * float(np.abs(y).max()))
+
+
+def temporary_bytes(function, *args):
+    return jax.jit(function).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+
+def deep(**changes):
+    return replace(CONFIG, text=replace(CONFIG.text, num_hidden_layers=8, **changes))
+
+
+def test_recomputing_layers_needs_less_memory():
+    def needed(remat):
+        config = with_compute(deep(intermediate_size=512), Compute(remat=remat))
+        params = model.init_params(jax.random.key(0), config)
+        return temporary_bytes(
+            jax.grad(lambda p: loss(config, p, *inputs(((1, 16, 16),) * 2))), params
+        )
+
+    everything, matmuls, inputs_alone = (needed(remat) for remat in Remat)
+    assert inputs_alone < matmuls < everything
+
+
+@pytest.mark.parametrize("remat", [Remat.NONE, Remat.LAYERS])
+def test_a_frozen_tower_gets_no_gradient_memory(remat):
+    def needed(depth):
+        config = replace(CONFIG, vision=replace(CONFIG.vision, depth=depth))
+        config = with_compute(config, Compute(remat=remat))
+        params = model.init_params(jax.random.key(0), config)
+        frozen = {"visual": params["visual"]}
+        trained = {name: part for name, part in params.items() if name != "visual"}
+        batch = inputs(((1, 16, 16),) * 2)
+        return temporary_bytes(
+            jax.grad(lambda t, f: loss(config, {**t, **f}, *batch)), trained, frozen
+        )
+
+    # Were anything of a block kept for a backward pass, more blocks would need more.
+    assert needed(8) < 1.02 * needed(2)
+
+
+@pytest.mark.parametrize("choice", HERE)
+@pytest.mark.parametrize("dim", [64, 72, 80, 128])
+def test_every_head_size_and_every_implementation(choice, dim):
+    rng = np.random.default_rng(dim)
+    query, key, value = (
+        jnp.asarray(rng.normal(size=(2, heads, 20, dim)), jnp.float32) for heads in (4, 2, 2)
+    )
+    valid = jnp.asarray(np.arange(20)[None] < [[20], [13]], jnp.int32)
+    slots = jnp.arange(20)
+    places = Places(valid, valid, slots, slots)
+    out = attend_in_places(query, key, value, places, choice)
+    # The definition in float64.
+    q, k, v = (np.asarray(x, np.float64) for x in (query, key, value))
+    k, v = (np.repeat(x, 2, axis=1) for x in (k, v))
+    scores = np.einsum("bhqd,bhkd->bhqk", q, k) / dim**0.5
+    weights = np.exp(np.where(np.asarray(places.visible())[:, None], scores, -np.inf))
+    for row, length in enumerate((20, 13)):
+        w = weights[row, :, :length] / weights[row, :, :length].sum(-1, keepdims=True)
+        np.testing.assert_allclose(out[row, :, :length], w @ v[row], atol=1e-5)
+
+
+@pytest.mark.parametrize("choice", HERE)
+def test_segments_by_every_implementation(choice):
+    rng = np.random.default_rng(0)
+    query, key, value = (jnp.asarray(rng.normal(size=(40, 2, 8)), jnp.float32) for _ in range(3))
+    ids = jnp.asarray(np.repeat([1, 2, 3, 4, 0], [3, 8, 7, 8, 14]))
+    out = attend_within_segments(query, key, value, ids, 8, choice)
+    for segment in range(1, 5):
+        at = np.flatnonzero(ids == segment)
+        scores = np.einsum("qhd,khd->hqk", query[at], key[at]) / 8**0.5
+        weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+        np.testing.assert_allclose(
+            out[at], np.einsum("hqk,khd->qhd", weights, value[at]), atol=1e-5
+        )
