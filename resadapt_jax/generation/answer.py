@@ -61,8 +61,7 @@ def plan_pairs(
     )
 
 
-def encode_pairs(
-    params: Params,
+def pack_pairs(
     config: ModelConfig,
     frames: Num[Array, "F height width 3"],
     grid_thw: Int[Array, "K 3"],
@@ -71,13 +70,12 @@ def encode_pairs(
     max_frame_tokens: int,
     max_height: int,
     max_width: int,
-) -> tuple[Float[Array, "U W"], VisionPlan]:
-    """Visual tokens of pairs of any legal sizes, packed under ``capacity`` merged tokens.
-
-    A row holds all that the decoder takes of a token (``model.encode_visual`` of its family).
+) -> tuple[Float[Array, "P C"], VisionPlan]:
+    """Patches of pairs of any legal sizes, as the tower takes them, and their layout.
 
     Args:
         grid_thw: (1, rows, cols) in patches per pair; zeros for an absent one.
+        capacity: merged tokens that the layout holds.
         max_frame_tokens: static bound on the merged tokens of one pair.
         max_height, max_width: static bounds of the sizes in pixels.
     """
@@ -95,6 +93,33 @@ def encode_pairs(
         temporal_patch_size=config.vision.temporal_patch_size,
         mean=config.vision.image_mean,
         std=config.vision.image_std,
+    )
+    return patches, plan
+
+
+def encode_pairs(
+    params: Params,
+    config: ModelConfig,
+    frames: Num[Array, "F height width 3"],
+    grid_thw: Int[Array, "K 3"],
+    *,
+    capacity: int,
+    max_frame_tokens: int,
+    max_height: int,
+    max_width: int,
+) -> tuple[Float[Array, "U W"], VisionPlan]:
+    """Visual tokens of the pairs that `pack_pairs` lays out; the arguments are the same.
+
+    A row holds all that the decoder takes of a token (``model.encode_visual`` of its family).
+    """
+    patches, plan = pack_pairs(
+        config,
+        frames,
+        grid_thw,
+        capacity=capacity,
+        max_frame_tokens=max_frame_tokens,
+        max_height=max_height,
+        max_width=max_width,
     )
     return family_of(config).model.encode_visual(params, config, patches, plan), plan
 

@@ -3,7 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 
-from resadapt_jax.models.rope import inverse_frequencies, mrope_angles, rotate, vision_angles
+from resadapt_jax.models.rope import (
+    interleaved_mrope_angles,
+    inverse_frequencies,
+    mrope_angles,
+    rotate,
+    vision_angles,
+)
 
 
 def test_inverse_frequencies_by_hand():
@@ -23,6 +29,21 @@ def test_mrope_sections_are_chunks():
     angles = mrope_angles(positions, 8, 10000.0, (1, 2, 1))
     # Interleaved sections (Qwen3-VL) would give 2, 3, 4, 0.03.
     np.testing.assert_allclose(angles, [[[2.0, 3.0, 0.3, 0.4]]], rtol=1e-6)
+
+
+def test_mrope_sections_are_interleaved():
+    # Frequencies 10^(-i/2) for i < 6; sections time 3, row 2, column 1: the row takes 1 and 4, the
+    # column 2, and the temporal position what is left.
+    positions = jnp.array([[[2], [30], [400]]])
+    angles = interleaved_mrope_angles(positions, 12, 1e3, (3, 2, 1))
+    on_axis = np.array([2, 30, 400, 2, 30, 2])
+    np.testing.assert_allclose(angles, [[on_axis * 10.0 ** (-np.arange(6) / 2)]], rtol=1e-6)
+
+
+def test_real_sections_interleave_up_to_frequency_60():
+    positions = jnp.array([[[1], [2], [3]]])
+    angles = interleaved_mrope_angles(positions, 128, 1.0, (24, 20, 20))  # all frequencies are 1
+    assert angles[0, 0].tolist() == [1.0, 2.0, 3.0] * 20 + [1.0] * 4
 
 
 def test_rotate_turns_halves():

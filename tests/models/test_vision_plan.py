@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax.models.vision_plan import check_fits, plan_vision
+from resadapt_jax.models.vision_plan import check_fits, interpolation_taps, plan_vision
 
 
 def reference_rows(grids, merge=2):
@@ -152,3 +152,53 @@ def test_one_compilation_serves_every_grid_and_vmap_agrees():
             for ours, expected in zip(*map(jax.tree.leaves, (batched, single)), strict=True):
                 np.testing.assert_array_equal(ours[i], expected)
     assert len(traces) == 1
+
+
+def test_a_tower_without_windows_has_no_window_tables(jitted):
+    grids = jnp.asarray(random_grids(np.random.default_rng(0), 4))
+    plan = plan_vision(grids, capacity=1000, window_patches=None)
+    assert plan.window_ids is plan.window_order is plan.window_rank is plan.window_patches is None
+    names = ["patch_entry", "patch_row", "patch_col", "segment_ids", "token_entry", "num_tokens"]
+    for name in names:
+        np.testing.assert_array_equal(getattr(plan, name), getattr(jitted(grids), name), name)
+    batched = jax.vmap(lambda g: plan_vision(g, capacity=1000, window_patches=None))(grids[None])
+    assert batched.window_order is None
+
+
+def stretched(table, rows, cols):
+    """A table's values on a grid whose corners are the table's, one axis after the other."""
+    at = np.linspace(0, len(table) - 1, rows), np.linspace(0, len(table) - 1, cols)
+    down = np.stack([np.interp(at[0], np.arange(len(table)), column) for column in table.T], 1)
+    return np.stack([np.interp(at[1], np.arange(len(table)), row) for row in down])
+
+
+@pytest.mark.parametrize("side", [1, 6, 48])
+def test_interpolation_stretches_the_table_over_every_frame(side):
+    # Smaller than, equal to and larger than 6; 2 lies on the table's corners only.
+    grids = np.array([[2, 4, 18], [1, 6, 2], [1, 10, 8]])
+    plan = plan_vision(jnp.asarray(grids), capacity=70, window_patches=None)
+    taps, weights = interpolation_taps(plan, side)
+    table = np.random.default_rng(0).normal(size=(side, side))
+    values = (table.reshape(-1)[np.asarray(taps)] * weights).sum(axis=1)
+    np.testing.assert_allclose(np.sum(weights, axis=1), 1.0, rtol=1e-6)
+    maps = [stretched(table, rows, cols) for _, rows, cols in grids]
+    entry, row, col = (np.asarray(x) for x in (plan.patch_entry, plan.patch_row, plan.patch_col))
+    for patch in range(int(plan.num_tokens) * 4):
+        expected = maps[entry[patch]][row[patch], col[patch]]
+        np.testing.assert_allclose(values[patch], expected, atol=1e-5)
+
+
+def test_interpolation_by_hand_and_from_numpy():
+    # 4 rows over a table of 3: rows lie at 0, 2/3, 4/3, 2; 2 columns at 0 and 2.
+    plan = plan_vision(jnp.array([[1, 4, 2]]), capacity=3, window_patches=None)
+    on_host = jax.tree.map(np.asarray, plan)
+    for tables in (plan, on_host):
+        taps, weights = interpolation_taps(tables, 3)
+        # Patch 3 is row 1, column 1; its column is the last, where both taps are the same.
+        assert (tables.patch_row[3], tables.patch_col[3]) == (1, 1)
+        assert taps[3].tolist() == [2, 2, 5, 5]
+        np.testing.assert_allclose(weights[3], [1 / 3, 0, 2 / 3, 0], atol=1e-6)
+        # Patch 4 is row 2, column 0: two thirds of table row 1 and a third of row 2.
+        assert taps[4].tolist() == [3, 4, 6, 7]
+        np.testing.assert_allclose(weights[4], [2 / 3, 0, 1 / 3, 0], atol=1e-6)
+        assert np.isfinite(weights).all()
