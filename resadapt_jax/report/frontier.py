@@ -27,14 +27,15 @@ class Series(NamedTuple):
     line: str = "none"
     labelled: int = -1
     on_left: bool = False
+    above: bool = False
 
 
 SERIES = (
     Series("random_drop", "tokens", "random tokens", "#8c98aa", "v", 6.5, ":"),
     Series("random_drop", "frames", "random pairs", "#b0905f", "s", 5.5, ":"),
     Series("fixed_scale", "", "FixedScale", "#2f6db3", "o", 6.5, "-"),
-    Series("resadapt", "budget", "ResAdapt, budgets", RESADAPT, "D", 6.5, "-", labelled=0),
-    Series("resadapt", "free", "ResAdapt, free", RESADAPT, "P", 12),
+    Series("resadapt", "budget", "ResAdapt, budgets", RESADAPT, "D", 6.5, "-", -2, on_left=True),
+    Series("resadapt", "free", "ResAdapt, free", RESADAPT, "P", 12, above=True),
     Series("oracle", "", "oracle", "#2a9d6f", "*", 16, on_left=True),
     Series("vanilla", "", "vanilla", INK, "h", 9),
 )
@@ -48,6 +49,7 @@ class _Label(NamedTuple):
     accuracy: float
     colour: str
     on_left: bool = False
+    above: bool = False
 
 
 def frontier_png(record: dict[str, Any]) -> bytes:
@@ -73,7 +75,7 @@ def _frame(axes: Axes, points: Sequence[dict[str, Any]]) -> None:
     lowest = min(point["retention"] for point in points)
     axes.set_xscale("log")
     axes.set_xlim(lowest / 1.25, 1.6 * max(point["retention"] for point in points))
-    axes.set_ylim(0, 1.06)
+    axes.set_ylim(0, 1.1)
     ticks = [0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0]
     axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick > lowest / 1.25]))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -113,9 +115,9 @@ def _draw_series(axes: Axes, series: Series, points: Sequence[dict[str, Any]]) -
         capsize=2.5,
         zorder=3,
     )
-    at = mine[series.labelled]
-    label = _Label(series.label, at["retention"], at["accuracy"], series.colour, series.on_left)
-    return [label]
+    at = mine[max(series.labelled, -len(mine))]
+    place = at["retention"], at["accuracy"]
+    return [_Label(series.label, *place, series.colour, series.on_left, series.above)]
 
 
 def _draw_controls(axes: Axes, controls: dict[str, Any]) -> list[_Label]:
@@ -127,7 +129,7 @@ def _draw_controls(axes: Axes, controls: dict[str, Any]) -> list[_Label]:
     cross = {"markersize": 11, "markerfacecolor": "white", "markeredgewidth": 1.8}
     axes.plot(*at, "X", markeredgecolor=RESADAPT, zorder=4, **cross)
     text = "ResAdapt, for another query"
-    return [_Label(text, *at, RESADAPT, on_left=True)]
+    return [_Label(text, *at, RESADAPT, on_left=True, above=True)]
 
 
 def _draw_gain(axes: Axes, record: dict[str, Any]) -> list[_Label]:
@@ -177,6 +179,9 @@ def _place_labels(axes: Axes, labels: Sequence[_Label]) -> None:
         label, (x, y) = labels[i], places[i]
         width = 6.2 * len(label.text) * point
         left = x - width - 12 * point if label.on_left else x + 12 * point
+        if label.above:
+            left += (18 if label.on_left else -18) * point
+            y += LABEL_GAP * point
         for start, end, height in taken:
             if start < left + width and left < end and y > height - LABEL_GAP * point:
                 y = height - LABEL_GAP * point
