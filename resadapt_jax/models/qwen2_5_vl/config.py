@@ -130,6 +130,8 @@ class Qwen2_5VLConfig:
     def to_hf(self) -> dict[str, Any]:
         """The ``config.json`` that transformers 5 writes for the same model."""
         text, vision = dict(vars(self.text)), dict(vars(self.vision))
+        # No property of the weights.
+        del text["compute"], vision["compute"]
         # Fixed in transformers' vision tower, so not a field of its config.
         del vision["rms_norm_eps"]
         section = list(text.pop("mrope_section"))
