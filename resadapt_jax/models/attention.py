@@ -10,8 +10,8 @@ from resadapt_jax.models.blockwise_attention import Places, attend_blockwise
 from resadapt_jax.models.compute import Attention
 from resadapt_jax.typing import Array, Bool, Float, Int
 
-# Scores of one head that AUTO computes at once; beyond, blocks are as fast and far smaller.
-_MOST_DENSE = 4096 * 1024
+# Scores of one head that AUTO computes at once; beyond, blocks are faster and far smaller.
+_MOST_DENSE = 384 * 384
 
 # Finite, so that a row with nothing to attend to averages instead of turning into NaN.
 _MASKED = float(jnp.finfo(jnp.float32).min)
@@ -65,43 +65,13 @@ def attend_within_segments(
     key: Float[Array, "P H D"],
     value: Float[Array, "P H D"],
     segment_ids: Int[Array, " P"],
-    longest: int,
     choice: Attention = Attention.AUTO,
 ) -> Float[Array, "P H D"]:
-    """Attention among equal ids of a packed sequence whose equal ids are contiguous.
+    """Attention among equal ids of a packed sequence; 0 is padding.
 
-    The sequence is cut into blocks of about half the longest segment; a block's queries see
-    the keys of two blocks on either side, which hold every segment that reaches into it. Cost is
-    ``O(P · longest)`` whatever the ids, which may be traced.
-
-    Args:
-        query, key, value: rotated projections.
-        segment_ids: equal for positions that see each other; 0 for padding at the end.
-        longest: static bound on the run of equal ids other than 0.
-        choice: ``DENSE`` is all against all, ``AUTO`` the blocks described above.
+    In blocks, cost is about the sum of the squared lengths of the segments if equal ids are
+    contiguous, whatever the ids, which may be traced.
     """
-    if choice not in (Attention.AUTO, Attention.DENSE):
-        places = Places.of_segments(segment_ids[None])
-        heads_first = (x.swapaxes(0, 1)[None] for x in (query, key, value))
-        return attend_in_places(*heads_first, places, choice)[0].swapaxes(0, 1)
-    length = query.shape[0]
-    block = -(-longest // 2)
-    if choice is Attention.DENSE or length <= 5 * block:
-        same = segment_ids[:, None] == segment_ids[None, :]
-        heads_first = (x.swapaxes(0, 1)[None] for x in (query, key, value))
-        return attend(*heads_first, same[None])[0].swapaxes(0, 1)
-    num_blocks = -(-length // block)
-    end = num_blocks * block - length
-
-    def blocks(x: Array, margin: int) -> Array:
-        pad = [(margin * block, end + margin * block)] + [(0, 0)] * (x.ndim - 1)
-        return jnp.pad(x, pad).reshape(num_blocks + 2 * margin, block, *x.shape[1:])
-
-    def neighbours(x: Array) -> Array:
-        x = blocks(x, 2)
-        return jnp.concatenate([x[i : i + num_blocks] for i in range(5)], axis=1)
-
-    same = blocks(segment_ids, 0)[:, :, None] == neighbours(segment_ids)[:, None, :]
-    heads_first = (x.swapaxes(1, 2) for x in (blocks(query, 0), neighbours(key), neighbours(value)))
-    out = attend(*heads_first, same).swapaxes(1, 2)
-    return out.reshape(num_blocks * block, *query.shape[1:])[:length]
+    places = Places.of_segments(segment_ids[None])
+    heads_first = (x.swapaxes(0, 1)[None] for x in (query, key, value))
+    return attend_in_places(*heads_first, places, choice)[0].swapaxes(0, 1)

@@ -40,18 +40,15 @@ def hidden_states(
     x = _by_block(x, plan.window_order, plan.merge_size)
     cos, sin = _rotation(config, plan)
     in_window = _by_block(plan.window_ids[:, None], plan.window_order, plan.merge_size)[:, 0]
-    longest = plan.max_frame_tokens * plan.merge_size**2
+
+    @config.compute.wrap
+    def run(params, x, ids):
+        return block(params, config, x, cos, sin, ids)
+
     # Reordering stays inside a temporal patch, so segment ids read the same in both orders.
     for index in range(config.depth):
-        full = index in config.fullatt_block_indexes
-        ids = plan.segment_ids if full else in_window
-        bound = longest if full else min(plan.window_patches**2, longest)
-
-        @config.compute.wrap
-        def run(params, x, ids=ids, bound=bound):
-            return block(params, config, x, cos, sin, ids, bound)
-
-        x = run(params["blocks"][str(index)], x)
+        ids = plan.segment_ids if index in config.fullatt_block_indexes else in_window
+        x = run(params["blocks"][str(index)], x, ids)
     return x
 
 
@@ -71,16 +68,13 @@ def block(
     cos: Float[Array, "P A"],
     sin: Float[Array, "P A"],
     segment_ids: Int[Array, " P"],
-    longest: int,
 ) -> Float[Array, "P D"]:
     """One transformer block with attention inside runs of equal ``segment_ids``."""
     normed = rms_norm(params["norm1"], x, config.rms_norm_eps)
     qkv = linear(params["attn"]["qkv"], normed)
     query, key, value = jnp.split(qkv.reshape(len(x), -1, config.head_dim), 3, axis=1)
     query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-    attended = attend_within_segments(
-        query, key, value, segment_ids, longest, config.compute.attention
-    )
+    attended = attend_within_segments(query, key, value, segment_ids, config.compute.attention)
     x = x + linear(params["attn"]["proj"], attended.reshape(x.shape))
     return x + swiglu(params["mlp"], rms_norm(params["norm2"], x, config.rms_norm_eps))
 

@@ -96,10 +96,7 @@ def block(
     qkv = linear(params["attn"]["qkv"], normed)
     query, key, value = jnp.split(qkv.reshape(len(x), -1, config.head_dim), 3, axis=1)
     query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-    longest = plan.max_frame_tokens * plan.merge_size**2
-    attended = attend_within_segments(
-        query, key, value, plan.segment_ids, longest, config.compute.attention
-    )
+    attended = attend_within_segments(query, key, value, plan.segment_ids, config.compute.attention)
     x = x + linear(params["attn"]["proj"], attended.reshape(x.shape))
     normed = layer_norm(params["norm2"], x, config.layer_norm_eps)
     return x + feed_forward(params["mlp"], normed, approximate=True)
