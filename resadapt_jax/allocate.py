@@ -32,7 +32,7 @@ from resadapt_jax.files import atomic_write, require_writable
 from resadapt_jax.generation.answer import Prompts, lay_out, plan_pairs
 from resadapt_jax.generation.backbone import load_tokenizer
 from resadapt_jax.models import hf
-from resadapt_jax.models.prompt import PromptLayout
+from resadapt_jax.models.prompt import PromptLayout, check_placeholders
 from resadapt_jax.models.prompt_text import build_prompt
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
 from resadapt_jax.models.vision_plan import VisionPlan, check_fits
@@ -162,7 +162,6 @@ def build_inputs(
 
     Raises:
         UserError: the query contains the token that stands for pixels.
-        RuntimeError: prompt and plan disagree on the number of visual tokens.
     """
     prompt = build_prompt(tokenizer, query, allocation.seconds.tolist())
     patches, plan = _resize_and_pack(
@@ -181,11 +180,12 @@ def build_inputs(
         compact_length=jnp.asarray([len(prompt.token_ids)]),
         entry_index=jnp.asarray(prompt.entry_index)[None],
     )
-    layout = _lay_out(prompts, plan.grid_thw[None], config, allocation.total)
+    grid_thw = plan.grid_thw[None]
+    check_placeholders(
+        prompts.entry_index, prompts.compact_length, grid_thw, config.vision.spatial_merge_size
+    )
+    layout = _lay_out(prompts, grid_thw, config, allocation.total)
     layout = jax.tree.map(lambda x: x[0], layout)
-    pads = int(jnp.sum(layout.visual_index >= 0))
-    if pads != int(plan.num_tokens) or bool(layout.overflow):
-        raise RuntimeError(f"the prompt has {pads} visual tokens, the plan {plan.num_tokens}")
     return BackboneInputs(patches=patches, plan=plan, layout=layout)
 
 

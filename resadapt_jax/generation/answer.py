@@ -1,15 +1,18 @@
 """From frames and sizes to answers: plan, resize, encode, place, generate. All of it inside jit."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from kernels.resize_patchify import resize_patchify
+from resadapt_jax.errors import UserError
 from resadapt_jax.generation.decode import Generation, generate
 from resadapt_jax.models.families import ModelConfig, family_of
-from resadapt_jax.models.prompt import PromptLayout, expand_prompt
+from resadapt_jax.models.prompt import PromptLayout, check_placeholders, expand_prompt
 from resadapt_jax.models.vision_plan import VisionPlan, plan_vision
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Num, Params
 
@@ -31,12 +34,33 @@ class DecodingConfig:
     """Longest answer, the end token included."""
     temperature: float = 0.0
     """0 takes the likeliest token."""
+    top_k: int | None = None
+    """Draw from this many of the likeliest tokens; None from all."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that together have this probability (nucleus sampling)."""
+    stop_token_ids: tuple[int, ...] = ()
+    """End an answer as the model's own end-of-sequence tokens do."""
+    prefill_chunk: int | None = None
+    """Most prompt positions that run at once, which bounds memory; None runs prompts whole."""
+    cache_dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    """Of stored keys and values; None is the activations' own."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if not self.temperature >= 0:
             raise ValueError(f"temperature must not be negative, got {self.temperature}")
+        for name in ("top_k", "prefill_chunk"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if not self.temperature and (self.top_k is not None or self.top_p < 1):
+            raise ValueError("top_k and top_p need a temperature above 0: at 0 nothing is drawn")
+        if any(token < 0 for token in self.stop_token_ids):
+            raise ValueError(f"stop_token_ids must not be negative, got {self.stop_token_ids}")
+        if self.cache_dtype not in (None, "bfloat16", "float16", "float32"):
+            raise ValueError(f"cache_dtype must be a floating type, got {self.cache_dtype!r}")
 
 
 @struct.dataclass
@@ -165,10 +189,18 @@ def answer(
     rounded up to whole merged tokens.
 
     Args:
+        grid_thw: (1, rows, cols) in patches per pair; zeros for one that a row does not have. A
+            row without any is text alone.
         capacity: visual tokens a prompt may use, static.
         max_frame_tokens: bound on the merged tokens of one pair, static.
+
+    Raises:
+        UserError: outside jit, if a prompt does not show every pair of its clip once; and if
+            nothing would end an answer.
     """
-    token_side = config.vision.patch_size * config.vision.spatial_merge_size
+    merge_size = config.vision.spatial_merge_size
+    check_placeholders(prompts.entry_index, prompts.compact_length, grid_thw, merge_size)
+    token_side = config.vision.patch_size * merge_size
     max_height, max_width = (-(-side // token_side) * token_side for side in frames.shape[2:4])
 
     def encode(clip: Array, grids: Array) -> tuple[Array, VisionPlan]:
@@ -200,9 +232,18 @@ def generate_from(
     visual: Float[Array, "B U W"],
     decoding: DecodingConfig,
     key: Key[Array, ""],
+    *,
+    shared_prefix: int = 0,
+    group_size: int = 1,
 ) -> Generation:
-    """Generates after prompts whose visual tokens are rows of ``visual`` (by ``visual_index``)."""
-    eos = config.eos_token_id
+    """Generates after prompts whose visual tokens are rows of ``visual`` (by ``visual_index``).
+
+    Args:
+        shared_prefix, group_size: ``group_size`` adjacent rows, such as the allocations of one
+            prompt, are equal at their first ``shared_prefix`` positions, which are then run once
+            (`common_prefix`, `prefill.prefill`). Worth it behind a long instruction; the embedded
+            world's prompts begin with their first pair, so nothing is to be won there.
+    """
     return generate(
         params,
         config,
@@ -211,5 +252,37 @@ def generate_from(
         max_new_tokens=decoding.max_new_tokens,
         temperature=decoding.temperature,
         key=key,
-        eos_token_ids=eos if isinstance(eos, tuple) else (eos,),
+        eos_token_ids=stop_tokens(config, decoding.stop_token_ids),
+        top_k=decoding.top_k,
+        top_p=decoding.top_p,
+        chunk_size=decoding.prefill_chunk,
+        cache_dtype=decoding.cache_dtype,
+        shared_prefix=shared_prefix,
+        group_size=group_size,
     )
+
+
+def common_prefix(prompts: Prompts) -> int:
+    """Positions before the first visual entry of any prompt, on the host.
+
+    Allocations of one prompt differ in nothing before its first entry, so this many of their
+    positions may be shared: at most all but the last.
+    """
+    index = np.asarray(prompts.entry_index)[:, :-1]
+    present = np.arange(index.shape[1])[None, :] < np.asarray(prompts.compact_length)[:, None]
+    return int(np.cumprod((index < 0) & present, axis=1).sum(axis=1).min())
+
+
+def stop_tokens(config: ModelConfig, extra: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """The tokens after which an answer ends: the model's own and ``extra`` ones, ascending.
+
+    Raises:
+        UserError: the model has none of its own, or one is outside its vocabulary.
+    """
+    own = config.eos_token_id
+    if own is None:
+        raise UserError("the model's config names no eos_token_id, so no answer would end")
+    tokens = tuple(sorted({*(own if isinstance(own, tuple) else (own,)), *extra}))
+    if outside := [token for token in tokens if not 0 <= token < config.text.vocab_size]:
+        raise UserError(f"stop tokens {outside} are outside {config.text.vocab_size} tokens")
+    return tokens

@@ -3,7 +3,9 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
+from resadapt_jax.generation.prefill import prefill
 from resadapt_jax.generation.sampling import choose
 from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.kv_cache import KVCache
@@ -17,7 +19,8 @@ class Generation:
 
     Attributes:
         token_ids: the end-of-sequence token included; 0 where ``mask`` is false.
-        log_probs: float32, under the distribution each token was drawn from; 0 where masked.
+        log_probs: float32, under the distribution each token was drawn from (`sampling.choose`); 0
+            where masked.
         mask: tokens up to and including the first end-of-sequence token.
     """
 
@@ -45,8 +48,16 @@ def generate(
     temperature: float,
     key: Key[Array, ""],
     eos_token_ids: tuple[int, ...],
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    chunk_size: int | None = None,
+    cache_dtype: DTypeLike | None = None,
+    shared_prefix: int = 0,
+    group_size: int = 1,
 ) -> Generation:
     """Continues a batch of right-padded prompts of any lengths.
+
+    The cache has its final size from the start (`prefill.cache_slots`).
 
     Args:
         params: the whole model's tree.
@@ -57,15 +68,25 @@ def generate(
         temperature: static; 0 is greedy.
         key: randomness of the draws; unused when greedy.
         eos_token_ids: a row stops after any of these; stops early once all rows have.
+        top_k, top_p: static; which tokens may be drawn (`sampling.keep_likeliest`).
+        chunk_size, cache_dtype, shared_prefix, group_size: as `prefill.prefill` takes them.
     """
-    model, text, _ = family_of(config)
-    rows = jnp.arange(len(layout.length))
-    hidden, cache = model.prefill(params, config, embeds, layout)
-    last = hidden[rows, jnp.maximum(layout.length - 1, 0)]
+    text, rows = family_of(config).text, len(layout.length)
+    last, cache = prefill(
+        params,
+        config,
+        embeds,
+        layout,
+        new_tokens=max_new_tokens,
+        chunk_size=chunk_size,
+        cache_dtype=cache_dtype,
+        shared_prefix=shared_prefix,
+        group_size=group_size,
+    )
 
     def pick(step: Array, done: Array, hidden: Array, output: Generation):
         logits = text.logits(params, config, hidden)
-        token, log_prob = choose(jax.random.fold_in(key, step), logits, temperature)
+        token, log_prob = choose(jax.random.fold_in(key, step), logits, temperature, top_k, top_p)
         output = Generation(
             token_ids=output.token_ids.at[:, step].set(jnp.where(done, 0, token)),
             log_probs=output.log_probs.at[:, step].set(jnp.where(done, 0.0, log_prob)),
@@ -80,26 +101,26 @@ def generate(
             params,
             config,
             text.embed_tokens(params, state.token[:, None]),
-            jnp.broadcast_to(position[:, None, None], (len(rows), 3, 1)),
-            jnp.ones((len(rows), 1), bool),
+            jnp.broadcast_to(position[:, None, None], (rows, 3, 1)),
+            jnp.ones((rows, 1), bool),
             state.cache,
         )
         token, done, output = pick(state.step, state.done, hidden[:, 0], state.output)
         return _State(step=state.step + 1, token=token, done=done, cache=cache, output=output)
 
-    shape = (len(rows), max_new_tokens)
+    shape = (rows, max_new_tokens)
     output = Generation(
         token_ids=jnp.zeros(shape, jnp.int32),
         log_probs=jnp.zeros(shape, jnp.float32),
         mask=jnp.zeros(shape, bool),
     )
     first = jnp.zeros((), jnp.int32)
-    token, done, output = pick(first, jnp.zeros(len(rows), bool), last, output)
+    token, done, output = pick(first, jnp.zeros(rows, bool), last, output)
     state = _State(
         step=first + 1,
         token=token,
         done=done,
-        cache=cache.extend(max_new_tokens - 1),
+        cache=cache,
         output=output,
     )
     state = jax.lax.while_loop(

@@ -110,7 +110,9 @@ def layer(
     if past is not None:
         key = write_slots(past[0], key, start, axis=2)
         value = write_slots(past[1], value, start, axis=2)
-    attended = attend_in_places(query, key, value, places, config.compute.attention)
+    # A cache of another dtype is storage only: attention computes in the activations' own.
+    seen = (y.astype(x.dtype) for y in (key, value))
+    attended = attend_in_places(query, *seen, places, config.compute.attention)
     attended = attended.swapaxes(1, 2).reshape(batch, length, -1)
     x = x + linear(attn["o_proj"], attended)
     normed = rms_norm(params["post_attention_layernorm"], x, config.rms_norm_eps)

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.models import hf
+from resadapt_jax.models.kv_cache import KVCache
 from resadapt_jax.models.qwen2_5_vl import checkpoint as qwen2_5_vl_checkpoint
 from resadapt_jax.models.qwen2_5_vl import model as qwen2_5_vl_model
 from resadapt_jax.models.qwen2_5_vl import text as qwen2_5_vl_text
@@ -17,7 +18,8 @@ from resadapt_jax.models.qwen3_vl import checkpoint as qwen3_vl_checkpoint
 from resadapt_jax.models.qwen3_vl import model as qwen3_vl_model
 from resadapt_jax.models.qwen3_vl import text as qwen3_vl_text
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig
-from resadapt_jax.typing import Params
+from resadapt_jax.models.qwen3_vl.model import PromptEmbeds
+from resadapt_jax.typing import Array, Bool, Float, Int, Params
 
 ModelConfig = Qwen2_5VLConfig | Qwen3VLConfig
 """The architecture of a whole model of any family."""
@@ -48,6 +50,25 @@ _BY_MODEL_TYPE = {"qwen2_5_vl": _QWEN2_5_VL, "qwen3_vl": _QWEN3_VL}
 def family_of(config: ModelConfig) -> Family:
     """The family that a config belongs to."""
     return _BY_CONFIG[type(config)]
+
+
+def run_decoder(
+    params: Params,
+    config: ModelConfig,
+    embeds: Float[Array, "B T D"] | PromptEmbeds,
+    position_ids: Int[Array, "B 3 T"],
+    mask: Bool[Array, "B T"],
+    cache: KVCache,
+) -> tuple[Float[Array, "B T D"], KVCache]:
+    """Runs the decoder over prompts, or a part of them, from where the cache ends.
+
+    Args:
+        embeds: what the family's ``model.embed_prompt`` gave, or the same positions of all of it.
+    """
+    forward = family_of(config).text.forward
+    if isinstance(embeds, PromptEmbeds):
+        return forward(params, config, embeds.embeds, position_ids, mask, cache, embeds.deepstack)
+    return forward(params, config, embeds, position_ids, mask, cache)
 
 
 def load_hf(

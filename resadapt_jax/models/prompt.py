@@ -3,7 +3,9 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from resadapt_jax.errors import UserError
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.typing import Array, Bool, Float, Int
 
@@ -123,6 +125,34 @@ def expand_prompt(
         next_position=jnp.max(jnp.where(mask[None, :], position_ids + 1, 0)),
         overflow=ends[-1] > capacity,
     )
+
+
+def check_placeholders(
+    entry_index: Int[Array, "*B C"],
+    compact_length: Int[Array, "*B"],
+    grid_thw: Int[Array, "*B E 3"],
+    merge_size: int,
+) -> None:
+    """Refuses prompts that do not show every entry with tokens once; does nothing under a trace.
+
+    Raises:
+        UserError: names the first such prompt and entry, its visual positions and visual tokens.
+    """
+    if any(isinstance(x, jax.core.Tracer) for x in (entry_index, compact_length, grid_thw)):
+        return
+    entries, width = grid_thw.shape[-2], entry_index.shape[-1]
+    tokens = np.prod(np.asarray(grid_thw), axis=-1).reshape(-1, entries) // merge_size**2
+    present = np.arange(width)[None, :] < np.asarray(compact_length).reshape(-1, 1)
+    index = np.where(present, np.asarray(entry_index).reshape(-1, width), -1)
+    for row, (places, counts) in enumerate(zip(index, tokens, strict=True)):
+        times = np.bincount(places[places >= 0], minlength=entries)
+        if len(times) > entries:
+            raise UserError(f"prompt {row} shows entry {len(times) - 1}, it has {entries} entries")
+        if (wrong := np.flatnonzero((times != 1) & (counts > 0))).size:
+            raise UserError(
+                f"prompt {row} has {times @ counts} visual positions for {counts.sum()} visual"
+                f" tokens: it shows entry {wrong[0]} {times[wrong[0]]} times"
+            )
 
 
 def _seconds(second_per_grid: Float[Array, " E"], convention: Convention) -> Float[Array, " E"]:
