@@ -1,7 +1,7 @@
 """A trained allocator as a directory: config.json, model.safetensors and a tokenizer's files.
 
-It holds all that an allocation needs, the frozen encoder included, so it can be moved or shipped
-by itself.
+With the thumbnail encoder it holds all that an allocation needs and can be moved or shipped by
+itself. A SmolVLM2 is not copied: its directory is named, and recognised on loading.
 """
 
 import json
@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from resadapt_jax.allocator import AllocatorConfig, ScaleRange, ThumbnailConfig, ThumbnailEncoder
 from resadapt_jax.allocator.network import init_params
+from resadapt_jax.allocator.smolvlm_encoder import SmolVLMEncoder, SmolVLMSource, open_source
 from resadapt_jax.config import from_json, to_json
 from resadapt_jax.errors import UserError
 from resadapt_jax.models import hf
@@ -23,13 +24,21 @@ from resadapt_jax.typing import Params
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedAllocatorConfig:
-    """What fixes the shape of a trained allocator and the meaning of its actions."""
+    """What fixes the shape of a trained allocator and the meaning of its actions.
+
+    Exactly one frozen encoder is given: ``thumbnail`` or ``smolvlm``.
+    """
 
     network: AllocatorConfig
     vocab_size: int
     """Rows of the encoder's text table."""
-    thumbnail: ThumbnailConfig = field(default_factory=ThumbnailConfig)
+    thumbnail: ThumbnailConfig | None = None
+    smolvlm: SmolVLMSource | None = None
     scale_range: ScaleRange = field(default_factory=ScaleRange)
+
+    def __post_init__(self):
+        if (self.thumbnail is None) == (self.smolvlm is None):
+            raise ValueError("give either thumbnail or smolvlm")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,27 +47,36 @@ class TrainedAllocator:
 
     Attributes:
         params: of the network.
-        tokenizer: of the encoder's text table, which is the backbone's.
+        tokenizer: of the encoder's text table; the thumbnail's is the backbone's.
     """
 
     config: TrainedAllocatorConfig
     params: Params
-    encoder: ThumbnailEncoder
+    encoder: ThumbnailEncoder | SmolVLMEncoder
     tokenizer: PreTrainedTokenizerBase
 
 
 def save_allocator(directory: str | Path, allocator: TrainedAllocator) -> None:
     """Write a directory that `load_allocator` reads back."""
-    tensors = {"network": allocator.params, "encoder": {"text_table": allocator.encoder.text_table}}
+    tensors = {"network": allocator.params}
+    if allocator.config.smolvlm is None:
+        tensors["encoder"] = {"text_table": allocator.encoder.text_table}
     hf.save(directory, json.loads(to_json(allocator.config)), tensors)
     allocator.tokenizer.save_pretrained(directory)
 
 
-def load_allocator(directory: str | Path) -> TrainedAllocator:
+def load_allocator(
+    directory: str | Path, *, smolvlm_directory: str | Path | None = None
+) -> TrainedAllocator:
     """Read an allocator from the directory that `save_allocator` wrote.
 
+    Args:
+        directory: of the allocator.
+        smolvlm_directory: where its SmolVLM2 lies now, if not where it lay when it was recorded.
+
     Raises:
-        UserError: a file is absent or unreadable, or the tensors are not those of the config.
+        UserError: a file is absent or unreadable, the tensors are not those of the config, or the
+            SmolVLM2 is gone or not the recorded one.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -69,13 +87,14 @@ def load_allocator(directory: str | Path) -> TrainedAllocator:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (UserError, SafetensorError, OSError, ValueError) as error:
         raise UserError(_one_line(error, directory)) from error
-    return TrainedAllocator(
-        config=config,
-        params=tensors["network"],
-        encoder=ThumbnailEncoder(
+    if config.smolvlm is None:
+        encoder = ThumbnailEncoder(
             text_table=tensors["encoder"]["text_table"], config=config.thumbnail
-        ),
-        tokenizer=tokenizer,
+        )
+    else:
+        encoder, _ = open_source(config.smolvlm, smolvlm_directory)
+    return TrainedAllocator(
+        config=config, params=tensors["network"], encoder=encoder, tokenizer=tokenizer
     )
 
 
@@ -83,7 +102,9 @@ def _shapes(config: TrainedAllocatorConfig) -> dict[str, tuple[int, ...]]:
     network = jax.eval_shape(lambda key: init_params(key, config.network), jax.random.key(0))
     flat = traverse_util.flatten_dict({"network": network}, sep=".")
     shapes = {name: leaf.shape for name, leaf in flat.items()}
-    return shapes | {"encoder.text_table": (config.vocab_size, config.network.text_width)}
+    if config.smolvlm is None:
+        shapes["encoder.text_table"] = (config.vocab_size, config.network.text_width)
+    return shapes
 
 
 def _one_line(error: Exception, directory: Path) -> str:

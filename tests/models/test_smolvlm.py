@@ -9,13 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from jax.sharding import PartitionSpec as P
 from smolvlm_factory import CONFIG, random_params
 
 from resadapt_jax.errors import UserError
+from resadapt_jax.models.compute import Attention, Compute, with_compute
+from resadapt_jax.models.partition import partition_specs
 from resadapt_jax.models.smolvlm import text, vision
 from resadapt_jax.models.smolvlm.checkpoint import load_hf, load_preprocess, save_hf
 from resadapt_jax.models.smolvlm.config import SmolVLMConfig
 from resadapt_jax.models.smolvlm.model import init_params, param_shapes
+from resadapt_jax.models.smolvlm.partition import PARTITION
 from resadapt_jax.models.smolvlm.preprocess import PreprocessConfig, preprocess, scaled_size
 
 # The shape of SmolVLM2-256M: its vision_config leaves out what transformers' defaults say.
@@ -158,6 +162,24 @@ def test_init_params_has_the_checkpoints_shapes():
     assert {key: value.shape for key, value in flat.items()} == param_shapes(CONFIG)
 
 
+def test_every_parameter_has_a_rule_and_every_rule_a_parameter():
+    shapes = param_shapes(CONFIG)
+    specs = partition_specs(shapes, PARTITION)
+    assert specs["model.text_model.layers.1.self_attn.o_proj.weight"] == P("fsdp", "tensor")
+    for index in range(len(PARTITION)):
+        with pytest.raises(ValueError, match="no rule for"):
+            partition_specs(shapes, PARTITION[:index] + PARTITION[index + 1 :])
+
+
+def test_loading_onto_a_mesh(tmp_path, params):
+    save_hf(tmp_path, CONFIG, params)
+    mesh = jax.make_mesh((1, 2, 2), ("data", "fsdp", "tensor"), devices=jax.devices()[:4])
+    _, loaded = load_hf(tmp_path, mesh=mesh)
+    assert_same(loaded, params)
+    projection = loaded["model"]["connector"]["modality_projection"]["proj"]["weight"]
+    assert projection.sharding.spec == P(None, "fsdp")
+
+
 # --- towers ----------------------------------------------------------------------------------
 
 
@@ -212,6 +234,15 @@ def test_texts_are_causal_and_padding_is_not_seen(params):
     later = encode_text(params, ids.at[0, 4].set(99), mask)
     np.testing.assert_allclose(later[0, :4], hidden[0, :4], atol=1e-5)
     assert np.abs(later[0, 4:] - hidden[0, 4:]).min() > 0
+
+
+def test_blockwise_attention_changes_nothing(params):
+    pixels = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
+    mask = jnp.ones((1, 4, 4), bool).at[0, 2:].set(False)
+    config = with_compute(CONFIG, Compute(attention=Attention.BLOCKWISE))
+    blockwise = jax.jit(lambda x: vision.encode(params, config, x, mask))(pixels)
+    dense = encode(params, pixels, mask)
+    np.testing.assert_allclose(blockwise[0, :2], dense[0, :2], atol=1e-5)
 
 
 def test_bfloat16_is_near_float32(params):

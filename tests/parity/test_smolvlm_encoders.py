@@ -14,7 +14,7 @@ from transformers import SmolVLMModel  # noqa: E402
 from transformers.models.smolvlm import modeling_smolvlm as hf_smolvlm  # noqa: E402
 
 from resadapt_jax.models import decoder, layers  # noqa: E402
-from resadapt_jax.models.attention import attend  # noqa: E402
+from resadapt_jax.models.attention import attend_in_places  # noqa: E402
 from resadapt_jax.models.smolvlm import text, vision  # noqa: E402
 from resadapt_jax.models.smolvlm.checkpoint import load_hf, save_hf  # noqa: E402
 
@@ -266,10 +266,11 @@ def test_ablation_causal_mask(tiny, monkeypatch):
     ids, mask = text_batch()
     expected = hf_text(hf_model, ids, mask)
 
-    def both_ways(query, key, value, visible):
-        return attend(query, key, value, jnp.broadcast_to(visible[:, -1:], visible.shape))
+    def both_ways(query, key, value, places, choice):
+        last = jnp.full_like(places.query_slot, query.shape[2])
+        return attend_in_places(query, key, value, places._replace(query_slot=last), choice)
 
-    monkeypatch.setattr(decoder, "attend", both_ways)
+    monkeypatch.setattr(decoder, "attend_in_places", both_ways)
     assert worst(encode_text(params, config, ids, mask), expected) > 100 * TOLERANCE
 
 

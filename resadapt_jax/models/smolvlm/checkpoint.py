@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.models import hf
+from resadapt_jax.models.partition import shardings
 from resadapt_jax.models.smolvlm.config import SmolVLMConfig
 from resadapt_jax.models.smolvlm.model import param_shapes
+from resadapt_jax.models.smolvlm.partition import PARTITION
 from resadapt_jax.models.smolvlm.preprocess import FrameFilter, PreprocessConfig
 from resadapt_jax.typing import Params
 
@@ -18,12 +21,16 @@ from resadapt_jax.typing import Params
 _HEADLESS = {f"{name}.": f"model.{name}." for name in ("vision_model", "connector", "text_model")}
 
 
-def load_hf(directory: str | Path, dtype: DTypeLike | None = None) -> tuple[SmolVLMConfig, Params]:
+def load_hf(
+    directory: str | Path, dtype: DTypeLike | None = None, mesh: Mesh | None = None
+) -> tuple[SmolVLMConfig, Params]:
     """Reads the encoders of a model from an HF directory; the language head is never loaded.
 
     Args:
         directory: ``config.json`` and one or many safetensors files.
         dtype: cast the weights to it; ``None`` keeps the file's.
+        mesh: tensors go straight to where `PARTITION` puts them on it; without one, to the
+            default device.
 
     Raises:
         UserError: an unreadable or unsupported config; any missing, unexpected or misshaped
@@ -33,8 +40,15 @@ def load_hf(directory: str | Path, dtype: DTypeLike | None = None) -> tuple[Smol
         config = SmolVLMConfig.from_hf(hf.read_config(directory))
     except ValueError as error:
         raise UserError(f"{directory}: {error}") from error
-    shapes, ignore = param_shapes(config), frozenset({"lm_head.weight"})
-    params = hf.load_params(directory, shapes, rename=_HEADLESS, ignore=ignore, dtype=dtype)
+    shapes = param_shapes(config)
+    params = hf.load_params(
+        directory,
+        shapes,
+        rename=_HEADLESS,
+        ignore=frozenset({"lm_head.weight"}),
+        dtype=dtype,
+        shardings=None if mesh is None else shardings(shapes, PARTITION, mesh),
+    )
     return config, params
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from resadapt_jax.models.compute import Compute
 from resadapt_jax.models.config_json import check_activation, check_model_type, required
 
 
@@ -19,6 +20,7 @@ class VisionConfig:
     patch_size: int
     num_channels: int = 3
     layer_norm_eps: float = 1e-6
+    compute: Compute = Compute()
 
     @property
     def head_dim(self) -> int:
@@ -44,6 +46,7 @@ class TextConfig:
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 8192
+    compute: Compute = Compute()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +103,12 @@ class SmolVLMConfig:
 
     def to_hf(self) -> dict[str, Any]:
         """A ``config.json`` from which transformers builds the model without its head."""
-        text = dict(vars(self.text))
+        text, vision = dict(vars(self.text)), dict(vars(self.vision))
+        # No property of the weights.
+        del text["compute"], vision["compute"]
         rope = {"rope_type": "default", "rope_theta": text.pop("rope_theta")}
         text |= {"model_type": "llama", "hidden_act": "silu", "rope_parameters": rope}
-        vision = vars(self.vision) | {
-            "model_type": "smolvlm_vision",
-            "hidden_act": "gelu_pytorch_tanh",
-        }
+        vision |= {"model_type": "smolvlm_vision", "hidden_act": "gelu_pytorch_tanh"}
         return {
             "architectures": ["SmolVLMModel"],
             "model_type": "smolvlm",

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resadapt_jax.models.attention import attend
+from resadapt_jax.models.attention import attend_in_places
+from resadapt_jax.models.blockwise_attention import Places
 from resadapt_jax.models.layers import layer_norm, linear
 from resadapt_jax.models.smolvlm.config import SmolVLMConfig, VisionConfig
 from resadapt_jax.typing import Array, Bool, Float, Int, Params
@@ -44,10 +45,14 @@ def hidden_states(
     if patch_mask is None:
         patch_mask = jnp.ones((len(pixels), *_grid(config, pixels)), bool)
     x = embed_patches(params["embeddings"], config, pixels, patch_mask)
-    seen = patch_mask.reshape(len(x), 1, -1)
-    seen = jnp.broadcast_to(seen, (len(x), x.shape[1], x.shape[1]))
+    places = Places.of_segments(patch_mask.reshape(len(x), -1).astype(jnp.int32))
+
+    @config.compute.wrap
+    def run(params, x):
+        return layer(params, config, x, places)
+
     for index in range(config.num_hidden_layers):
-        x = layer(params["encoder"]["layers"][str(index)], config, x, seen)
+        x = run(params["encoder"]["layers"][str(index)], x)
     return layer_norm(params["post_layernorm"], x, config.layer_norm_eps)
 
 
@@ -95,12 +100,9 @@ def bucket_table(longest: int, side: int) -> Int[np.ndarray, "longest+1 longest"
 
 
 def layer(
-    params: Params,
-    config: VisionConfig,
-    x: Float[Array, "B P D"],
-    seen: Bool[Array, "B P P"],
+    params: Params, config: VisionConfig, x: Float[Array, "B P D"], places: Places
 ) -> Float[Array, "B P D"]:
-    """One pre-norm transformer layer; every patch attends to the ones ``seen``."""
+    """One pre-norm transformer layer, each valid patch attending to all valid ones."""
     attn, mlp = params["self_attn"], params["mlp"]
     normed = layer_norm(params["layer_norm1"], x, config.layer_norm_eps)
 
@@ -108,7 +110,8 @@ def layer(
         y = linear(attn[name], normed)
         return y.reshape(*y.shape[:2], -1, config.head_dim).swapaxes(1, 2)
 
-    attended = attend(heads("q_proj"), heads("k_proj"), heads("v_proj"), seen)
+    query, key, value = heads("q_proj"), heads("k_proj"), heads("v_proj")
+    attended = attend_in_places(query, key, value, places, config.compute.attention)
     x = x + linear(attn["out_proj"], attended.swapaxes(1, 2).reshape(x.shape))
     normed = layer_norm(params["layer_norm2"], x, config.layer_norm_eps)
     return x + linear(mlp["fc2"], jax.nn.gelu(linear(mlp["fc1"], normed), approximate=True))

@@ -1,0 +1,242 @@
+"""SmolVLM2 as the allocator's frozen encoder: 64 tokens of 576 per frame for the 256M checkpoint.
+
+A frame passes the vision tower and the connector, never the language tower; the user's text passes
+the language tower alone, without chat template or special tokens (ResAdapt, arXiv 2603.28610).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from resadapt_jax.allocator.encoder import EncoderFeatures
+from resadapt_jax.allocator.feature_cache import FeatureCache, content_key
+from resadapt_jax.allocator.prompt_rows import PromptRows, join_entries
+from resadapt_jax.errors import UserError
+from resadapt_jax.models.smolvlm import text, vision
+from resadapt_jax.models.smolvlm.checkpoint import load_hf, load_preprocess
+from resadapt_jax.models.smolvlm.config import SmolVLMConfig
+from resadapt_jax.models.smolvlm.preprocess import FrameFilter, PreprocessConfig, preprocess
+from resadapt_jax.typing import Array, Bool, Float, Int, Params, UInt8
+
+
+@struct.dataclass
+class SmolVLMEncoder:
+    """Fulfils `FrozenEncoder`; frames do not see one another, so padding cannot leak.
+
+    Attributes:
+        params: of the checkpoint; their dtype is that of the features.
+        config: the checkpoint's architecture.
+        preprocess: how a frame becomes the tower's pixels.
+        chunk_frames: frames encoded at once, which bounds the memory whatever B and F are.
+    """
+
+    params: Params
+    config: SmolVLMConfig = struct.field(pytree_node=False)
+    preprocess: PreprocessConfig = struct.field(pytree_node=False)
+    chunk_frames: int = struct.field(pytree_node=False, default=8)
+
+    @property
+    def width(self) -> int:
+        """D of the frame and of the text features."""
+        return self.config.text.hidden_size
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of the weights and the features."""
+        return self.params["model"]["text_model"]["norm"]["weight"].dtype
+
+    def encode(
+        self,
+        frames: UInt8[Array, "B F height width 3"],
+        frame_mask: Bool[Array, "B F"],
+        text_ids: Int[Array, "B N"],
+        text_mask: Bool[Array, "B N"],
+    ) -> EncoderFeatures:
+        """See `FrozenEncoder`; frames [B F L D], text [B N D], zeros where masked out."""
+        batch, num_frames = frame_mask.shape
+        tokens = self.encode_frames(frames.reshape(-1, *frames.shape[2:]))
+        tokens = tokens.reshape(batch, num_frames, *tokens.shape[1:])
+        return EncoderFeatures(
+            frames=jnp.where(frame_mask[:, :, None, None], tokens, 0),
+            frame_mask=frame_mask,
+            text=self.encode_text(text_ids, text_mask),
+            text_mask=text_mask,
+        )
+
+    def encode_frames(self, frames: UInt8[Array, "F height width 3"]) -> Float[Array, "F L D"]:
+        """The tokens of each frame, ``chunk_frames`` frames at a time."""
+        count = len(frames)
+        chunk = max(1, min(self.chunk_frames, count))
+        padded = jnp.pad(frames, [(0, -count % chunk)] + [(0, 0)] * 3)
+        chunks = padded.reshape(-1, chunk, *frames.shape[1:])
+
+        def encode_chunk(chunk):
+            pixels = preprocess(chunk, self.preprocess)
+            return vision.encode(self.params, self.config, pixels)
+
+        tokens = jax.lax.map(encode_chunk, chunks)
+        return tokens.reshape(-1, *tokens.shape[2:])[:count]
+
+    def encode_text(
+        self, text_ids: Int[Array, "B N"], text_mask: Bool[Array, "B N"]
+    ) -> Float[Array, "B N D"]:
+        """The last hidden state of each token of right-padded texts; zeros where masked out."""
+        hidden = text.forward(self.params, self.config, text_ids, text_mask)
+        return jnp.where(text_mask[:, :, None], hidden, 0)
+
+
+def encode_prompts(
+    encoder: SmolVLMEncoder,
+    rows: PromptRows,
+    entries: Sequence[Sequence[UInt8[np.ndarray, "f height width 3"]]],
+    text_ids: Int[np.ndarray, "B N"],
+    text_mask: Bool[np.ndarray, "B N"],
+    cache: FeatureCache | None = None,
+) -> EncoderFeatures:
+    """The allocator's input for a batch of prompts, each image, video and text encoded once.
+
+    Entries may differ in size; each new size, or number of frames, costs a compilation.
+
+    Args:
+        rows: from `plan_rows`.
+        entries: the frames of every image and video of each prompt.
+        text_ids, text_mask: one text per prompt, from `tokenize_texts`.
+        cache: of frame features; made for this encoder.
+
+    Returns:
+        Features whose leading axis counts rows.
+    """
+
+    def features_of(frames: np.ndarray) -> np.ndarray:
+        def compute() -> Array:
+            return _encode_frames(encoder, frames)
+
+        found = compute() if cache is None else cache.fetch(content_key(frames), compute)
+        return np.asarray(found)
+
+    features = [[features_of(np.asarray(frames)) for frames in prompt] for prompt in entries]
+    joined, frame_mask = join_entries(rows, features)
+    prompt = np.asarray(rows.prompt_index)
+    return EncoderFeatures(
+        frames=jnp.asarray(joined),
+        frame_mask=jnp.asarray(frame_mask),
+        text=_encode_text(encoder, text_ids, text_mask)[prompt],
+        text_mask=jnp.asarray(text_mask)[prompt],
+    )
+
+
+_encode_frames = jax.jit(SmolVLMEncoder.encode_frames)
+_encode_text = jax.jit(SmolVLMEncoder.encode_text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmolVLMSource:
+    """A checkpoint by name instead of by weights, and how it is used.
+
+    Attributes:
+        directory: where it lies.
+        fingerprint: of what lies there (`checkpoint_fingerprint`).
+        preprocess: how a frame becomes the tower's pixels.
+        dtype: of the weights as they are used.
+    """
+
+    directory: Path
+    fingerprint: str
+    preprocess: PreprocessConfig
+    dtype: str
+
+
+def load_smolvlm_encoder(
+    directory: str | Path,
+    *,
+    filter: FrameFilter = "lanczos",
+    dtype: DTypeLike | None = None,
+    mesh: Mesh | None = None,
+    chunk_frames: int = 8,
+) -> tuple[SmolVLMEncoder, PreTrainedTokenizerBase]:
+    """Reads the encoder and its tokenizer from a SmolVLM2's HF directory.
+
+    Args:
+        directory: as HF publishes it: config, weights, tokenizer and processor settings.
+        filter: of the frames' resize.
+        dtype: cast the weights to it; ``None`` keeps the file's.
+        mesh: where the weights go (`smolvlm.partition`); ``None``: to the default device.
+        chunk_frames: frames encoded at once.
+
+    Raises:
+        UserError: a file is absent or unreadable, or the checkpoint is of another architecture.
+    """
+    config, params = load_hf(directory, dtype, mesh)
+    encoder = SmolVLMEncoder(
+        params=params,
+        config=config,
+        preprocess=load_preprocess(directory, config, filter),
+        chunk_frames=chunk_frames,
+    )
+    return encoder, _load_tokenizer(directory)
+
+
+def _load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
+    try:
+        # AutoTokenizer would read the model's config too, and import what its modules import.
+        return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot read a tokenizer from {directory}: {reason}") from error
+
+
+def name_source(directory: str | Path, encoder: SmolVLMEncoder) -> SmolVLMSource:
+    """Describes the directory that an encoder was loaded from, for `open_source`."""
+    return SmolVLMSource(
+        directory=Path(directory).resolve(),
+        fingerprint=checkpoint_fingerprint(directory),
+        preprocess=encoder.preprocess,
+        dtype=str(encoder.dtype),
+    )
+
+
+def open_source(
+    source: SmolVLMSource, directory: str | Path | None = None
+) -> tuple[SmolVLMEncoder, PreTrainedTokenizerBase]:
+    """Loads exactly the encoder that was named.
+
+    Args:
+        source: from `name_source`.
+        directory: where the checkpoint lies now, if it has moved.
+
+    Raises:
+        UserError: as `load_smolvlm_encoder`, or the checkpoint is not the one named.
+    """
+    directory = source.directory if directory is None else directory
+    if checkpoint_fingerprint(directory) != source.fingerprint:
+        raise UserError(f"{directory} is not the checkpoint that was recorded: its files differ")
+    encoder, tokenizer = load_smolvlm_encoder(directory, dtype=source.dtype)
+    return encoder.replace(preprocess=source.preprocess), tokenizer
+
+
+def checkpoint_fingerprint(directory: str | Path) -> str:
+    """SHA-256 over the names and contents of config.json, tokenizer.json and the weights.
+
+    Raises:
+        UserError: there are no weights.
+    """
+    directory = Path(directory)
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
+        raise UserError(f"no SmolVLM checkpoint at {directory}")
+    whole = hashlib.sha256()
+    for path in (directory / "config.json", directory / "tokenizer.json", *weights):
+        if path.is_file():
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            whole.update(f"{path.name} {digest}\n".encode())
+    return whole.hexdigest()

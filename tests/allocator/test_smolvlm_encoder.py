@@ -1,0 +1,289 @@
+"""SmolVLM2 as the allocator's encoder: chunks, padding, the query, the directory it comes from."""
+
+import dataclasses
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from smolvlm_factory import CONFIG, random_params, write_smolvlm
+
+from resadapt_jax.allocator import (
+    AllocatorConfig,
+    FrozenEncoder,
+    ThumbnailConfig,
+    allocate,
+    init_params,
+)
+from resadapt_jax.allocator.checkpoint import (
+    TrainedAllocator,
+    TrainedAllocatorConfig,
+    load_allocator,
+    save_allocator,
+)
+from resadapt_jax.allocator.feature_cache import CacheSettings, FeatureCache
+from resadapt_jax.allocator.prompt_rows import VisualEntry, plan_rows
+from resadapt_jax.allocator.smolvlm_encoder import (
+    SmolVLMEncoder,
+    checkpoint_fingerprint,
+    encode_prompts,
+    load_smolvlm_encoder,
+    name_source,
+    open_source,
+)
+from resadapt_jax.errors import UserError
+from resadapt_jax.models.smolvlm import text, vision
+from resadapt_jax.models.smolvlm.preprocess import PreprocessConfig, preprocess
+
+PREPROCESS = PreprocessConfig(size=32, longest_edge=48)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return SmolVLMEncoder(
+        params=random_params(), config=CONFIG, preprocess=PREPROCESS, chunk_frames=2
+    )
+
+
+@jax.jit
+def encode(encoder: FrozenEncoder, frames, frame_mask, text_ids, text_mask):
+    return encoder.encode(frames, frame_mask, text_ids, text_mask)
+
+
+def random_inputs(batch=2, num_frames=5, height=40, width=56, length=6):
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (batch, num_frames, height, width, 3), np.uint8)
+    frame_mask = np.arange(num_frames) < np.array([[num_frames], [2]][:batch])
+    text_ids = rng.integers(0, 400, (batch, length))
+    text_mask = np.arange(length) < np.array([[length], [3]][:batch])
+    return [jnp.asarray(x) for x in (frames, frame_mask, text_ids, text_mask)]
+
+
+@pytest.fixture(scope="module")
+def encoded(encoder):
+    inputs = random_inputs()
+    return inputs, encode(encoder, *inputs)
+
+
+def test_features_are_those_of_the_towers(encoder, encoded):
+    (frames, frame_mask, text_ids, text_mask), features = encoded
+    assert features.frames.shape == (2, 5, CONFIG.num_tokens, encoder.width)
+    assert features.text.shape == (2, 6, encoder.width)
+
+    @jax.jit
+    def towers(frames):
+        pixels = preprocess(frames, PREPROCESS)
+        tokens = vision.encode(encoder.params, CONFIG, pixels)
+        return tokens, text.forward(encoder.params, CONFIG, text_ids, text_mask)
+
+    tokens, hidden = towers(frames[0])
+    np.testing.assert_allclose(features.frames[0], tokens, atol=1e-5)
+    np.testing.assert_allclose(features.text[0], hidden[0], atol=1e-5)
+    np.testing.assert_array_equal(features.frame_mask, frame_mask)
+
+
+def test_padding_changes_nothing(encoder, encoded):
+    (frames, frame_mask, text_ids, text_mask), features = encoded
+    frames = jnp.where(frame_mask[:, :, None, None, None], frames, 255)
+    other = encode(encoder, frames, frame_mask, jnp.where(text_mask, text_ids, 9), text_mask)
+    np.testing.assert_array_equal(other.frames, features.frames)
+    np.testing.assert_array_equal(other.text, features.text)
+    assert not features.frames[1, 2:].any() and not features.text[1, 3:].any()
+    # Without the padding at all.
+    alone = encode(encoder, frames[1:, :2], frame_mask[1:, :2], text_ids[1:, :3], text_mask[1:, :3])
+    np.testing.assert_allclose(alone.frames, features.frames[1:, :2], atol=1e-5)
+    np.testing.assert_allclose(alone.text, features.text[1:, :3], atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_frames", [1, 3, 64])
+def test_chunks_change_nothing(encoder, encoded, chunk_frames):
+    inputs, features = encoded
+    other = encode(encoder.replace(chunk_frames=chunk_frames), *inputs)
+    np.testing.assert_allclose(other.frames, features.frames, atol=1e-5)
+
+
+def working_memory(encoder, num_frames):
+    """Bytes that a compiled encoding needs beyond its arguments and results."""
+    frames = jax.ShapeDtypeStruct((num_frames, 40, 56, 3), jnp.uint8)
+    compiled = jax.jit(encoder.encode_frames).lower(frames).compile()
+    analysis = compiled.memory_analysis()
+    # The chunked copy of the frames and the chunked results are not working memory.
+    result = num_frames * CONFIG.num_tokens * encoder.width * 4
+    return analysis.temp_size_in_bytes - frames.size - result
+
+
+def test_memory_does_not_grow_with_the_frames(encoder):
+    few, many = (working_memory(encoder, count) for count in (2, 32))
+    whole = working_memory(encoder.replace(chunk_frames=32), 32)
+    assert many < 1.5 * few
+    assert whole > 5 * many
+
+
+NETWORK = AllocatorConfig(
+    frame_width=CONFIG.text.hidden_size,
+    text_width=CONFIG.text.hidden_size,
+    width=8,
+    num_heads=2,
+    head_dim=8,
+    ff_mult=1,
+    num_space_time_layers=1,
+    pool_width=8,
+    head_width=8,
+)
+
+
+def network_params():
+    """Random ones; drawing the allocator's own start would take a compilation."""
+    shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), NETWORK))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), shapes)
+
+
+def test_an_allocator_runs_on_it(encoded):
+    out = jax.jit(allocate, static_argnums=1)(network_params(), NETWORK, encoded[1])
+    np.testing.assert_array_equal(out.unit_mask, [[True] * 3, [True, False, False]])
+    assert np.ptp(out.alpha[0]) > 0 and np.isfinite(out.alpha).all()
+
+
+def test_prompts_are_encoded_once_and_laid_into_rows(encoder, tmp_path):
+    rng = np.random.default_rng(0)
+    # A video and an image of another size; then two videos, the first of odd length.
+    sizes = [[(3, 40, 56), (1, 24, 24)], [(1, 24, 24), (2, 24, 24)]]
+    entries = [[rng.integers(0, 256, (*size, 3), np.uint8) for size in prompt] for prompt in sizes]
+    video, image = (
+        VisualEntry(kind=kind, num_frames=n) for kind, n in [("video", 3), ("image", 1)]
+    )
+    short, pair = (VisualEntry(kind="video", num_frames=n) for n in (1, 2))
+    rows = plan_rows([[video, image], [short, pair]])
+    assert rows.prompt_index == (0, 0, 1)
+    ids, mask = np.array([[5, 6, 7], [8, 0, 0]]), np.array([[True] * 3, [True, False, False]])
+    settings = CacheSettings(
+        fingerprint="", preprocess=PREPROCESS, dtype="float32", fps=None, max_frames=4
+    )
+    cache = FeatureCache(tmp_path / "cache", settings)
+    features = encode_prompts(encoder, rows, entries, ids, mask, cache)
+    np.testing.assert_array_equal(
+        features.frame_mask, np.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 0, 1, 1]], bool)
+    )
+    tokens = jax.jit(encoder.encode_frames)
+    for row, start, frames in [(0, 0, entries[0][0]), (1, 0, entries[0][1]), (2, 2, entries[1][1])]:
+        found = features.frames[row, start : start + len(frames)]
+        np.testing.assert_allclose(found, tokens(frames), atol=1e-5)
+    text = jax.jit(encoder.encode_text)(ids, mask)
+    np.testing.assert_allclose(features.text, text[np.array([0, 0, 1])], atol=1e-5)
+    np.testing.assert_array_equal(features.text_mask, mask[[0, 0, 1]])
+    # The second time nothing is encoded: an encoder without weights would fail.
+    blind = encoder.replace(params=dict(encoder.params))
+    blind.params["model"] = {**encoder.params["model"], "vision_model": None}
+    again = encode_prompts(blind, rows, entries, ids, mask, cache)
+    np.testing.assert_array_equal(again.frames, features.frames)
+
+
+# --- from a directory ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    return write_smolvlm(tmp_path_factory.mktemp("smolvlm"))
+
+
+@pytest.fixture
+def directory(pristine, tmp_path):
+    return shutil.copytree(pristine, tmp_path / "smolvlm")
+
+
+def assert_same(tree, other):
+    jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+def test_an_encoder_is_read_from_a_directory(encoder, directory):
+    read, tokenizer = load_smolvlm_encoder(directory, chunk_frames=2)
+    assert (read.config, read.preprocess, read.chunk_frames) == (CONFIG, PREPROCESS, 2)
+    assert_same(read.params, encoder.params)
+    assert tokenizer.encode("red sign", add_special_tokens=False)
+    half, _ = load_smolvlm_encoder(directory, filter="bicubic", dtype=jnp.bfloat16)
+    assert half.dtype == jnp.bfloat16 and half.preprocess.filter == "bicubic"
+
+
+@pytest.mark.parametrize("pattern", ["config.json", "model.safetensors", "tokenizer*"])
+def test_an_incomplete_directory_is_one_line(directory, pattern):
+    for path in directory.glob(pattern):
+        path.unlink()
+    with pytest.raises(UserError, match=str(directory)) as error:
+        load_smolvlm_encoder(directory)
+    assert "\n" not in str(error.value)
+
+
+def test_the_fingerprint_is_of_the_content(directory, tmp_path):
+    fingerprint = checkpoint_fingerprint(directory)
+    copy = shutil.copytree(directory, tmp_path / "copy")
+    (copy / "README.md").write_text("Anything.")
+    assert checkpoint_fingerprint(copy) == fingerprint
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        content = (copy / name).read_bytes()
+        (copy / name).write_bytes(content + b" ")
+        assert checkpoint_fingerprint(copy) != fingerprint, name
+        (copy / name).write_bytes(content)
+    with pytest.raises(UserError, match="no SmolVLM checkpoint at"):
+        checkpoint_fingerprint(tmp_path)
+
+
+def test_a_named_source_is_found_again(directory, tmp_path):
+    encoder, _ = load_smolvlm_encoder(directory, filter="bicubic", dtype=jnp.bfloat16)
+    source = name_source(directory, encoder)
+    again, _ = open_source(source)
+    assert again.preprocess == encoder.preprocess and again.dtype == jnp.bfloat16
+    assert_same(again.params, encoder.params)
+    moved = directory.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=f"no SmolVLM checkpoint at {directory}"):
+        open_source(source)
+    assert_same(open_source(source, moved)[0].params, encoder.params)
+    other = write_smolvlm(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match=f"{other} is not the checkpoint that was recorded"):
+        open_source(source, other)
+
+
+# --- a trained allocator that names one ------------------------------------------------------
+
+
+def trained_on(directory):
+    encoder, tokenizer = load_smolvlm_encoder(directory)
+    return TrainedAllocator(
+        config=TrainedAllocatorConfig(
+            network=NETWORK,
+            vocab_size=encoder.config.text.vocab_size,
+            smolvlm=name_source(directory, encoder),
+        ),
+        params=network_params(),
+        encoder=encoder,
+        tokenizer=tokenizer,
+    )
+
+
+def test_a_trained_allocator_names_its_encoder(directory, tmp_path):
+    allocator = trained_on(directory)
+    save_allocator(tmp_path / "allocator", allocator)
+    weights = (tmp_path / "allocator" / "model.safetensors").stat().st_size
+    assert weights < sum(leaf.nbytes for leaf in jax.tree.leaves(allocator.params)) + 10_000
+    loaded = load_allocator(tmp_path / "allocator")
+    assert loaded.config == allocator.config
+    assert_same(loaded.params, allocator.params)
+    assert_same(loaded.encoder.params, allocator.encoder.params)
+    assert loaded.tokenizer.encode("red") == allocator.tokenizer.encode("red")
+    moved = directory.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="no SmolVLM checkpoint at"):
+        load_allocator(tmp_path / "allocator")
+    again = load_allocator(tmp_path / "allocator", smolvlm_directory=moved)
+    assert_same(again.encoder.params, allocator.encoder.params)
+    (moved / "config.json").write_text((moved / "config.json").read_text() + " ")
+    with pytest.raises(UserError, match="is not the checkpoint that was recorded"):
+        load_allocator(tmp_path / "allocator", smolvlm_directory=moved)
+
+
+def test_a_config_has_exactly_one_encoder(directory):
+    named = trained_on(directory).config
+    with pytest.raises(ValueError, match="either thumbnail or smolvlm"):
+        dataclasses.replace(named, smolvlm=None)
+    with pytest.raises(ValueError, match="either thumbnail or smolvlm"):
+        dataclasses.replace(named, thumbnail=ThumbnailConfig())
