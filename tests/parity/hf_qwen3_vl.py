@@ -40,7 +40,7 @@ def random_hf_model(
         }
         | (text or {}),
         vision_config={
-            "depth": 4,
+            "depth": 3,
             "hidden_size": 32,
             "intermediate_size": 44,
             "num_heads": 2,

@@ -45,6 +45,12 @@ def hf_logits(hf_model, case):
         return hf_model(**case.hf_inputs()).logits[0].numpy()
 
 
+@pytest.fixture(scope="module")
+def expected(hf_model):
+    """HF's logits of every case."""
+    return {id(case): hf_logits(hf_model, case) for case in (VIDEOS, MIXED, SHORT)}
+
+
 def worst(logits, expected):
     pairs = zip(np.asarray(logits), expected, strict=True)
     return max(np.abs(ours[: len(theirs)] - theirs).max() for ours, theirs in pairs)
@@ -68,22 +74,25 @@ def test_positions_are_those_of_hf(hf_model, case):
 
 @pytest.mark.parametrize("max_frame_tokens", [None, 60], ids=["dense", "banded"])
 @pytest.mark.parametrize("case", [VIDEOS, MIXED], ids=["videos", "image and video"])
-def test_logits_match(hf_model, loaded, case, max_frame_tokens):
+def test_logits_match(expected, loaded, case, max_frame_tokens):
     config, params = loaded
     inputs = inputs_of([case], max_frame_tokens=max_frame_tokens, **SIZE)
     logits = run(params, config, *inputs)
-    assert worst(logits, [hf_logits(hf_model, case)]) <= TOLERANCE
+    assert worst(logits, [expected[id(case)]]) <= TOLERANCE
 
 
-def test_batch_of_different_lengths_matches_and_poisoned_padding_changes_nothing(hf_model, loaded):
+def test_batch_of_different_lengths_matches_and_poisoned_padding_changes_nothing(expected, loaded):
     config, params = loaded
     cases = [VIDEOS, SHORT, MIXED]
     logits = run(params, config, *inputs_of(cases, fill=np.nan, **SIZE))
-    assert worst(logits, [hf_logits(hf_model, case) for case in cases]) <= TOLERANCE
+    assert worst(logits, [expected[id(case)] for case in cases]) <= TOLERANCE
+
+
+SHALLOW = {"depth": 1, "deepstack_visual_indexes": [0]}
 
 
 def test_tied_embeddings_match(tmp_path):
-    hf_model = random_hf_model(seed=3)
+    hf_model = random_hf_model(seed=3, text={"num_hidden_layers": 1}, vision=SHALLOW)
     hf_model.config.tie_word_embeddings = True
     hf_model.tie_weights()
     hf_model.save_pretrained(tmp_path)
@@ -99,6 +108,7 @@ def test_real_head_sizes_match(tmp_path, vision_head):
     hf_model = random_hf_model(
         seed=4,
         text={
+            "num_hidden_layers": 2,
             "num_attention_heads": 2,
             "num_key_value_heads": 1,
             "head_dim": 128,
@@ -108,7 +118,7 @@ def test_real_head_sizes_match(tmp_path, vision_head):
                 "mrope_section": [24, 20, 20],
             },
         },
-        vision={"hidden_size": 2 * vision_head, "num_position_embeddings": 48 * 48},
+        vision=SHALLOW | {"hidden_size": 2 * vision_head, "num_position_embeddings": 48 * 48},
     )
     hf_model.save_pretrained(tmp_path)
     config, params = load_hf(tmp_path)
@@ -155,8 +165,9 @@ def test_tower_matches_block_by_block(loaded, hf_tower):
 
 def tower_errors(params, config, patches, plan, hf_tower):
     """Largest error of the tokens and of each deepstack feature; padding must be 0."""
-    # A function of its own each time, so that nothing patched is hidden by an earlier trace.
-    features = jax.jit(lambda *args: vision.encode(params, config, *args))(patches, plan)
+    # A function of its own each time: what is patched must not be hidden by an earlier trace.
+    encode = jax.jit(lambda params, *inputs: vision.encode(params, config, *inputs))
+    features = encode(params, patches, plan)
     _, merged, deepstack = hf_tower
     pairs = zip([features.tokens, *features.deepstack], [merged, *deepstack], strict=True)
     errors = []
@@ -206,6 +217,15 @@ def exact_gelu_in_the_blocks(monkeypatch):
     )
 
 
+def half_precision_angles(function):
+    """What ports that keep the table of angles in bfloat16 turn by."""
+    return lambda *args: function(*args).astype(jnp.bfloat16).astype(jnp.float32)
+
+
+def half_precision_rope(monkeypatch):
+    monkeypatch.setattr(vision, "vision_angles", half_precision_angles(rope.vision_angles))
+
+
 TAPS = vision.interpolation_taps
 
 
@@ -214,6 +234,8 @@ TAPS = vision.interpolation_taps
     [
         (nearest_positions, 100),
         (positions_without_aligned_corners, 100),
+        # Few positions, and heads of 16: real ones turn further.
+        (half_precision_rope, 3),
         # The two forms of GELU differ by at most 5e-4 per activation.
         (tanh_gelu_in_the_mergers, 2),
         (exact_gelu_in_the_blocks, 2),
@@ -303,25 +325,31 @@ def _without(tree, *names):
         without_query_and_key_norm,
     ],
 )
-def test_ablation_breaks_parity(hf_model, loaded, ablate):
+def test_ablation_breaks_parity(expected, loaded, ablate):
     """Each feature is visible at 100 times the tolerance, so parity does test it."""
     config, params = loaded
     params, *inputs = ablate(params, *inputs_of([VIDEOS], **SIZE))
     logits = run(params, config, *inputs)
-    assert worst(logits, [hf_logits(hf_model, VIDEOS)]) > 100 * TOLERANCE
+    assert worst(logits, [expected[id(VIDEOS)]]) > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize(
     "module, name, other",
     [
         (text, "interleaved_mrope_angles", rope.mrope_angles),
+        (
+            text,
+            "interleaved_mrope_angles",
+            half_precision_angles(rope.interleaved_mrope_angles),
+        ),
         (vision, "rotate", lambda x, cos, sin: x),
     ],
-    ids=["chunked mRoPE", "no rope in the tower"],
+    ids=["chunked mRoPE", "mRoPE in half precision", "no rope in the tower"],
 )
-def test_replaced_function_breaks_parity(hf_model, loaded, monkeypatch, module, name, other):
+def test_replaced_function_breaks_parity(expected, loaded, monkeypatch, module, name, other):
     config, params = loaded
     monkeypatch.setattr(module, name, other)
-    fresh = jax.jit(lambda *inputs: logits_of(params, config, *inputs))
-    logits = fresh(*inputs_of([VIDEOS], **SIZE))
-    assert worst(logits, [hf_logits(hf_model, VIDEOS)]) > 100 * TOLERANCE
+    # A function of its own: the replacement must not be hidden by an earlier trace.
+    fresh = jax.jit(lambda params, *inputs: logits_of(params, config, *inputs))
+    logits = fresh(params, *inputs_of([VIDEOS], **SIZE))
+    assert worst(logits, [expected[id(VIDEOS)]]) > 100 * TOLERANCE
