@@ -1,5 +1,6 @@
-"""The model that the CPU benchmarks time: Qwen2.5-VL's architecture at about 0.1 B parameters."""
+"""The models that the CPU benchmarks time: both families at about 0.1 B parameters."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -7,42 +8,54 @@ import jax.numpy as jnp
 import numpy as np
 
 from resadapt_jax.generation.answer import Prompts
-from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
+from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.models.qwen2_5_vl.config import TextConfig as Qwen2_5TextConfig
+from resadapt_jax.models.qwen2_5_vl.config import VisionConfig as Qwen2_5VisionConfig
+from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig
+from resadapt_jax.models.qwen3_vl.config import TextConfig as Qwen3TextConfig
+from resadapt_jax.models.qwen3_vl.config import VisionConfig as Qwen3VisionConfig
 from resadapt_jax.typing import Array
 
 IMAGE, VIDEO, START, END = 8000, 8001, 8002, 8003
+TOKENS = {
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "vision_start_token_id": START,
+    "vision_end_token_id": END,
+    "eos_token_id": 8191,
+}
+DECODER = {
+    "vocab_size": 8192,
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+}
+TOWER = {
+    "depth": 8,
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_heads": 8,
+    "out_hidden_size": 768,
+}
 
 MID = Qwen2_5VLConfig(
-    text=TextConfig(
-        vocab_size=8192,
-        hidden_size=768,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        num_key_value_heads=2,
-        mrope_section=(8, 12, 12),
-    ),
-    vision=VisionConfig(
-        depth=8,
-        hidden_size=512,
-        intermediate_size=1408,
-        num_heads=8,
-        out_hidden_size=768,
-        fullatt_block_indexes=(3, 7),
-    ),
-    image_token_id=IMAGE,
-    video_token_id=VIDEO,
-    vision_start_token_id=START,
-    vision_end_token_id=END,
-    eos_token_id=8191,
+    text=Qwen2_5TextConfig(**DECODER, mrope_section=(8, 12, 12)),
+    vision=Qwen2_5VisionConfig(**TOWER, fullatt_block_indexes=(3, 7)),
+    **TOKENS,
+)
+MID_QWEN3 = Qwen3VLConfig(
+    text=Qwen3TextConfig(**DECODER, head_dim=64, mrope_section=(12, 10, 10)),
+    vision=Qwen3VisionConfig(**TOWER, deepstack_visual_indexes=(2, 4, 6)),
+    **TOKENS,
 )
 TEXT_LENGTH = 32  # tokens of the question
 
 
 class Clip(NamedTuple):
-    """One clip of ``K`` temporal pairs, all of one size, and a question about it."""
+    """Temporal pairs of given sizes, each a video entry of its own, and a question about them."""
 
-    frames: np.ndarray  # uint8 [2K, height, width, 3]
     grid_thw: np.ndarray  # int32 [K, 3], patches
     prompts: Prompts  # of one row
 
@@ -51,19 +64,18 @@ class Clip(NamedTuple):
         return int(self.grid_thw.prod(axis=1).sum()) // 4
 
 
-def make_clip(num_pairs: int, height: int, width: int) -> Clip:
-    """A clip of noise at its native size; each pair its own video entry in its own wrappers."""
+def make_clip(sizes: Sequence[tuple[int, int]]) -> Clip:
+    """A clip whose pairs have these rows and columns of merged tokens."""
     rng = np.random.default_rng(0)
     ids: list[int] = []
     entries: list[int] = []
-    for pair in range(num_pairs):
+    for pair in range(len(sizes)):
         ids += [100 + pair, START, VIDEO, END]
         entries += [-1, -1, pair, -1]
     ids += rng.integers(200, 7000, TEXT_LENGTH).tolist()
     entries += [-1] * TEXT_LENGTH
     return Clip(
-        frames=rng.integers(0, 256, (2 * num_pairs, height, width, 3), np.uint8),
-        grid_thw=np.tile([1, height // 14, width // 14], (num_pairs, 1)).astype(np.int32),
+        grid_thw=np.array([(1, 2 * rows, 2 * cols) for rows, cols in sizes], np.int32),
         prompts=Prompts(
             compact_ids=jnp.array([ids], jnp.int32),
             compact_length=jnp.array([len(ids)], jnp.int32),
