@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from smolvlm_factory import CONFIG, random_params, write_smolvlm
 
+from resadapt_jax.allocate import propose_scales
 from resadapt_jax.allocator import (
     AllocatorConfig,
     FrozenEncoder,
@@ -271,6 +272,10 @@ def test_a_trained_allocator_names_its_encoder(directory, tmp_path):
     assert_same(loaded.params, allocator.params)
     assert_same(loaded.encoder.params, allocator.encoder.params)
     assert loaded.tokenizer.encode("red") == allocator.tokenizer.encode("red")
+    frames = np.random.default_rng(0).integers(0, 256, (3, 40, 56, 3), np.uint8)
+    scales = propose_scales(frames, "Which sign is red?", loaded)
+    limits = allocator.config.scale_range
+    assert scales.shape == (2,) and (limits.s_min < scales).all() and (scales < limits.s_max).all()
     moved = directory.rename(tmp_path / "moved")
     with pytest.raises(UserError, match="no SmolVLM checkpoint at"):
         load_allocator(tmp_path / "allocator")

@@ -87,6 +87,17 @@ def test_released_shape_has_the_hand_counted_parameters():
     assert list(counts.values()) == [86_433_024, 7_077_888, 134_588_736]  # 86.4, 7.08, 134.6 M
 
 
+def test_a_frame_of_the_released_shape_is_64_tokens_of_576():
+    config = SmolVLMConfig.from_hf(PUBLISHED)
+    params = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
+    frames = jax.ShapeDtypeStruct((3, 360, 640, 3), jnp.uint8)
+
+    def encode(params, frames):
+        return vision.encode(params, config, preprocess(frames, PreprocessConfig()))
+
+    assert jax.eval_shape(encode, params, frames).shape == (3, 64, 576)
+
+
 @pytest.mark.parametrize(
     "part, change, message",
     [
