@@ -112,6 +112,7 @@ def save(
         tensors = {key: np.asarray(flat[key]) for key in keys}
         # transformers refuses a file that does not say which framework's layout it follows.
         save_file(tensors, temporary, metadata={"format": "pt"})
+        temporary.chmod(0o644)  # safetensors makes it its owner's alone
         os.replace(temporary, directory / name)
     if len(files) > 1:
         weight_map = {key: name for name, keys in files.items() for key in keys}
