@@ -51,9 +51,12 @@ def with_generation_eos(directory: Path, config: ModelConfig) -> ModelConfig:
     """
     path = directory / "generation_config.json"
     try:
-        listed = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+        generation = json.loads(path.read_text()) if path.is_file() else {}
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(generation, dict):
+        raise UserError(f"{path}: the config is no JSON object")
+    listed = generation.get("eos_token_id")
     listed = [] if listed is None else listed if isinstance(listed, list) else [listed]
     if any(type(token) is not int for token in listed):
         raise UserError(f"{path}: eos_token_id must be an id or a list of ids, got {listed}")

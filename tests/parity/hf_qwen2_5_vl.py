@@ -76,7 +76,7 @@ class Case:
 
     def __post_init__(self):
         self.entries = [part for part in self.parts if isinstance(part, tuple)]
-        self.grids = np.array([grid for _, grid in self.entries], np.int32)
+        self.grids = np.array([grid for _, grid in self.entries], np.int32).reshape(-1, 3)
         self.pads = [{"image": IMAGE, "video": VIDEO}[kind] for kind, _ in self.entries]
         rng = np.random.default_rng(self.seed)
         self.patches = [rng.normal(size=(t * h * w, 1176)).astype("f4") for t, h, w in self.grids]
@@ -127,7 +127,7 @@ class Case:
 
     def padded_patches(self, capacity: int, fill: float = 0.0) -> np.ndarray:
         """All entries' patches in prompt order, then ``fill`` up to the capacity."""
-        patches = np.concatenate(self.patches)
+        patches = np.concatenate([np.zeros((0, 1176), np.float32), *self.patches])
         padding = np.full((capacity * 4 - len(patches), patches.shape[1]), fill, np.float32)
         return np.concatenate([patches, padding])
 
@@ -169,3 +169,4 @@ MIXED = Case(
     seed=1,
 )
 SHORT = Case([6, START, ("video", (2, 4, 6)), END, 20, 21], seconds=(1.5,), seed=2)
+TEXT = Case([6, 20, 21, 9, 30])

@@ -1,4 +1,4 @@
-"""Greedy generation with a KV cache against HF's ``generate``."""
+"""Greedy generation with a KV cache, from pixels and from text, against HF's ``generate``."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="parity with HF transformers needs torch")
 
 import jax  # noqa: E402
-from hf_qwen2_5_vl import MIXED, SHORT, VIDEOS, inputs_of, random_hf_model  # noqa: E402
+from hf_qwen2_5_vl import MIXED, SHORT, TEXT, VIDEOS, inputs_of, random_hf_model  # noqa: E402
 
 from resadapt_jax.generation.decode import generate  # noqa: E402
 from resadapt_jax.models.qwen2_5_vl import model, vision  # noqa: E402
 from resadapt_jax.models.qwen2_5_vl.checkpoint import load_hf  # noqa: E402
 
-CASES = [SHORT, VIDEOS, MIXED]
+CASES = [SHORT, VIDEOS, TEXT, MIXED]
 NEW_TOKENS = 10
 
 
