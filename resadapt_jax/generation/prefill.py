@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from resadapt_jax.models.families import ModelConfig, run_decoder
+from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.kv_cache import KVCache
 from resadapt_jax.models.prompt import PromptLayout
 from resadapt_jax.typing import Array, Bool, Float, Int, Params, PyTree
@@ -115,7 +115,7 @@ def _run(
 
     def run(progress: _Progress, chunk: _Positions) -> tuple[_Progress, None]:
         position_ids = chunk.position_ids.swapaxes(1, 2)
-        hidden, cache = run_decoder(
+        hidden, cache = family_of(config).model.run_decoder(
             params, config, chunk.embeds, position_ids, chunk.mask, progress.cache
         )
         found = hidden[jnp.arange(len(hidden)), jnp.argmax(chunk.is_last, axis=1)]

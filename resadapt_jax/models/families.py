@@ -9,7 +9,6 @@ from jax.typing import DTypeLike
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.models import hf
-from resadapt_jax.models.kv_cache import KVCache
 from resadapt_jax.models.qwen2_5_vl import checkpoint as qwen2_5_vl_checkpoint
 from resadapt_jax.models.qwen2_5_vl import model as qwen2_5_vl_model
 from resadapt_jax.models.qwen2_5_vl import text as qwen2_5_vl_text
@@ -18,8 +17,7 @@ from resadapt_jax.models.qwen3_vl import checkpoint as qwen3_vl_checkpoint
 from resadapt_jax.models.qwen3_vl import model as qwen3_vl_model
 from resadapt_jax.models.qwen3_vl import text as qwen3_vl_text
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig
-from resadapt_jax.models.qwen3_vl.model import PromptEmbeds
-from resadapt_jax.typing import Array, Bool, Float, Int, Params
+from resadapt_jax.typing import Params
 
 ModelConfig = Qwen2_5VLConfig | Qwen3VLConfig
 """The architecture of a whole model of any family."""
@@ -30,9 +28,9 @@ class Family(NamedTuple):
 
     Attributes:
         model: ``encode_visual`` gives one row per merged token, whose meaning is the family's own;
-            ``embed_prompt`` places such rows among the text and ``prefill`` runs the decoder over
-            what it gives; also ``forward``, ``param_shapes`` and ``init_params``.
-        text: ``embed_tokens``, ``forward`` and ``logits``, for decoding.
+            ``embed_prompt`` places such rows among the text and ``run_decoder`` runs over what it
+            gives, or over a part of it; also ``forward``, ``param_shapes`` and ``init_params``.
+        text: ``embed_tokens``, ``forward`` and ``logits``, for text alone.
         checkpoint: ``load_hf`` and ``save_hf``.
     """
 
@@ -50,25 +48,6 @@ _BY_MODEL_TYPE = {"qwen2_5_vl": _QWEN2_5_VL, "qwen3_vl": _QWEN3_VL}
 def family_of(config: ModelConfig) -> Family:
     """The family that a config belongs to."""
     return _BY_CONFIG[type(config)]
-
-
-def run_decoder(
-    params: Params,
-    config: ModelConfig,
-    embeds: Float[Array, "B T D"] | PromptEmbeds,
-    position_ids: Int[Array, "B 3 T"],
-    mask: Bool[Array, "B T"],
-    cache: KVCache,
-) -> tuple[Float[Array, "B T D"], KVCache]:
-    """Runs the decoder over prompts, or a part of them, from where the cache ends.
-
-    Args:
-        embeds: what the family's ``model.embed_prompt`` gave, or the same positions of all of it.
-    """
-    forward = family_of(config).text.forward
-    if isinstance(embeds, PromptEmbeds):
-        return forward(params, config, embeds.embeds, position_ids, mask, cache, embeds.deepstack)
-    return forward(params, config, embeds, position_ids, mask, cache)
 
 
 def load_hf(

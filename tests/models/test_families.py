@@ -17,7 +17,7 @@ def test_every_family_has_what_generation_asks_for(config):
     family = family_of(config)
     assert family.model.__name__.split(".")[-2] == type(config).__module__.split(".")[-2]
     for module, names in [
-        (family.model, ["encode_visual", "embed_prompt", "prefill", "forward"]),
+        (family.model, ["encode_visual", "embed_prompt", "run_decoder", "forward"]),
         (family.model, ["param_shapes", "init_params"]),
         (family.text, ["embed_tokens", "forward", "logits"]),
         (family.checkpoint, ["load_hf", "save_hf"]),

@@ -139,7 +139,7 @@ class Case:
         return np.concatenate([patches, padding])
 
 
-def inputs_of(cases: list[Case], *, capacity: int, length: int, max_frame_tokens=None, fill=0.0):
+def inputs_of(cases: list[Case], *, capacity: int, length: int, fill=0.0):
     """Patches, plans and layouts of a batch, all padded to one capacity and length."""
     entries = max(len(case.grids) for case in cases)
     size = max(len(case.compact()[0]) for case in cases)
@@ -147,12 +147,7 @@ def inputs_of(cases: list[Case], *, capacity: int, length: int, max_frame_tokens
     for case in cases:
         ids, index = case.compact()
         grids = np.pad(case.grids, [(0, entries - len(case.grids)), (0, 0)])
-        plan = plan_vision(
-            jnp.asarray(grids),
-            capacity=capacity,
-            window_patches=None,
-            max_frame_tokens=max_frame_tokens,
-        )
+        plan = plan_vision(jnp.asarray(grids), capacity=capacity, window_patches=None)
         layout = expand_prompt(
             jnp.asarray(np.pad(ids, (0, size - len(ids)))),
             jnp.int32(len(ids)),

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="parity with HF transformers needs t
 from hf_qwen3_vl import MIXED, SHORT, VIDEOS, inputs_of, random_hf_model  # noqa: E402
 
 from resadapt_jax.models import rope  # noqa: E402
+from resadapt_jax.models.compute import Attention, Compute, with_compute  # noqa: E402
 from resadapt_jax.models.qwen3_vl import model, text, vision  # noqa: E402
 from resadapt_jax.models.qwen3_vl.checkpoint import load_hf  # noqa: E402
 
@@ -72,12 +73,12 @@ def test_positions_are_those_of_hf(hf_model, case):
     assert layout.next_position == n + int(delta)
 
 
-@pytest.mark.parametrize("max_frame_tokens", [None, 60], ids=["dense", "banded"])
+@pytest.mark.parametrize("attention", [Attention.DENSE, Attention.BLOCKWISE])
 @pytest.mark.parametrize("case", [VIDEOS, MIXED], ids=["videos", "image and video"])
-def test_logits_match(expected, loaded, case, max_frame_tokens):
+def test_logits_match(expected, loaded, case, attention):
     config, params = loaded
-    inputs = inputs_of([case], max_frame_tokens=max_frame_tokens, **SIZE)
-    logits = run(params, config, *inputs)
+    config = with_compute(config, Compute(attention=attention))
+    logits = run(params, config, *inputs_of([case], **SIZE))
     assert worst(logits, [expected[id(case)]]) <= TOLERANCE
 
 
@@ -127,8 +128,8 @@ def test_real_head_sizes_match(tmp_path, vision_head):
     assert worst(logits, [hf_logits(hf_model, MIXED)]) <= TOLERANCE
 
 
-def tower_inputs(**kwargs):
-    patches, plan, _ = jax.tree.map(lambda x: x[0], inputs_of([VIDEOS], **SIZE, **kwargs))
+def tower_inputs():
+    patches, plan, _ = jax.tree.map(lambda x: x[0], inputs_of([VIDEOS], **SIZE))
     return patches, plan
 
 

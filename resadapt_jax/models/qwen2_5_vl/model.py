@@ -11,7 +11,7 @@ from resadapt_jax.models.prompt import PromptLayout
 from resadapt_jax.models.qwen2_5_vl import text, vision
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
 from resadapt_jax.models.vision_plan import VisionPlan
-from resadapt_jax.typing import Array, Float, Key, Params
+from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params
 
 
 def encode_visual(
@@ -34,11 +34,16 @@ def embed_prompt(
     return jnp.where(index[:, :, None] >= 0, placed.astype(embeds.dtype), embeds)
 
 
-def prefill(
-    params: Params, config: Qwen2_5VLConfig, embeds: Float[Array, "B T D"], layout: PromptLayout
+def run_decoder(
+    params: Params,
+    config: Qwen2_5VLConfig,
+    embeds: Float[Array, "B T D"],
+    position_ids: Int[Array, "B 3 T"],
+    mask: Bool[Array, "B T"],
+    cache: KVCache | None = None,
 ) -> tuple[Float[Array, "B T D"], KVCache]:
-    """Hidden states of embedded prompts, and the cache that decoding continues from."""
-    return text.forward(params, config, embeds, layout.position_ids, layout.mask)
+    """``text.forward`` over embedded prompts, or over a part of their positions."""
+    return text.forward(params, config, embeds, position_ids, mask, cache)
 
 
 def forward(
@@ -54,7 +59,7 @@ def forward(
     """
     encode = jax.vmap(lambda rows, tables: encode_visual(params, config, rows, tables))
     embeds = embed_prompt(params, config, layout, encode(patches, plan))
-    hidden, _ = prefill(params, config, embeds, layout)
+    hidden, _ = run_decoder(params, config, embeds, layout.position_ids, layout.mask)
     return hidden
 
 

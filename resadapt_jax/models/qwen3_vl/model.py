@@ -16,7 +16,7 @@ from resadapt_jax.models.prompt import PromptLayout
 from resadapt_jax.models.qwen3_vl import text, vision
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig, TextConfig, VisionConfig
 from resadapt_jax.models.vision_plan import VisionPlan
-from resadapt_jax.typing import Array, Float, Key, Params
+from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params
 
 
 @flax.struct.dataclass
@@ -60,18 +60,16 @@ def embed_prompt(
     )
 
 
-def prefill(
-    params: Params, config: Qwen3VLConfig, embeds: PromptEmbeds, layout: PromptLayout
+def run_decoder(
+    params: Params,
+    config: Qwen3VLConfig,
+    embeds: PromptEmbeds,
+    position_ids: Int[Array, "B 3 T"],
+    mask: Bool[Array, "B T"],
+    cache: KVCache | None = None,
 ) -> tuple[Float[Array, "B T D"], KVCache]:
-    """Hidden states of embedded prompts, and the cache that decoding continues from."""
-    return text.forward(
-        params,
-        config,
-        embeds.embeds,
-        layout.position_ids,
-        layout.mask,
-        deepstack=embeds.deepstack,
-    )
+    """``text.forward`` over embedded prompts, or over the same positions of all that they hold."""
+    return text.forward(params, config, embeds.embeds, position_ids, mask, cache, embeds.deepstack)
 
 
 def forward(
@@ -87,7 +85,7 @@ def forward(
     """
     encode = jax.vmap(lambda rows, tables: encode_visual(params, config, rows, tables))
     embeds = embed_prompt(params, config, layout, encode(patches, plan))
-    hidden, _ = prefill(params, config, embeds, layout)
+    hidden, _ = run_decoder(params, config, embeds, layout.position_ids, layout.mask)
     return hidden
 
 
