@@ -45,6 +45,7 @@ def records(count=1):
 
 
 def roll(state, batch, config=CONFIG):
+    """A rollout; configs that differ in what is learnt alone may share `CONFIG`'s compilation."""
     return roll_out(
         state,
         ENCODER,
@@ -93,10 +94,10 @@ def test_cheaper_right_answers_are_made_likelier():
     state = init_state(config)
     before = None
     for _ in range(12):
-        features, drawn, metrics = roll(state, batch, config)
+        features, drawn, metrics = roll(state, batch)
         before = metrics["retention_of_mean_policy"] if before is None else before
         state, _ = learn(state, features, drawn, np.ones((2, 4, 1), np.float32), config)
-    _, _, metrics = roll(state, batch, config)
+    _, _, metrics = roll(state, batch)
     assert metrics["retention_of_mean_policy"] < before - 0.05
 
 
@@ -109,7 +110,7 @@ def test_equal_rewards_and_no_cost_change_nothing():
         loss=loss,
     )
     state = init_state(config)
-    features, drawn, _ = roll(state, batch, config)
+    features, drawn, _ = roll(state, batch)
     _, metrics = learn(state, features, drawn, np.ones((2, 4, 1), np.float32), config)
     assert metrics["grad_norm"] == 0.0
 
