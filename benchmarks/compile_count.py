@@ -51,7 +51,6 @@ def main() -> None:
             frames,
             grids(heights, widths, shown, limits),
             capacity=capacity,
-            max_frame_tokens=most // PAIRS,
             max_height=HEIGHT,
             max_width=WIDTH,
         )

@@ -47,7 +47,6 @@ def main() -> None:
             frames,
             grid_thw,
             capacity=capacity,
-            max_frame_tokens=capacity // args.pairs,
             max_height=args.height,
             max_width=args.width,
         )

@@ -170,7 +170,6 @@ def build_inputs(
         jnp.asarray(allocation.widths),
         config,
         allocation.total,
-        int(allocation.tokens.max()),
         (int(allocation.heights.max()), int(allocation.widths.max())),
         allocation.limits,
     )
@@ -201,10 +200,10 @@ def _mean_scales(encoder, params, frames, query_ids, config, scale_range):
     return mean_pair_scales(output, frame_mask, scale_range)[0]
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
-def _resize_and_pack(frames, heights, widths, config, capacity, max_frame_tokens, max_size, limits):
+@partial(jax.jit, static_argnums=(3, 4, 5, 6))
+def _resize_and_pack(frames, heights, widths, config, capacity, max_size, limits):
     grid_thw = grids(heights, widths, heights > 0, limits)
-    plan = plan_pairs(grid_thw, config, capacity, max_frame_tokens)
+    plan = plan_pairs(grid_thw, config, capacity)
     patches = resize_patchify(
         frames,
         heights,

@@ -124,7 +124,6 @@ def _encode(
     max_patches: tuple[int, int],
 ) -> tuple[Float[Array, "B U D"], Bool[Array, ""]]:
     """The pairs named in ``order`` in one packed sequence of ``capacity`` tokens, then by clip."""
-    merge = config.vision.spatial_merge_size
     rows, cols = max_patches
     pairs = rearrange(frames, "b (k t) h w c -> b k t h w c", t=config.vision.temporal_patch_size)
     pairs = pairs[jnp.arange(len(frames))[:, None], order]
@@ -134,7 +133,6 @@ def _encode(
         rearrange(pairs, "b k t h w c -> (b k t) h w c"),
         rearrange(grid_thw, "b k t -> (b k) t"),
         capacity=capacity,
-        max_frame_tokens=(rows // merge) * (cols // merge),
         max_height=rows * config.vision.patch_size,
         max_width=cols * config.vision.patch_size,
     )

@@ -72,16 +72,13 @@ class Answers:
     overflow: Bool[Array, " B"]  # more were asked for than the capacity holds
 
 
-def plan_pairs(
-    grid_thw: Int[Array, "K 3"], config: ModelConfig, capacity: int, max_frame_tokens: int
-) -> VisionPlan:
+def plan_pairs(grid_thw: Int[Array, "K 3"], config: ModelConfig, capacity: int) -> VisionPlan:
     """The packed layout of one clip's pairs for a backbone."""
     return plan_vision(
         grid_thw,
         capacity=capacity,
         merge_size=config.vision.spatial_merge_size,
         window_patches=config.vision.window_patches,
-        max_frame_tokens=max_frame_tokens,
     )
 
 
@@ -91,7 +88,6 @@ def pack_pairs(
     grid_thw: Int[Array, "K 3"],
     *,
     capacity: int,
-    max_frame_tokens: int,
     max_height: int,
     max_width: int,
 ) -> tuple[Float[Array, "P C"], VisionPlan]:
@@ -100,10 +96,9 @@ def pack_pairs(
     Args:
         grid_thw: (1, rows, cols) in patches per pair; zeros for an absent one.
         capacity: merged tokens that the layout holds.
-        max_frame_tokens: static bound on the merged tokens of one pair.
         max_height, max_width: static bounds of the sizes in pixels.
     """
-    plan = plan_pairs(grid_thw, config, capacity, max_frame_tokens)
+    plan = plan_pairs(grid_thw, config, capacity)
     patches = resize_patchify(
         frames,
         grid_thw[:, 1] * config.vision.patch_size,
@@ -128,7 +123,6 @@ def encode_pairs(
     grid_thw: Int[Array, "K 3"],
     *,
     capacity: int,
-    max_frame_tokens: int,
     max_height: int,
     max_width: int,
 ) -> tuple[Float[Array, "U W"], VisionPlan]:
@@ -141,7 +135,6 @@ def encode_pairs(
         frames,
         grid_thw,
         capacity=capacity,
-        max_frame_tokens=max_frame_tokens,
         max_height=max_height,
         max_width=max_width,
     )
@@ -179,7 +172,6 @@ def answer(
     prompts: Prompts,
     *,
     capacity: int,
-    max_frame_tokens: int,
     decoding: DecodingConfig,
     key: Key[Array, ""],
 ) -> Answers:
@@ -192,7 +184,6 @@ def answer(
         grid_thw: (1, rows, cols) in patches per pair; zeros for one that a row does not have. A
             row without any is text alone.
         capacity: visual tokens a prompt may use, static.
-        max_frame_tokens: bound on the merged tokens of one pair, static.
 
     Raises:
         UserError: outside jit, if a prompt does not show every pair of its clip once; and if
@@ -210,7 +201,6 @@ def answer(
             clip,
             grids,
             capacity=capacity,
-            max_frame_tokens=max_frame_tokens,
             max_height=max_height,
             max_width=max_width,
         )

@@ -6,10 +6,6 @@ only itself under the convention it is run with. Every result records the one in
 
 from enum import Enum
 
-import numpy as np
-
-from resadapt_jax.typing import Float, Int
-
 
 class Convention(Enum):
     """A rule for the positions of an entry that starts at ``p``, with T temporal patches at
@@ -23,9 +19,9 @@ class Convention(Enum):
         HF_5: transformers 5. Time ⌊s·r·k⌋. Text resumes at p + max(R, C), whatever the time, so
             it may overlap a long video's times; the first generated token comes behind them all.
         VLLM: time as HF_5, text resumes as HF_4_57.
-        RESADAPT: adjacent entries are pairs of one video and share its start: time is the sum of
-            the intervals before the pair, times r, cut to whole positions; rows and columns begin
-            at p in every pair. Text resumes behind the largest index of all of them.
+        RESADAPT: adjacent entries are pairs of one video and share its start: time is ⌊r·(t - t₀)⌋
+            for a pair at t seconds whose video's first is at t₀; rows and columns begin at p in
+            every pair. Text resumes behind the largest index of all of them.
         RESADAPT_NATIVE: as RESADAPT, rows and columns stretched over the native grid: ⌊i·R₀ / R⌋,
             so that a place in the picture keeps its position at any size.
     """
@@ -40,13 +36,3 @@ class Convention(Enum):
     def shares_anchor(self) -> bool:
         """Pairs of a video stand in one wrapper and share their start."""
         return self in (Convention.RESADAPT, Convention.RESADAPT_NATIVE)
-
-
-def running_time(seconds: Float[np.ndarray, " E"], tokens_per_second: int) -> Int[np.ndarray, " E"]:
-    """Temporal position of each pair of one video from the seconds that each of them lasts.
-
-    ⌊r · Σ_{j<k} s_j⌋, summed in float64 on the host: in float32 three pairs of 4/3 positions make
-    3.9999998, which is cut to 3. The sum is rounded to 1e-6 first for the same reason.
-    """
-    before = np.cumsum(np.asarray(seconds, np.float64)) - seconds
-    return np.floor(np.round(tokens_per_second * before, 6)).astype(np.int32)

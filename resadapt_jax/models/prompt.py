@@ -1,12 +1,14 @@
 """Expands a compact prompt, one placeholder per visual entry, into ids, positions and gathers."""
 
+from typing import NamedTuple
+
 import flax.struct
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.host_or_device import namespace_of, on_host
 from resadapt_jax.typing import Array, Bool, Float, Int
 
 
@@ -33,7 +35,6 @@ class PromptLayout:
     overflow: Bool[Array, "*B"]
 
 
-@jax.jit(static_argnames=("capacity", "merge_size", "tokens_per_second", "convention"))
 def expand_prompt(
     compact_ids: Int[Array, " C"],
     compact_length: Int[Array, ""],
@@ -45,13 +46,13 @@ def expand_prompt(
     merge_size: int = 2,
     tokens_per_second: int = 2,
     convention: Convention = Convention.HF_5,
-    entry_time: Int[Array, " E"] | None = None,
+    entry_milliseconds: Int[Array, " E"] | None = None,
     native_thw: Int[Array, "E 3"] | None = None,
 ) -> PromptLayout:
     """Repeats each entry's placeholder once per merged token and numbers all positions.
 
     Text advances by 1 on every axis; ``convention`` says how entries are numbered and where text
-    resumes. Works under ``jax.vmap``.
+    resumes. Works under ``jax.vmap``. Where all arrays are numpy's, so is the layout.
 
     Args:
         compact_ids: prompt ids with one placeholder per entry.
@@ -64,67 +65,141 @@ def expand_prompt(
         capacity: static length ``T``.
         merge_size: side in patches of a merged token.
         tokens_per_second: temporal positions per second of video.
-        entry_time: temporal position of a pair in its video (`convention.running_time`); needed by
-            conventions that share an anchor, ignored by the others.
+        entry_milliseconds: time of a pair in its video; needed by conventions that share an
+            anchor, ignored by the others.
         native_thw: grids at scale 1, needed by ``RESADAPT_NATIVE`` alone.
 
     Returns:
         The layout, with ``overflow`` set when the prompt does not fit.
 
     Raises:
-        ValueError: the convention needs ``entry_time`` or ``native_thw`` and there is none.
+        ValueError: the convention needs ``entry_milliseconds`` or ``native_thw`` and there is none.
     """
-    if convention.shares_anchor and entry_time is None:
-        raise ValueError(f"convention {convention.value} needs entry_time")
+    if convention.shares_anchor and entry_milliseconds is None:
+        raise ValueError(f"convention {convention.value} needs entry_milliseconds")
     if convention is Convention.RESADAPT_NATIVE and native_thw is None:
         raise ValueError(f"convention {convention.value} needs native_thw")
-    grid_thw = jnp.asarray(grid_thw, jnp.int32)
-    rows, cols = grid_thw[:, 1] // merge_size, grid_thw[:, 2] // merge_size
-    tokens = grid_thw[:, 0] * rows * cols
-    visual = entry_index >= 0
-    entry = jnp.maximum(entry_index, 0)
-    present = jnp.arange(len(compact_ids)) < compact_length
-    count = jnp.where(present, jnp.where(visual, tokens[entry], 1), 0)
-    ends = jnp.cumsum(count)
+    numbering = _Numbering(merge_size, tokens_per_second, convention)
+    arrays = [compact_ids, compact_length, entry_index, grid_thw, second_per_grid]
+    arrays += [entry_milliseconds if convention.shares_anchor else None]
+    arrays += [native_thw if convention is Convention.RESADAPT_NATIVE else grid_thw]
+    host = on_host(*(x for x in arrays if x is not None))
+    return (_expand if host else _expand_jitted)(*arrays, capacity, numbering)
 
-    interval = tokens_per_second * _seconds(second_per_grid, convention)
-    start = entry_time if convention.shares_anchor else jnp.zeros(len(grid_thw), jnp.int32)
-    spread = native_thw if convention is Convention.RESADAPT_NATIVE else grid_thw
-    spread_rows, spread_cols = (jnp.asarray(spread)[:, axis] // merge_size for axis in (1, 2))
-    last_time = start + jnp.floor(jnp.maximum(grid_thw[:, 0] - 1, 0) * interval).astype(jnp.int32)
-    extent = jnp.maximum(jnp.maximum(spread_rows, spread_cols), last_time + 1)
-    behind = jnp.maximum(rows, cols) if convention is Convention.HF_5 else extent
-    advance = jnp.where(visual, jnp.where(tokens > 0, behind, 0)[entry], 1)
-    advance = jnp.where(present, advance, 0)
-    if convention.shares_anchor:
-        advance = _once_per_run(advance, visual & present)
-    bases = jnp.cumsum(advance) - advance
 
-    position = jnp.arange(capacity, dtype=jnp.int32)
-    mask = position < ends[-1]
-    source = jnp.minimum(
-        jnp.searchsorted(ends, position, side="right", method="compare_all"), len(ends) - 1
+class _Numbering(NamedTuple):
+    """What positions depend on besides arrays."""
+
+    merge_size: int
+    tokens_per_second: int
+    convention: Convention
+
+
+class _Parts(NamedTuple):
+    """The compact prompt: one row per text token or entry, absent ones with ``count`` 0."""
+
+    is_visual: Bool[Array, " C"]
+    entry: Int[Array, " C"]  # 0 for text
+    count: Int[Array, " C"]  # positions it expands to
+    start: Int[Array, " C"]  # temporal offset of its first token
+    base: Int[Array, " C"]  # position at which it begins
+
+
+def _expand(
+    compact_ids, compact_length, entry_index, grid_thw, seconds, milliseconds, spread_thw,
+    capacity: int, numbering: _Numbering,
+) -> PromptLayout:  # fmt: skip
+    xp = namespace_of(compact_ids, compact_length, entry_index, grid_thw)
+    grid = _merged(grid_thw, numbering.merge_size)
+    spread = _merged(spread_thw, numbering.merge_size)
+    tokens = xp.prod(grid, axis=1, dtype=xp.int32)
+    interval = _interval(seconds, numbering)
+    parts = _number_parts(
+        compact_length, entry_index, grid, spread, interval, milliseconds, numbering
     )
-    within = position - (ends - count)[source]
-    at = entry[source]
-    is_visual = mask & visual[source]
-    time, in_frame = jnp.divmod(within, jnp.maximum(rows * cols, 1)[at])
-    row, col = jnp.divmod(in_frame, jnp.maximum(cols, 1)[at])
-    time = start[at] + jnp.floor(time.astype(jnp.float32) * interval[at]).astype(jnp.int32)
-    row = row * spread_rows[at] // jnp.maximum(rows, 1)[at]
-    col = col * spread_cols[at] // jnp.maximum(cols, 1)[at]
-    offsets = jnp.where(is_visual[None, :], jnp.stack([time, row, col]), 0)
-    position_ids = jnp.where(mask[None, :], bases[source][None, :] + offsets, 0).astype(jnp.int32)
-    first_token = (jnp.cumsum(tokens) - tokens)[at]
+    ends = xp.cumsum(parts.count, dtype=xp.int32)
+    position = xp.arange(capacity, dtype=xp.int32)
+    mask = position < ends[-1]
+    part = xp.sum(ends[None, :] <= position[:, None], axis=1)
+    part = xp.minimum(part, len(ends) - 1)
+    within = position - (ends - parts.count)[part]
+    entry = parts.entry[part]
+    is_visual = mask & parts.is_visual[part]
+
+    _, rows, cols = xp.maximum(grid, 1)[entry].T
+    time, in_frame = xp.divmod(within, rows * cols)
+    row, col = xp.divmod(in_frame, cols)
+    later = xp.floor(time.astype(xp.float32) * interval[entry]).astype(xp.int32)
+    time = parts.start[part] + later
+    row, col = row * spread[entry, 1] // rows, col * spread[entry, 2] // cols
+    offsets = xp.where(is_visual[None, :], xp.stack([time, row, col]), 0)
+    position_ids = xp.where(mask[None, :], parts.base[part][None, :] + offsets, 0)
+    first_token = (xp.cumsum(tokens, dtype=xp.int32) - tokens)[entry]
     return PromptLayout(
-        token_ids=jnp.where(mask, compact_ids[source], 0).astype(jnp.int32),
-        visual_index=jnp.where(is_visual, first_token + within, -1).astype(jnp.int32),
+        token_ids=xp.where(mask, compact_ids[part], 0).astype(xp.int32),
+        visual_index=xp.where(is_visual, first_token + within, -1),
         position_ids=position_ids,
         mask=mask,
-        length=ends[-1].astype(jnp.int32),
-        next_position=jnp.max(jnp.where(mask[None, :], position_ids + 1, 0)),
+        length=ends[-1],
+        next_position=xp.max(xp.where(mask[None, :], position_ids + 1, 0)),
         overflow=ends[-1] > capacity,
     )
+
+
+_expand_jitted = jax.jit(_expand, static_argnums=(7, 8))
+
+
+def _number_parts(
+    compact_length, entry_index, grid, spread, interval, milliseconds, numbering: _Numbering
+) -> _Parts:
+    """Where each text token and each entry begins, and how many positions it takes."""
+    xp = namespace_of(compact_length, entry_index, grid)
+    entry = xp.maximum(entry_index, 0)
+    tokens = xp.prod(grid, axis=1, dtype=xp.int32)[entry]
+    present = xp.arange(len(entry_index), dtype=xp.int32) < compact_length
+    is_visual = present & (entry_index >= 0)
+    count = xp.where(is_visual, tokens, present.astype(xp.int32))
+
+    if numbering.convention.shares_anchor:
+        same_run = _same_run(is_visual)
+        since = milliseconds[entry] - milliseconds[entry[xp.argmax(same_run, axis=1)]]
+        start = numbering.tokens_per_second * since // 1000
+    else:
+        start = xp.zeros_like(entry)
+    last = xp.floor(xp.maximum(grid[:, 0] - 1, 0) * interval).astype(xp.int32)
+    extent = xp.maximum(xp.max(spread[:, 1:], axis=1)[entry], start + last[entry] + 1)
+    if numbering.convention is Convention.HF_5:
+        extent = xp.max(grid[:, 1:], axis=1)[entry]
+    advance = xp.where(is_visual, xp.where(tokens > 0, extent, 0), present.astype(xp.int32))
+    if numbering.convention.shares_anchor:
+        # The last pair of a run advances by the most that any of its pairs does.
+        most = xp.max(xp.where(same_run, advance[None, :], 0), axis=1)
+        ends_run = ~xp.pad(is_visual, (0, 1))[1:]
+        advance = xp.where(is_visual, xp.where(ends_run, most, 0), advance)
+    base = xp.cumsum(advance, dtype=xp.int32) - advance
+    return _Parts(is_visual, entry, count, start, base)
+
+
+def _same_run(is_visual: Bool[Array, " C"]) -> Bool[Array, "C C"]:
+    """Whether two places hold pairs of the same video, between which there is no text."""
+    xp = namespace_of(is_visual)
+    run = xp.cumsum(~is_visual)
+    return (run[:, None] == run[None, :]) & is_visual[:, None] & is_visual[None, :]
+
+
+def _merged(grid_thw: Int[Array, "E 3"], merge_size: int) -> Int[Array, "E 3"]:
+    """Temporal patches, rows and columns of merged tokens."""
+    xp = namespace_of(grid_thw)
+    return xp.asarray(grid_thw, xp.int32) // xp.array([[1, merge_size, merge_size]], xp.int32)
+
+
+def _interval(seconds: Float[Array, " E"], numbering: _Numbering) -> Float[Array, " E"]:
+    """Temporal positions from one temporal patch of an entry to the next, float32."""
+    xp = namespace_of(seconds)
+    seconds = xp.asarray(seconds, xp.float32)
+    if numbering.convention is Convention.HF_4_57:
+        seconds = xp.floor(seconds)
+    return numbering.tokens_per_second * seconds
 
 
 def check_placeholders(
@@ -153,17 +228,3 @@ def check_placeholders(
                 f"prompt {row} has {times @ counts} visual positions for {counts.sum()} visual"
                 f" tokens: it shows entry {wrong[0]} {times[wrong[0]]} times"
             )
-
-
-def _seconds(second_per_grid: Float[Array, " E"], convention: Convention) -> Float[Array, " E"]:
-    seconds = second_per_grid.astype(jnp.float32)
-    return jnp.floor(seconds) if convention is Convention.HF_4_57 else seconds
-
-
-def _once_per_run(advance: Int[Array, " C"], visual: Bool[Array, " C"]) -> Int[Array, " C"]:
-    """The largest advance of every run of adjacent entries, at its end; text keeps its own."""
-    begins = visual & ~jnp.pad(visual, (1, 0))[:-1]
-    ends = visual & ~jnp.pad(visual, (0, 1))[1:]
-    run = jnp.cumsum(begins)
-    largest = jax.ops.segment_max(jnp.where(visual, advance, 0), run, len(advance) + 1)[run]
-    return jnp.where(visual, jnp.where(ends, largest, 0), advance)

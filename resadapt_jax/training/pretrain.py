@@ -260,7 +260,6 @@ def train_step(
             rearrange(batch.frames, "b f h w c -> (b f) h w c"),
             pair_grids(levels, backbone_config.vision.spatial_merge_size),
             capacity=capacity,
-            max_frame_tokens=full**2,
             max_height=phase.size,
             max_width=phase.size,
         )
@@ -273,8 +272,9 @@ def train_step(
         )
         metrics |= {"clips_cut": jnp.mean(1.0 - fits), "label_loss": loss}
         if phase.turns:
+            most = shape[1] * full**2
             answers, accuracy = answer_loss(
-                params["backbone"], backbone_config, tokens, plan, batch, fits
+                params["backbone"], backbone_config, tokens, plan, batch, fits, most
             )
             metrics |= {"answer_loss": answers, "answer_accuracy": accuracy}
             loss = answers + config.label_weight * loss
@@ -354,11 +354,15 @@ def answer_loss(
     plan: VisionPlan,
     batch: DialogueBatch,
     fits: Bool[Array, " B"],
+    most: int,
 ) -> tuple[Array, Array]:
-    """Mean cross-entropy of the answer tokens, and the fraction predicted right."""
+    """Mean cross-entropy of the answer tokens, and the fraction predicted right.
+
+    Args:
+        most: visual tokens that a clip can have.
+    """
     batch_size, num_pairs = batch.labels.shape[:2]
     grids = plan.grid_thw.reshape(batch_size, num_pairs, 3)
-    most = num_pairs * plan.max_frame_tokens
     layout = lay_out(batch.prompts, grids, config, most)
     counts = plan.token_count.reshape(batch_size, num_pairs).sum(axis=1)
     # The batch is one packed sequence; a clip's tokens are the `counts` rows from its first on.

@@ -76,7 +76,6 @@ def encode_levels(
             clips,
             grid,
             capacity=batch * num_pairs * rows * cols,
-            max_frame_tokens=rows * cols,
             max_height=rows * side,
             max_width=cols * side,
         )

@@ -48,7 +48,6 @@ def test_packed_batch_answers_as_clip_by_clip():
             grid_thw,
             prompts,
             capacity=NATIVE,
-            max_frame_tokens=4,
             decoding=DECODING,
             key=jax.random.key(0),
         )

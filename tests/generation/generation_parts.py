@@ -16,7 +16,7 @@ from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig
 from resadapt_jax.typing import PyTree
 
-VOCABULARY, NEW_TOKENS, CAPACITY, MAX_FRAME_TOKENS = 24, 6, 10, 4
+VOCABULARY, NEW_TOKENS, CAPACITY = 24, 6, 10
 IMAGE, VIDEO, START, END = 20, 21, 22, 23
 TOKENS = {
     "image_token_id": IMAGE,
@@ -129,7 +129,6 @@ def embedded(name: str) -> Batch:
                 clip,
                 grid_thw,
                 capacity=CAPACITY,
-                max_frame_tokens=MAX_FRAME_TOKENS,
                 max_height=4 * config.vision.patch_size,
                 max_width=4 * config.vision.patch_size,
             )[0]

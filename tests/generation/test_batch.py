@@ -8,7 +8,6 @@ from generation_parts import (
     CAPACITY,
     CONFIGS,
     GRIDS,
-    MAX_FRAME_TOKENS,
     NEW_TOKENS,
     PROMPTS,
     compact,
@@ -28,7 +27,6 @@ def answer_rows(params, frames, grid_thw, prompts, config):
         grid_thw,
         prompts,
         capacity=CAPACITY,
-        max_frame_tokens=MAX_FRAME_TOKENS,
         decoding=DecodingConfig(max_new_tokens=NEW_TOKENS),
         key=jax.random.key(0),
     )

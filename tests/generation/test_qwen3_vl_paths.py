@@ -88,7 +88,6 @@ def test_evaluations_packed_batch_answers_as_clip_by_clip(params, frames, prompt
         answer,
         config=CONFIG,
         capacity=NATIVE,
-        max_frame_tokens=6,
         decoding=decoding,
         key=jax.random.key(0),
     )
@@ -115,7 +114,7 @@ def test_rollouts_cached_levels_are_the_planned_tokens(params, frames, prompts):
         layout = lay_out(prompts, grids, CONFIG, NATIVE)
         cached = layout.replace(visual_index=level_index(layout, level, levels))
         tokens = encode_levels(params, CONFIG, frames, levels)
-        bounds = {"max_frame_tokens": 2, "max_height": 32, "max_width": 64}
+        bounds = {"max_height": 32, "max_width": 64}
         encode = functools.partial(encode_pairs, params, CONFIG, capacity=NATIVE, **bounds)
         planned, _ = jax.vmap(encode)(frames, grids)
         return (

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax.models.convention import Convention, running_time
+from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.prompt import expand_prompt
 
 PAD, TEXT = 99, 7
@@ -160,20 +160,14 @@ def test_follows_the_stated_rule(convention, seed):
     parts += [3, 4]
     scaled = native if convention is Convention.RESADAPT_NATIVE else None
     positions, following = stated(parts, seconds, 2, convention, scaled)
-    times, entry = np.zeros(5, np.int32), 0
-    for is_text, run in itertools.groupby(parts, lambda part: isinstance(part, int)):
-        if not is_text:
-            length = len(list(run))
-            times[entry : entry + length] = running_time(
-                np.array(seconds[entry : entry + length]), 2
-            )
-            entry += length
+    # The clock that the pairs share: each begins where the one before it ends.
+    starts = np.round(1000 * (100 + np.cumsum(seconds) - seconds)).astype(np.int32)
     layout = expand(
         parts,
         seconds,
         600,
         convention=convention,
-        entry_time=jnp.asarray(times) if convention.shares_anchor else None,
+        entry_milliseconds=jnp.asarray(starts),
         native_thw=None if scaled is None else jnp.array(native),
     )
     np.testing.assert_array_equal(layout.position_ids[:, : len(positions)].T, positions)
@@ -183,11 +177,8 @@ def test_follows_the_stated_rule(convention, seed):
 def test_pairs_that_share_an_anchor_by_hand():
     # Pairs of 1 x 2 and 2 x 1 tokens in one wrapper, 1.5 s apart at 2 positions a second.
     parts = [10, (1, 2, 4), (1, 4, 2), 11]
-    times = running_time(np.array([1.5, 1.5]), 2)
-    assert times.tolist() == [0, 3]
-    shared = expand(
-        parts, [1.5, 1.5], 6, convention=Convention.RESADAPT, entry_time=jnp.array(times)
-    )
+    times = jnp.array([500, 2000])
+    shared = expand(parts, [1.5, 1.5], 6, convention=Convention.RESADAPT, entry_milliseconds=times)
     assert shared.position_ids.tolist() == [
         [0, 1, 1, 4, 4, 5],
         [0, 1, 1, 1, 2, 5],
@@ -199,7 +190,7 @@ def test_pairs_that_share_an_anchor_by_hand():
         [1.5, 1.5],
         6,
         convention=Convention.RESADAPT_NATIVE,
-        entry_time=jnp.array(times),
+        entry_milliseconds=times,
         native_thw=jnp.array([[1, 8, 8], [1, 8, 8]]),
     )
     assert native.position_ids.tolist() == [
@@ -210,16 +201,50 @@ def test_pairs_that_share_an_anchor_by_hand():
 
 
 def test_time_runs_without_rounding_down():
-    # Pairs of 2/3 s at 2 positions a second: 0, 4/3, 8/3, 4; float32 sums give 3.9999998.
-    assert running_time(np.full(4, 2 / 3), 2).tolist() == [0, 1, 2, 4]
+    # Pairs of 2/3 s at 2 positions a second: 0, 4/3, 8/3, 4; float32 sums give 3.9999998. The
+    # text between the fourth and the fifth pair makes the latter the first of another video.
+    parts = [*[(1, 2, 2)] * 4, TEXT, (1, 2, 2)]
+    milliseconds = jnp.array([0, 667, 1333, 2000, 9000])
+    convention = Convention.RESADAPT
+    layout = expand(parts, [2 / 3] * 5, 6, convention=convention, entry_milliseconds=milliseconds)
+    assert layout.position_ids[0].tolist() == [0, 1, 2, 4, 5, 6]
+
+
+@pytest.mark.parametrize("convention", Convention)
+def test_numpy_makes_the_same_layout_on_the_host(convention):
+    arrays = (
+        np.array([10, PAD, PAD, 11, PAD, 12, 0], np.int32),
+        np.int32(6),
+        np.array([-1, 0, 1, -1, 2, -1, -1], np.int32),
+        np.array([[1, 4, 6], [1, 2, 4], [3, 4, 2]], np.int32),
+        np.array([1.4, 1.4, 0.7], np.float32),
+    )
+    kwargs = {
+        "entry_milliseconds": np.array([0, 1400, 2800], np.int32),
+        "native_thw": np.array([[1, 8, 8]] * 3, np.int32),
+    }
+    on_host = expand_prompt(*arrays, capacity=20, convention=convention, **kwargs)
+    on_device = expand_prompt(
+        *map(jnp.asarray, arrays), capacity=20, convention=convention, **kwargs
+    )
+    for ours, expected in zip(*map(jax.tree.leaves, (on_host, on_device)), strict=True):
+        assert isinstance(ours, (np.ndarray, np.generic)) and isinstance(expected, jax.Array)
+        np.testing.assert_array_equal(ours, expected)
+        assert ours.dtype == expected.dtype
 
 
 def test_a_convention_asks_for_what_it_needs():
     parts = [10, (1, 2, 2), 11]
-    with pytest.raises(ValueError, match="resadapt needs entry_time"):
+    with pytest.raises(ValueError, match="resadapt needs entry_milliseconds"):
         expand(parts, [1.0], 5, convention=Convention.RESADAPT)
     with pytest.raises(ValueError, match="resadapt-native needs native_thw"):
-        expand(parts, [1.0], 5, convention=Convention.RESADAPT_NATIVE, entry_time=jnp.zeros(1, int))
+        expand(
+            parts,
+            [1.0],
+            5,
+            convention=Convention.RESADAPT_NATIVE,
+            entry_milliseconds=jnp.zeros(1, jnp.int32),
+        )
 
 
 def test_time_is_scaled_then_floored():

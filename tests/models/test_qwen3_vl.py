@@ -71,12 +71,11 @@ def encode(params, patches, plan):
     return vision.encode(params, CONFIG, patches, plan)
 
 
-def plan(grids, capacity=CAPACITY, max_frame_tokens=6):
+def plan(grids, capacity=CAPACITY):
     return plan_vision(
         jnp.asarray(grids),
         capacity=capacity,
         window_patches=CONFIG.vision.window_patches,
-        max_frame_tokens=max_frame_tokens,
     )
 
 

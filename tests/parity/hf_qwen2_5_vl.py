@@ -132,7 +132,7 @@ class Case:
         return np.concatenate([patches, padding])
 
 
-def inputs_of(cases: list[Case], *, capacity: int, length: int, max_frame_tokens=None, fill=0.0):
+def inputs_of(cases: list[Case], *, capacity: int, length: int, fill=0.0):
     """Patches, plans and layouts of a batch, all padded to one capacity and length."""
     entries = max(len(case.entries) for case in cases)
     size = max(len(case.parts) for case in cases)
@@ -141,7 +141,7 @@ def inputs_of(cases: list[Case], *, capacity: int, length: int, max_frame_tokens
         ids, index = case.compact()
         grids = np.pad(case.grids, [(0, entries - len(case.grids)), (0, 0)])
         seconds = np.pad(case.second_per_grid, (0, entries - len(case.grids)))
-        plan = plan_vision(jnp.asarray(grids), capacity=capacity, max_frame_tokens=max_frame_tokens)
+        plan = plan_vision(jnp.asarray(grids), capacity=capacity)
         layout = expand_prompt(
             jnp.asarray(np.pad(ids, (0, size - len(ids)))),
             jnp.int32(len(ids)),

@@ -48,11 +48,10 @@ def worst(logits, expected):
     return max(np.abs(ours[: len(theirs)] - theirs).max() for ours, theirs in pairs)
 
 
-@pytest.mark.parametrize("max_frame_tokens", [None, 90], ids=["dense", "banded"])
 @pytest.mark.parametrize("case", [VIDEOS, MIXED], ids=["videos", "image and video"])
-def test_logits_match(hf_model, loaded, case, max_frame_tokens):
+def test_logits_match(hf_model, loaded, case):
     params, config = loaded[1], loaded[0]
-    inputs = inputs_of([case], max_frame_tokens=max_frame_tokens, **SIZE)
+    inputs = inputs_of([case], **SIZE)
     logits = run(params, config, *inputs)
     assert worst(logits, [hf_logits(hf_model, case)]) <= TOLERANCE
 

@@ -50,7 +50,7 @@ def built(tmp_path_factory):
     hf_model.save_pretrained(directory)
     config, params = load_hf(directory)
     compact = build_prompt(build_tokenizer(), "Which one is it?", SECONDS)
-    plan = plan_vision(jnp.asarray(GRIDS), capacity=96, max_frame_tokens=64)
+    plan = plan_vision(jnp.asarray(GRIDS), capacity=96)
     layout = expand_prompt(
         jnp.asarray(compact.token_ids),
         jnp.int32(len(compact.token_ids)),

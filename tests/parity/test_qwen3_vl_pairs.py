@@ -94,7 +94,7 @@ def prompts(backbone):
 @pytest.fixture(scope="module")
 def packed(backbone, frames):
     """The patches that the planned path gives the tower."""
-    bounds = {"capacity": CAPACITY, "max_frame_tokens": 6, "max_height": 96, "max_width": 96}
+    bounds = {"capacity": CAPACITY, "max_height": 96, "max_width": 96}
     pack = jax.jit(functools.partial(pack_pairs, backbone.config, **bounds))
     patches, plan = pack(jnp.asarray(frames), jnp.asarray(GRIDS))
     return np.asarray(patches)[np.asarray(plan.patch_entry) >= 0]
@@ -164,7 +164,6 @@ def test_answers_are_those_of_hf(hf_model, backbone, frames, prompts, packed, pr
         answer,
         config=backbone.config,
         capacity=CAPACITY,
-        max_frame_tokens=6,
         decoding=DecodingConfig(max_new_tokens=NEW_TOKENS),
         key=jax.random.key(0),
     )

@@ -52,7 +52,6 @@ def test_transformers_gives_the_same_answers(clips):
         grid_thw,
         prompts,
         capacity=192,
-        max_frame_tokens=16,
         decoding=DecodingConfig(),
         key=jax.random.key(0),
     )

@@ -70,9 +70,7 @@ def test_cached_tokens_are_those_of_the_planned_path(batch, size):
         cached = model.embed_prompt(params, config, layout.replace(visual_index=index), tokens)
         bounds = {"max_height": -(-size[0] // 28) * 28, "max_width": -(-size[1] // 28) * 28}
         tokens, _ = jax.vmap(
-            lambda clip, grid: encode_pairs(
-                params, config, clip, grid, capacity=capacity, max_frame_tokens=most, **bounds
-            )
+            lambda clip, grid: encode_pairs(params, config, clip, grid, capacity=capacity, **bounds)
         )(frames, grids)
         return cached, model.embed_prompt(params, config, layout, tokens), index
 
@@ -176,7 +174,6 @@ def test_greedy_answers_are_those_of_the_planned_path(batch, run, alpha, beta, b
             grid_thw,
             prompts,
             capacity=30,
-            max_frame_tokens=16,
             decoding=DecodingConfig(),
             key=jax.random.key(0),
         )
