@@ -53,11 +53,18 @@ def attend_in_places(
     if choice is Attention.DENSE:
         return attend(query, key, value, places.visible())
     if choice is Attention.BLOCKWISE:
-        return attend_blockwise(query, key, value, places)
+        return attend_blockwise(query, key, value, places, block=_block(query, key))
     length_first = (x.swapaxes(1, 2) for x in (query, key, value))
     mask = places.visible()[:, None]
     out = jax.nn.dot_product_attention(*length_first, mask=mask, implementation="cudnn")
     return out.swapaxes(1, 2)
+
+
+def _block(query: Array, key: Array) -> int:
+    """Side of a block of scores: on a CPU what its cache holds, else fewer and larger steps."""
+    if jax.default_backend() != "cpu":
+        return 256
+    return 64 if query.shape[1] == key.shape[1] else 128
 
 
 def attend_within_segments(

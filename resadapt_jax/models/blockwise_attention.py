@@ -1,8 +1,9 @@
 """Attention in blocks: memory grows with the sequence, not with its square, forward and backward.
 
 The online softmax of FlashAttention-2 (Dao 2023, arXiv 2307.08691) written with XLA's own loops, so
-it compiles for every target. Blocks in which no key is visible to any query are skipped when the
-program runs: causal attention costs half, and packed segments about the sum of their squares.
+it compiles for every target. Each block of queries visits the blocks of keys from the first to the
+last that it may see, found when the program runs: causal attention costs half, and packed segments
+about the sum of their squares.
 """
 
 from functools import partial
@@ -18,7 +19,10 @@ _NEVER = -1e30
 
 
 class Places(NamedTuple):
-    """What decides who sees whom: same segment, other than 0, and no later slot."""
+    """What decides who sees whom: same segment, other than 0, and no later slot.
+
+    Slots of keys never decrease.
+    """
 
     query_segment: Int[Array, "B T"]
     key_segment: Int[Array, "B S"]
@@ -36,6 +40,26 @@ class Places(NamedTuple):
         same = self.query_segment[:, :, None] == self.key_segment[:, None, :]
         same &= self.key_segment[:, None, :] != 0
         return same & (self.key_slot[None, :] <= self.query_slot[:, None])[None]
+
+    def visible_blocks(self, queries: int, keys: int) -> Bool[Array, "B I J"]:
+        """Pairs of blocks of so many queries and keys: all in which anything is visible.
+
+        Few others if equal ids are contiguous and in order. The blocks divide the lengths.
+        """
+        query_low, query_high = (x[:, :, None] for x in _bounds(self.query_segment, queries))
+        key_low, key_high = (x[:, None, :] for x in _bounds(self.key_segment, keys))
+        latest = self.query_slot.reshape(-1, queries).max(axis=1)
+        earliest = self.key_slot.reshape(-1, keys).min(axis=1)
+        in_time = earliest[None, :] <= latest[:, None]
+        return (query_low <= key_high) & (key_low <= query_high) & in_time[None]
+
+
+def _bounds(segment: Int[Array, "B S"], block: int) -> tuple[Array, Array]:
+    """Lowest and highest segment of each block; padding alone gives bounds that hold nothing."""
+    ids = segment.reshape(len(segment), -1, block)
+    limits = jnp.iinfo(ids.dtype)
+    lowest = jnp.where(ids != 0, ids, limits.max).min(axis=-1)
+    return lowest, jnp.where(ids != 0, ids, limits.min).max(axis=-1)
 
 
 def attend_blockwise(
@@ -55,21 +79,21 @@ def attend_blockwise(
     """
     batch, kv_heads, _, dim = key.shape
     length = query.shape[2]
-    query, places = _pad_queries(query, places, -length % block)
-    key, value, places = _pad_keys(key, value, places, -key.shape[2] % block)
+    query, places = pad_queries(query, places, -length % block)
+    key, value, places = pad_keys(key, value, places, -key.shape[2] % block)
     grouped = query.reshape(batch, kv_heads, -1, query.shape[2], dim)
     out = _attend(grouped, key, value, places, block)
     return out.reshape(query.shape)[:, :, :length]
 
 
-def _pad_queries(query, places, extra):
+def pad_queries(query, places, extra):
     query = jnp.pad(query, ((0, 0), (0, 0), (0, extra), (0, 0)))
     segment = jnp.pad(places.query_segment, ((0, 0), (0, extra)))
     slot = jnp.pad(places.query_slot, (0, extra))
     return query, places._replace(query_segment=segment, query_slot=slot)
 
 
-def _pad_keys(key, value, places, extra):
+def pad_keys(key, value, places, extra):
     key, value = (jnp.pad(x, ((0, 0), (0, 0), (0, extra), (0, 0))) for x in (key, value))
     segment = jnp.pad(places.key_segment, ((0, 0), (0, extra)))
     slot = jnp.pad(places.key_slot, (0, extra))
@@ -91,6 +115,13 @@ def _joined(x: Array, axis: int) -> Array:
     return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
+def _spans(visible: Bool[Array, "B I J"]) -> tuple[Int[Array, " I"], Int[Array, " I"]]:
+    """First column and one past the last that a row of any example needs."""
+    needed = visible.any(axis=0)
+    past_last = needed.shape[1] - jnp.argmax(needed[:, ::-1], axis=1)
+    return jnp.argmax(needed, axis=1), jnp.where(needed.any(axis=1), past_last, 0)
+
+
 def _scores(query: Array, key: Array, visible: Array) -> Array:
     """[B Hk G T S] float32."""
     scores = jnp.einsum("bhgqd,bhkd->bhgqk", query, key, preferred_element_type=jnp.float32)
@@ -103,50 +134,32 @@ def _attend(query, key, value, places, block):
 
 
 def _forward(query, key, value, places, block):
-    keys, values = _blocks(key, 2, block), _blocks(value, 2, block)
-    key_segments, key_slots = (
-        _blocks(places.key_segment, 1, block),
-        _blocks(places.key_slot, 0, block),
-    )
+    queries, keys = _query_blocks(query, places, block), _key_blocks(key, value, places, block)
 
     def of_queries(inputs):
-        query, segment, slot = inputs
+        (query, segment, slot), first, past_last = inputs
 
-        def add(carry, inputs):
-            key, value, key_segment, key_slot = inputs
+        def add(index, carry):
+            top, total, out = carry
+            key, value, key_segment, key_slot = _take(keys, index)
             visible = Places(segment, key_segment, slot, key_slot).visible()
-
-            def seen(carry):
-                top, total, out = carry
-                scores = _scores(query, key, visible)
-                new_top = jnp.maximum(top, scores.max(axis=-1))
-                weights = jnp.where(
-                    visible[:, None, None], jnp.exp(scores - new_top[..., None]), 0.0
-                )
-                decay = jnp.exp(top - new_top)
-                gained = jnp.einsum(
-                    "bhgqk,bhkd->bhgqd",
-                    weights.astype(value.dtype),
-                    value,
-                    preferred_element_type=jnp.float32,
-                )
-                total = total * decay + weights.sum(axis=-1)
-                return new_top, total, out * decay[..., None] + gained
-
-            return jax.lax.cond(visible.any(), seen, lambda carry: carry, carry), None
+            scores = _scores(query, key, visible)
+            new_top = jnp.maximum(top, scores.max(axis=-1))
+            weights = jnp.exp(scores - new_top[..., None])
+            decay = jnp.exp(top - new_top)
+            gained = _product("bhgqk,bhkd->bhgqd", weights, value)
+            total = total * decay + weights.sum(axis=-1)
+            return new_top, total, out * decay[..., None] + gained
 
         rows = query.shape[:-1]
-        start = jnp.full(rows, _NEVER), jnp.zeros(rows), jnp.zeros(query.shape)
-        (top, total, out), _ = jax.lax.scan(add, start, (keys, values, key_segments, key_slots))
+        # Between a score and one that is never reached, so that the latter's weight is 0.
+        start = jnp.full(rows, _NEVER / 2), jnp.zeros(rows), jnp.zeros(query.shape)
+        top, total, out = jax.lax.fori_loop(first, past_last, add, start)
         safe = jnp.where(total > 0.0, total, 1.0)
         return (out / safe[..., None]).astype(query.dtype), top + jnp.log(safe)
 
-    queries = (
-        _blocks(query, 3, block),
-        _blocks(places.query_segment, 1, block),
-        _blocks(places.query_slot, 0, block),
-    )
-    out, log_sum = jax.lax.map(of_queries, queries)
+    spans = _spans(places.visible_blocks(block, block))
+    out, log_sum = jax.lax.map(of_queries, (queries, *spans))
     out, log_sum = _joined(out, 3), _joined(log_sum, 3)
     return out, (query, key, value, places, out, log_sum)
 
@@ -156,48 +169,50 @@ def _backward(block, residuals, cotangent):
     # Σ_s w_s dw_s of each query, which the softmax's derivative takes away.
     mean = (cotangent.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1)
     queries = (
-        _blocks(query, 3, block),
-        _blocks(cotangent, 3, block),
-        _blocks(log_sum, 3, block),
-        _blocks(mean, 3, block),
-        _blocks(places.query_segment, 1, block),
-        _blocks(places.query_slot, 0, block),
-    )
-    keys = (
-        _blocks(key, 2, block),
-        _blocks(value, 2, block),
-        _blocks(places.key_segment, 1, block),
-        _blocks(places.key_slot, 0, block),
+        *_query_blocks(query, places, block),
+        *(_blocks(x, 3, block) for x in (cotangent, log_sum, mean)),
     )
 
     def of_keys(d_query, inputs):
-        key, value, key_segment, key_slot = inputs
+        (key, value, key_segment, key_slot), first, past_last = inputs
 
-        def add(carry, inputs):
-            query, d_out, log_sum, mean, segment, slot, d_query = inputs
+        def add(index, carry):
+            d_query, d_key, d_value = carry
+            query, segment, slot, d_out, log_sum, mean = _take(queries, index)
             visible = Places(segment, key_segment, slot, key_slot).visible()
+            weights = jnp.exp(_scores(query, key, visible) - log_sum[..., None])
+            d_weights = _product("bhgqd,bhkd->bhgqk", d_out, value)
+            d_scores = weights * (d_weights - mean[..., None]) * key.shape[-1] ** -0.5
+            d_value += _product("bhgqk,bhgqd->bhkd", weights, d_out)
+            d_key += _product("bhgqk,bhgqd->bhkd", d_scores, query)
+            d_query = d_query.at[index].add(_product("bhgqk,bhkd->bhgqd", d_scores, key))
+            return d_query, d_key, d_value
 
-            def seen(carry, d_query):
-                d_key, d_value = carry
-                weights = jnp.exp(_scores(query, key, visible) - log_sum[..., None])
-                weights = jnp.where(visible[:, None, None], weights, 0.0)
-                d_weights = _product("bhgqd,bhkd->bhgqk", d_out, value)
-                d_scores = weights * (d_weights - mean[..., None]) * key.shape[-1] ** -0.5
-                d_value += _product("bhgqk,bhgqd->bhkd", weights, d_out)
-                d_key += _product("bhgqk,bhgqd->bhkd", d_scores, query)
-                return (d_key, d_value), d_query + _product("bhgqk,bhkd->bhgqd", d_scores, key)
+        start = d_query, jnp.zeros(key.shape), jnp.zeros(value.shape)
+        d_query, *of_block = jax.lax.fori_loop(first, past_last, add, start)
+        return d_query, of_block
 
-            return jax.lax.cond(visible.any(), seen, lambda *same: same, carry, d_query)
-
-        start = jnp.zeros(key.shape), jnp.zeros(value.shape)
-        (d_key, d_value), d_query = jax.lax.scan(add, start, (*queries, d_query))
-        return d_query, (d_key, d_value)
-
+    spans = _spans(places.visible_blocks(block, block).swapaxes(1, 2))
+    keys = _key_blocks(key, value, places, block)
     start = jnp.zeros(queries[0].shape)
-    d_query, (d_key, d_value) = jax.lax.scan(of_keys, start, keys)
+    d_query, (d_key, d_value) = jax.lax.scan(of_keys, start, (keys, *spans))
     gradients = _joined(d_query, 3), _joined(d_key, 2), _joined(d_value, 2)
     dtypes = query.dtype, key.dtype, value.dtype
     return *(x.astype(dtype) for x, dtype in zip(gradients, dtypes, strict=True)), None
+
+
+def _query_blocks(query: Array, places: Places, block: int) -> tuple[Array, Array, Array]:
+    segment, slot = places.query_segment, places.query_slot
+    return _blocks(query, 3, block), _blocks(segment, 1, block), _blocks(slot, 0, block)
+
+
+def _key_blocks(key: Array, value: Array, places: Places, block: int) -> tuple[Array, ...]:
+    key, value = _blocks(key, 2, block), _blocks(value, 2, block)
+    return key, value, _blocks(places.key_segment, 1, block), _blocks(places.key_slot, 0, block)
+
+
+def _take(blocks: tuple[Array, ...], index: Int[Array, ""]) -> tuple[Array, ...]:
+    return tuple(jax.lax.dynamic_index_in_dim(x, index, keepdims=False) for x in blocks)
 
 
 def _product(equation: str, x: Array, y: Array) -> Array:
