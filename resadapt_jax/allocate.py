@@ -22,25 +22,26 @@ import jax.numpy as jnp
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from kernels.resize_patchify import resize_patchify
 from resadapt_jax.allocator import mean_pair_scales, network
 from resadapt_jax.allocator.checkpoint import TrainedAllocator, load_allocator
 from resadapt_jax.data import video
 from resadapt_jax.data.query import encode_query
 from resadapt_jax.errors import UserError, run_cli
 from resadapt_jax.files import atomic_write, require_writable
-from resadapt_jax.generation.answer import Prompts, lay_out, plan_pairs
+from resadapt_jax.generation.answer import Prompts, lay_out, pack_pairs
 from resadapt_jax.generation.backbone import load_tokenizer
-from resadapt_jax.models import hf
+from resadapt_jax.models import families
+from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.families import ModelConfig, check_convention
 from resadapt_jax.models.prompt import PromptLayout, check_placeholders
 from resadapt_jax.models.prompt_text import build_prompt
-from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
 from resadapt_jax.models.vision_plan import VisionPlan, check_fits
 from resadapt_jax.operators import (
     SizeLimits,
     check_scales,
     fit_clips,
     grids,
+    native_grids,
     native_tokens,
     require_feasible,
 )
@@ -52,7 +53,7 @@ from resadapt_jax.versions import versions
 
 @flax.struct.dataclass
 class BackboneInputs:
-    """What a Qwen2.5-VL backbone is given for one prompt, packed without padding.
+    """What a backbone is given for one prompt, packed without padding.
 
     Attributes:
         patches: normalised pixels, in the plan's order.
@@ -155,41 +156,49 @@ def build_inputs(
     allocation: Allocation,
     frames: UInt8[np.ndarray, "F height width 3"],
     query: str,
-    config: Qwen2_5VLConfig,
+    config: ModelConfig,
     tokenizer: PreTrainedTokenizerBase,
+    convention: Convention = Convention.HF_5,
 ) -> BackboneInputs:
-    """Resize the frames and lay out the prompt, each pair an entry of its own (convention hf-5).
+    """Resize the frames and lay out the prompt, each pair an entry of its own.
 
     Raises:
-        UserError: the query contains the token that stands for pixels.
+        UserError: the query contains the token that stands for pixels, or the backbone does not
+            know the convention.
     """
-    prompt = build_prompt(tokenizer, query, allocation.seconds.tolist())
-    patches, plan = _resize_and_pack(
-        jnp.asarray(frames),
-        jnp.asarray(allocation.heights),
-        jnp.asarray(allocation.widths),
+    check_convention(convention, config)
+    prompt = build_prompt(tokenizer, query, allocation.seconds.tolist(), convention)
+    present = np.ones(len(allocation.seconds), bool)
+    patches, plan = _pack_pairs(
         config,
-        allocation.total,
-        (int(allocation.heights.max()), int(allocation.widths.max())),
-        allocation.limits,
+        jnp.asarray(frames),
+        grids(allocation.heights, allocation.widths, present, allocation.limits),
+        capacity=allocation.total,
+        max_height=int(allocation.heights.max()),
+        max_width=int(allocation.widths.max()),
     )
     check_fits(plan)
     prompts = Prompts(
         compact_ids=jnp.asarray(prompt.token_ids)[None],
         compact_length=jnp.asarray([len(prompt.token_ids)]),
         entry_index=jnp.asarray(prompt.entry_index)[None],
+        pair_milliseconds=jnp.asarray(np.round(1000 * allocation.seconds), jnp.int32)[None],
+        native_thw=native_grids(present[None], *frames.shape[1:3], allocation.limits),
     )
     grid_thw = plan.grid_thw[None]
     check_placeholders(
         prompts.entry_index, prompts.compact_length, grid_thw, config.vision.spatial_merge_size
     )
-    layout = _lay_out(prompts, grid_thw, config, allocation.total)
+    layout = _lay_out(prompts, grid_thw, config, allocation.total, convention)
     layout = jax.tree.map(lambda x: x[0], layout)
     return BackboneInputs(patches=patches, plan=plan, layout=layout)
 
 
 _fit_clips = jax.jit(fit_clips, static_argnums=(2, 3, 5))
-_lay_out = jax.jit(lay_out, static_argnums=(2, 3))
+_lay_out = jax.jit(lay_out, static_argnums=(2, 3, 4))
+_pack_pairs = jax.jit(
+    pack_pairs, static_argnums=0, static_argnames=("capacity", "max_height", "max_width")
+)
 
 
 @partial(jax.jit, static_argnums=(4, 5))
@@ -200,35 +209,13 @@ def _mean_scales(encoder, params, frames, query_ids, config, scale_range):
     return mean_pair_scales(output, frame_mask, scale_range)[0]
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5, 6))
-def _resize_and_pack(frames, heights, widths, config, capacity, max_size, limits):
-    grid_thw = grids(heights, widths, heights > 0, limits)
-    plan = plan_pairs(grid_thw, config, capacity)
-    patches = resize_patchify(
-        frames,
-        heights,
-        widths,
-        plan.patch_entry,
-        plan.patch_row,
-        plan.patch_col,
-        patch_size=limits.patch_size,
-        max_height=max_size[0],
-        max_width=max_size[1],
-    )
-    return patches, plan
-
-
-def load_interface(directory: Path) -> tuple[Qwen2_5VLConfig, PreTrainedTokenizerBase]:
+def load_interface(directory: Path) -> tuple[ModelConfig, PreTrainedTokenizerBase]:
     """Config and tokenizer of a backbone's directory: all that its inputs depend on.
 
     Raises:
-        UserError: the directory lacks something or does not hold a Qwen2.5-VL.
+        UserError: the directory lacks something or holds a model that is not supported.
     """
-    raw = hf.read_config(directory)
-    try:
-        config = Qwen2_5VLConfig.from_hf(raw)
-    except ValueError as error:
-        raise UserError(f"{directory}: {error}") from error
+    config = families.read_config(directory)
     return config, load_tokenizer(directory, config)
 
 
@@ -260,8 +247,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         metavar="DIR",
         default=TOY_BACKBONE,
-        help="whose inputs to build, a Qwen2.5-VL directory; weights are not read "
+        help="whose inputs to build, a Qwen2.5-VL or Qwen3-VL directory; weights are not read "
         "(default: the one shipped)",
+    )
+    parser.add_argument(
+        "--convention",
+        choices=[convention.value for convention in Convention],
+        default=Convention.HF_5.value,
+        help="how the backbone's positions are numbered (default: hf-5)",
     )
     args = parser.parse_args(argv)
     args.out = args.out or Path("runs", "allocate", args.clip.stem)
@@ -280,14 +273,20 @@ def run(args: argparse.Namespace) -> None:
     video.read_index(args.clip)  # what is no video is refused before any work
     allocator = load_allocator(args.checkpoint)
     config, tokenizer = load_interface(args.backbone)
+    convention = Convention(args.convention)
+    check_convention(convention, config)
+    vision = config.vision
+    limits = SizeLimits.of_tower(vision.patch_size, vision.spatial_merge_size)
     _progress(f"decoding {args.clip}")
     clip = video.sample(args.clip, num_frames=args.frames)
     for warning in clip.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     _progress(f"allocating {len(clip.times)} frames")
-    allocation = allocate(clip.frames, clip.times, args.query, allocator, budget=args.budget)
+    allocation = allocate(
+        clip.frames, clip.times, args.query, allocator, budget=args.budget, limits=limits
+    )
     _progress(f"resizing to {allocation.total} visual tokens")
-    inputs = build_inputs(allocation, clip.frames, args.query, config, tokenizer)
+    inputs = build_inputs(allocation, clip.frames, args.query, config, tokenizer, convention)
     _describe(args, clip, allocation, inputs)
     _write(args, clip, allocation, allocator)
 
@@ -320,7 +319,7 @@ def _write(
     record = to_record(allocation, clip, args.clip, args.query) | {
         "scale_range": asdict(scale_range),
         "allocator": str(args.checkpoint),
-        "convention": "hf-5",
+        "convention": args.convention,
         "versions": versions(),
     }
     try:

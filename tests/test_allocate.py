@@ -13,6 +13,7 @@ from video_factory import overwrite_packets, textured_frames, write_intra_mp4, w
 from resadapt_jax import allocate as command
 from resadapt_jax.allocator.checkpoint import save_allocator
 from resadapt_jax.errors import UserError
+from resadapt_jax.models.convention import Convention
 from resadapt_jax.operators import SizeLimits, scaled_size
 
 QUERY = "Which letter is on the red sign?"
@@ -172,6 +173,24 @@ def test_inputs_hold_the_pixels_and_the_prompt(fresh):
     assert index[index >= 0].tolist() == list(range(22))
 
 
+def test_pairs_share_one_wrapper_and_clock_under_resadapts_convention(fresh):
+    frames, times = textured_frames(4, 56, 56), np.array([1.0, 2.0, 4.0, 5.0])
+    allocation = command.fit_scales(np.array([1.0, 0.5], np.float32), frames, times)
+    tokenizer = fresh.tokenizer
+    inputs = command.build_inputs(
+        allocation, frames, QUERY, backbone_config(tokenizer), tokenizer, Convention.RESADAPT_NATIVE
+    )
+    assert allocation.tokens.tolist() == [4, 4]  # 56 x 56 pixels are the smallest legal size
+    pads = "<|vision_start|>" + "<|video_pad|>" * 8 + "<|vision_end|>"
+    assert pads in tokenizer.decode(inputs.layout.token_ids)
+    positions = np.asarray(inputs.layout.position_ids)
+    positions = positions[:, np.asarray(inputs.layout.visual_index) >= 0]
+    # 1.5 s and 4.5 s at two positions a second are six apart; both pairs begin where text ended.
+    start = positions[0, 0]
+    assert (positions[0] - start).tolist() == [0] * 4 + [6] * 4
+    assert (positions[1] - start).tolist() == [0, 0, 1, 1] * 2
+
+
 def test_a_query_cannot_pose_as_pixels(fresh):
     frames = textured_frames(2, 56, 84)
     allocation = command.fit_scales(np.ones(1, np.float32), frames, np.arange(2.0))
@@ -275,7 +294,7 @@ def test_a_checkpoint_of_another_shape_is_refused(folder, tmp_path, disturbed, c
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model_type": "llama"}, "model_type is 'llama', expected 'qwen2_5_vl'"),
+        ({"model_type": "llama"}, "model_type is 'llama', supported are qwen2_5_vl, qwen3_vl"),
         ({"vision_config": None}, "config.json has no 'vision_config'"),
     ],
 )

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from resadapt_jax.data.query import encode_query
 from resadapt_jax.data.toy_source import ToyDialogues
 from resadapt_jax.data.toy_world import ToyWorldConfig
+from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.prompt_text import build_prompt
 
 # Longest texts of the embedded world in tokens: a pair's header, a turn with its markup, a reply.
@@ -36,19 +37,26 @@ class Clips(Protocol):
     def __getitem__(self, position: SupportsIndex) -> dict[str, Any]: ...
 
 
+def milliseconds(seconds: np.ndarray) -> np.ndarray:
+    """As positions on a clock that pairs share are computed from."""
+    return np.round(1000 * seconds).astype(np.int32)
+
+
 def encode_dialogue(
     record: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
     max_compact: int,
     max_answer: int,
+    convention: Convention,
 ) -> dict[str, np.ndarray]:
     """A record of ``ToyDialogues`` as compact ids with the positions of its answer tokens."""
     ids: list[int] = []
     entries: list[int] = []
     answers: list[int] = []
     seconds = pair_seconds(record["times"])
+    clock = milliseconds(seconds)
     for question, answer in record["turns"]:
-        prompt = build_prompt(tokenizer, question, seconds)
+        prompt = build_prompt(tokenizer, question, seconds, convention)
         seconds = seconds[:0]  # only the first turn shows the clip
         ids += prompt.token_ids.tolist()
         entries += prompt.entry_index.tolist()
@@ -62,37 +70,46 @@ def encode_dialogue(
         "compact_ids": pad_to(ids, max_compact, tokenizer.pad_token_id),
         "compact_length": np.int32(len(ids)),
         "entry_index": pad_to(entries, max_compact, -1),
+        "pair_milliseconds": clock,
         "answer_index": pad_to(answers, max_answer, -1),
     }
 
 
 def dialogue_batches(
-    source: ToyDialogues, tokenizer: PreTrainedTokenizerBase, batch_size: int
+    source: ToyDialogues,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int,
+    convention: Convention = Convention.HF_5,
 ) -> grain.DatasetIterator:
     """Batches of dialogues in the source's order; the iterator's state can be saved."""
     max_compact = HEADER_TOKENS * source.config.num_pairs + TURN_TOKENS * source.turns
     max_answer = ANSWER_TOKENS * source.turns
 
     def encode(record: dict[str, Any]) -> dict[str, np.ndarray]:
-        return encode_dialogue(record, tokenizer, max_compact, max_answer)
+        return encode_dialogue(record, tokenizer, max_compact, max_answer, convention)
 
     return _batches(grain.MapDataset.source(source).map(encode), batch_size)
 
 
 def encode_question(
-    record: dict[str, Any], tokenizer: PreTrainedTokenizerBase, max_compact: int
+    record: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    max_compact: int,
+    convention: Convention,
 ) -> dict[str, Any]:
     """A one-question record as a prompt and as the query that the allocator reads.
 
     The evidence is left behind: what trains an allocator must not hold it.
     """
-    prompt = build_prompt(tokenizer, record["question"], pair_seconds(record["times"]))
+    seconds = pair_seconds(record["times"])
+    prompt = build_prompt(tokenizer, record["question"], seconds, convention)
     query = encode_query(tokenizer, record["question"])
     return {
         "frames": record["frames"],
         "compact_ids": pad_to(prompt.token_ids, max_compact, tokenizer.pad_token_id),
         "compact_length": np.int32(len(prompt.token_ids)),
         "entry_index": pad_to(prompt.entry_index, max_compact, -1),
+        "pair_milliseconds": milliseconds(seconds),
         "query_ids": pad_to(query, TURN_TOKENS, tokenizer.pad_token_id),
         "query_mask": np.arange(TURN_TOKENS) < len(query),
         "task": record["task"],
@@ -101,26 +118,32 @@ def encode_question(
 
 
 def question_batches(
-    source: Clips, tokenizer: PreTrainedTokenizerBase, batch_size: int
+    source: Clips,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int,
+    convention: Convention = Convention.HF_5,
 ) -> grain.DatasetIterator:
     """Batches of one-question prompts in the source's order; the iterator's state can be saved."""
     max_compact = HEADER_TOKENS * source.config.num_pairs + TURN_TOKENS
 
     def encode(record: dict[str, Any]) -> dict[str, Any]:
-        return encode_question(record, tokenizer, max_compact)
+        return encode_question(record, tokenizer, max_compact, convention)
 
     return _batches(grain.MapDataset.source(source).map(encode), batch_size)
 
 
 def held_out_batches(
-    source: Clips, tokenizer: PreTrainedTokenizerBase, batch_size: int
+    source: Clips,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int,
+    convention: Convention = Convention.HF_5,
 ) -> grain.DatasetIterator:
     """`question_batches` for evaluation: adds ``index``, ``question``, ``times``, ``evidence``."""
     max_compact = HEADER_TOKENS * source.config.num_pairs + TURN_TOKENS
 
     def encode(record: dict[str, Any]) -> dict[str, Any]:
         kept = {name: record[name] for name in ("index", "question", "times", "evidence")}
-        return kept | encode_question(record, tokenizer, max_compact)
+        return kept | encode_question(record, tokenizer, max_compact, convention)
 
     return _batches(grain.MapDataset.source(source).map(encode), batch_size)
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from resadapt_jax.data.toy_pipeline import pad_to
 from resadapt_jax.data.toy_world import COLOURS
 from resadapt_jax.generation.answer import Prompts
+from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.prompt_text import build_prompt
 from resadapt_jax.training.capo import PromptBatch
 from resadapt_jax.typing import Bool, Float, Int
@@ -67,7 +68,10 @@ class Clips:
 
 
 def prompts_showing(
-    clips: Clips, shown: Bool[np.ndarray, "B K"], tokenizer: PreTrainedTokenizerBase
+    clips: Clips,
+    shown: Bool[np.ndarray, "B K"],
+    tokenizer: PreTrainedTokenizerBase,
+    convention: Convention = Convention.HF_5,
 ) -> Prompts:
     """The clips' prompts with the headers and placeholders of the pairs ``shown`` alone.
 
@@ -76,12 +80,12 @@ def prompts_showing(
     length = clips.batch.prompts.compact_ids.shape[1]
     compact_ids, lengths, entries = [], [], []
     for question, seconds, pairs in zip(clips.questions, clips.seconds, shown, strict=True):
-        prompt = build_prompt(tokenizer, question, seconds[pairs])
+        prompt = build_prompt(tokenizer, question, seconds[pairs], convention)
         numbers = np.append(np.flatnonzero(pairs), -1)  # the last one serves text, numbered -1
         compact_ids.append(pad_to(prompt.token_ids, length, tokenizer.pad_token_id))
         lengths.append(len(prompt.token_ids))
         entries.append(pad_to(numbers[prompt.entry_index], length, -1))
-    return Prompts(
+    return clips.batch.prompts.replace(
         compact_ids=np.stack(compact_ids),
         compact_length=np.array(lengths, np.int32),
         entry_index=np.stack(entries),

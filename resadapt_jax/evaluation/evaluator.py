@@ -1,7 +1,7 @@
 """Runs every setting on every clip: batches outside, settings inside, so a clip is made once."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -11,13 +11,15 @@ import numpy as np
 
 from resadapt_jax.allocator import allocate, mean_pair_scales
 from resadapt_jax.allocator.checkpoint import TrainedAllocator
+from resadapt_jax.evaluation import methods
 from resadapt_jax.evaluation.clips import Clips, other_colour
 from resadapt_jax.evaluation.methods import Proposals, Setting
 from resadapt_jax.evaluation.respond import respond, show
-from resadapt_jax.generation.answer import Answers, DecodingConfig
+from resadapt_jax.generation.answer import Answers
 from resadapt_jax.generation.backbone import Backbone
-from resadapt_jax.operators import SizeLimits, native_tokens
+from resadapt_jax.operators import CapacityLadder, native_tokens
 from resadapt_jax.training.capo import PromptBatch, grade
+from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.typing import Array, Int
 
 
@@ -28,6 +30,7 @@ class Tally:
     native: int = 0  # tokens at scale 1
     encoded: list[int] = field(default_factory=list)  # tokens that came out of the tower
     tokens: list[int] = field(default_factory=list)  # tokens that entered the decoder
+    cache_bytes: int = 0  # most that a batch's keys and values took
     scores: list[float] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -92,26 +95,24 @@ def evaluate(
     settings: Sequence[Setting],
     backbone: Backbone,
     allocator: TrainedAllocator,
-    *,
-    limits: SizeLimits,
-    decoding: DecodingConfig,
-    num_clips: int,
+    config: TrainConfig,
     report: Callable[[int, Sequence[Tally]], None],
 ) -> Evaluation:
-    """Answers every clip under every setting, greedily decoded unless ``decoding`` says otherwise.
+    """Answers every clip under every setting, greedily, else decoded as the rollouts were.
 
     Args:
-        batches: of at least two clips, ``num_clips`` in all; what they hold beyond is not counted.
+        batches: of at least two clips, ``config.evaluation.num_clips`` in all; what they hold
+            beyond is not counted.
         report: told after each setting how many have run, over all batches, and the tallies.
     """
-    tallies = [Tally() for _ in settings]
+    tallies, num_clips = [Tally() for _ in settings], config.evaluation.num_clips
     first, ran = None, 0
     for clips in batches:
         counted = min(len(clips), num_clips - len(tallies[0].scores))
         proposals = propose(allocator, clips)
         first = first or (clips, proposals)
-        answers = _answers(clips, proposals, settings, backbone, limits, decoding)
-        native = clips.num_pairs * native_tokens(*clips.frame_size, limits)
+        answers = _answers(clips, proposals, settings, backbone, config)
+        native = clips.num_pairs * native_tokens(*clips.frame_size, config.limits)
         for tally, (encoded, answer) in zip(tallies, answers, strict=True):
             tally.native += counted * native
             tally.encoded += encoded[:counted].tolist()
@@ -128,19 +129,22 @@ def _answers(
     proposals: Proposals,
     settings: Sequence[Setting],
     backbone: Backbone,
-    limits: SizeLimits,
-    decoding: DecodingConfig,
+    config: TrainConfig,
 ) -> Iterator[tuple[Int[np.ndarray, " B"], Answers]]:
     """Tokens encoded and answers under each setting, the next being under way by then."""
-    native = clips.num_pairs * native_tokens(*clips.frame_size, limits)
+    native = clips.num_pairs * native_tokens(*clips.frame_size, config.limits)
+    ladder = CapacityLadder.of_shares(config.evaluation.capacities, native)
+    decoding = replace(config.rollouts.decoding, temperature=0.0, top_k=None, top_p=1.0)
+    full = methods.vanilla(clips, proposals, limits=config.limits).grid_thw
     frames = jnp.asarray(clips.batch.frames)
     grid_thw, shown, waiting = None, None, None
     for setting in settings:
         inputs = setting.build(clips, proposals)
+        inputs = inputs.replace(prompts=inputs.prompts.replace(native_thw=full))
         if grid_thw is None or not np.array_equal(inputs.grid_thw, grid_thw):
             grid_thw = inputs.grid_thw
-            shown = show(backbone, frames, grid_thw, native)
-        answers = respond(backbone, shown, inputs, native, decoding)
+            shown = show(backbone, frames, grid_thw, ladder)
+        answers = respond(backbone, shown, inputs, ladder, decoding, config.convention)
         if waiting is not None:
             yield waiting
         waiting = shown.num_tokens, answers
@@ -161,6 +165,7 @@ def _count(
     tasks, truths = clips.tasks[:counted], clips.answers[:counted]
     written = answers.generation
     token_ids, mask = written.token_ids[:counted], written.mask[:counted]
+    tally.cache_bytes = max(tally.cache_bytes, written.cache_bytes)
     tally.tokens += answers.num_tokens[:counted].tolist()
     tally.scores += grade(token_ids, mask, tasks, truths, decode).tolist()
     tally.tasks += tasks

@@ -39,13 +39,18 @@ class MatchedGain:
 
 
 def point_of(setting: Setting, tally: Tally) -> dict[str, Any]:
-    """A point of ``frontier.json``; ``encoded`` is the tower's share, ``tasks`` splits accuracy."""
+    """A point of ``frontier.json``.
+
+    ``encoded`` is the tower's share, ``cache_bytes`` the most that a batch's keys and values took,
+    and ``tasks`` splits accuracy.
+    """
     tasks = {task: tally.of_task(task) for task in TASKS}
     return {
         "method": setting.method,
         "setting": setting.name,
         "retention": tally.retention,
         "encoded": tally.encoded_share,
+        "cache_bytes": tally.cache_bytes,
         "accuracy": tally.accuracy,
         "stderr": tally.stderr,
         "clips": len(tally.scores),

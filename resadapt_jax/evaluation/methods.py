@@ -7,23 +7,34 @@ ResAdapt ignore the latter. Everything random is a function of a seed and the cl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from flax import struct
-from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.evaluation.clips import Clips, prompts_showing
+from resadapt_jax.evaluation.clips import Clips
 from resadapt_jax.generation.answer import Prompts
-from resadapt_jax.operators import SizeLimits, fit_clips, grids, native_tokens, sizes_from_scales
+from resadapt_jax.operators import (
+    SizeLimits,
+    fit_clips,
+    grids,
+    native_tokens,
+    scaled_size,
+    sizes_from_scales,
+)
 from resadapt_jax.operators.sizes import SizeTable, size_ladder, size_table
 from resadapt_jax.training.config import EvaluationConfig
 from resadapt_jax.typing import Bool, Float, Int
 
 # Multiples of the golden ratio's fraction fill [0, 1) evenly, however many clips there are.
 _GOLDEN = (5**0.5 - 1) / 2
+
+
+PromptBuilder = Callable[[Clips, Bool[np.ndarray, "B K"]], Prompts]
+"""Prompts of clips with the pairs shown alone (`clips.prompts_showing`)."""
 
 
 class Proposals(NamedTuple):
@@ -56,7 +67,7 @@ def frontier_settings(
     *,
     limits: SizeLimits,
     s_min: float,
-    tokenizer: PreTrainedTokenizerBase,
+    build_prompts: PromptBuilder,
 ) -> list[Setting]:
     """Every point of the frontier. Methods that show all at full size come first, side by side."""
     drop = {"limits": limits, "seed": config.seed}
@@ -64,7 +75,7 @@ def frontier_settings(
     for share in config.drop_retentions:
         points.append(("random_drop", f"tokens {share:g}", partial(drop_tokens, share, **drop)))
     for share in config.drop_retentions:
-        build = partial(drop_pairs, share, tokenizer=tokenizer, **drop)
+        build = partial(drop_pairs, share, build_prompts=build_prompts, **drop)
         points.append(("random_drop", f"frames {share:g}", build))
     for share in config.fixed_retentions:
         points.append(("fixed_scale", f"{share:g}", partial(fixed_scale, share, limits=limits)))
@@ -76,10 +87,10 @@ def frontier_settings(
     return [Setting(method=method, name=name, build=build) for method, name, build in points]
 
 
-def control_settings(*, limits: SizeLimits, tokenizer: PreTrainedTokenizerBase) -> list[Setting]:
+def control_settings(*, limits: SizeLimits, build_prompts: PromptBuilder) -> list[Setting]:
     """What must fail: answering without the video, and allocating for another clip's question."""
     return [
-        Setting(method="control", name="blind", build=partial(blind, tokenizer=tokenizer)),
+        Setting(method="control", name="blind", build=partial(blind, build_prompts=build_prompts)),
         Setting(method="control", name="other_query", build=partial(other_query, limits=limits)),
     ]
 
@@ -94,6 +105,19 @@ def require_feasible_shares(
     least = num_pairs * int((table.heights * table.widths).min()) // limits.factor**2
     for share in config.budgets:
         _require_budget(share, _budget(share, num_pairs, height, width, limits), least)
+
+
+def require_capacity(
+    config: EvaluationConfig, s_max: float, height: int, width: int, limits: SizeLimits
+) -> None:
+    """Raises ``UserError`` if scales up to ``s_max`` may ask for more than any capacity holds."""
+    native = native_tokens(height, width, limits)
+    most = prod(scaled_size(height, width, max(s_max, 1.0), limits)) // limits.factor**2
+    if max(config.capacities) * native < most:
+        raise UserError(
+            f"evaluation.capacities end at {max(config.capacities):g} of the native tokens, but "
+            f"a scale of {s_max:g} asks for {most / native:g}"
+        )
 
 
 def vanilla(clips: Clips, proposals: Proposals, *, limits: SizeLimits) -> Inputs:
@@ -137,12 +161,12 @@ def drop_pairs(
     *,
     limits: SizeLimits,
     seed: int,
-    tokenizer: PreTrainedTokenizerBase,
+    build_prompts: PromptBuilder,
 ) -> Inputs:
     """A random subset of the pairs at scale 1, at least one; the others vanish, headers too."""
     shown = random_subsets(retention, clips.num_pairs, clips.index, (seed, 1))
     grid_thw = _grids_at(np.ones(shown.shape), shown, *clips.frame_size, limits)
-    return Inputs(grid_thw=grid_thw, prompts=prompts_showing(clips, shown, tokenizer))
+    return Inputs(grid_thw=grid_thw, prompts=build_prompts(clips, shown))
 
 
 def oracle(clips: Clips, proposals: Proposals, *, limits: SizeLimits, s_min: float) -> Inputs:
@@ -176,12 +200,12 @@ def other_query(clips: Clips, proposals: Proposals, *, limits: SizeLimits) -> In
     return _at(proposals.other_query, clips, limits)
 
 
-def blind(clips: Clips, proposals: Proposals, *, tokenizer: PreTrainedTokenizerBase) -> Inputs:
+def blind(clips: Clips, proposals: Proposals, *, build_prompts: PromptBuilder) -> Inputs:
     """The question alone."""
     nothing = np.zeros(clips.evidence.shape, bool)
     return Inputs(
         grid_thw=np.zeros((*nothing.shape, 3), np.int32),
-        prompts=prompts_showing(clips, nothing, tokenizer),
+        prompts=build_prompts(clips, nothing),
     )
 
 

@@ -23,12 +23,11 @@ from resadapt_jax.generation.answer import (
     lay_out,
 )
 from resadapt_jax.generation.backbone import Backbone
-from resadapt_jax.models.prompt import PromptLayout
-from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.families import ModelConfig
+from resadapt_jax.models.prompt import PromptLayout, check_placeholders
+from resadapt_jax.operators import CapacityLadder
 from resadapt_jax.typing import Array, Bool, Float, Int, Params, UInt8
-
-# Capacities, as shares of the native tokens. Each costs seconds to compile, and padding costs time.
-LADDER = (1 / 16, 1 / 4, 9 / 16, 1.0)
 
 
 class Shown(NamedTuple):
@@ -43,36 +42,51 @@ def show(
     backbone: Backbone,
     frames: UInt8[Array, "B F height width 3"],
     grid_thw: Int[np.ndarray, "B K 3"],
-    native: int,
+    ladder: CapacityLadder,
 ) -> Shown:
     """Resizes and encodes the pairs of every clip.
 
     Args:
         frames: an even number per clip.
-        native: tokens of a clip at scale 1.
+        ladder: capacities for one clip.
+
+    Raises:
+        UserError: a clip has more tokens than the largest capacity.
     """
     vision = backbone.config.vision
     order = _shown_first(grid_thw)
     grid_thw = np.take_along_axis(grid_thw, order[..., None], axis=1)
     sides = np.maximum(grid_thw[..., 1:].max(axis=(0, 1)), vision.spatial_merge_size).tolist()
     counts = grid_thw.prod(axis=-1).sum(axis=-1) // vision.spatial_merge_size**2
+    ladder.choose(int(counts.max()))  # refuses a clip that has more than any may
     visual, overflow = _encode(
         backbone.params,
         frames,
         order,
         grid_thw,
         config=backbone.config,
-        capacity=capacity_for(counts.sum(), native * len(frames)),
-        per_clip=max(native, int(counts.max())),
+        capacity=ladder.times(len(frames)).choose(int(counts.sum())),
+        per_clip=ladder.largest,
         max_patches=tuple(sides),
     )
     return Shown(visual, counts, overflow)
 
 
 def respond(
-    backbone: Backbone, shown: Shown, inputs: Inputs, native: int, decoding: DecodingConfig
+    backbone: Backbone,
+    shown: Shown,
+    inputs: Inputs,
+    ladder: CapacityLadder,
+    decoding: DecodingConfig,
+    convention: Convention = Convention.HF_5,
 ) -> Answers:
-    """Answers the prompts about clips that have been shown."""
+    """Answers the prompts about clips that have been shown.
+
+    Raises:
+        UserError: a prompt does not show every pair of its clip once.
+    """
+    prompts, merge_size = inputs.prompts, backbone.config.vision.spatial_merge_size
+    check_placeholders(prompts.entry_index, prompts.compact_length, inputs.grid_thw, merge_size)
     most, kept = shown.visual.shape[1], inputs.kept
     if kept is None:
         kept = np.ones((len(shown.num_tokens), most), bool)
@@ -84,11 +98,12 @@ def respond(
         backbone.params,
         shown.visual,
         inputs.grid_thw,
-        inputs.prompts,
+        prompts,
         kept,
         config=backbone.config,
-        capacity=capacity_for(needed, native),
+        capacity=ladder.choose(int(needed)),
         decoding=decoding,
+        convention=convention,
     )
     return answers.replace(overflow=answers.overflow | shown.overflow)
 
@@ -103,14 +118,6 @@ def _shown_first(grid_thw: Int[np.ndarray, "B K 3"]) -> Int[np.ndarray, "B J"]:
     return np.argsort(absent, axis=1, kind="stable")[:, :most]
 
 
-def capacity_for(needed: int, native: int) -> int:
-    """The smallest capacity of the ladder that holds ``needed`` tokens."""
-    for capacity in (max(1, round(share * native)) for share in LADDER):
-        if needed <= capacity:
-            return capacity
-    return -(-int(needed) // native) * native
-
-
 @partial(jax.jit, static_argnames=("config", "capacity", "per_clip", "max_patches"))
 def _encode(
     params: Params,
@@ -118,7 +125,7 @@ def _encode(
     order: Int[Array, "B J"],
     grid_thw: Int[Array, "B J 3"],
     *,
-    config: Qwen2_5VLConfig,
+    config: ModelConfig,
     capacity: int,
     per_clip: int,
     max_patches: tuple[int, int],
@@ -143,7 +150,7 @@ def _encode(
     return jnp.where((place < counts[:, None])[..., None], visual, 0), plan.overflow
 
 
-@partial(jax.jit, static_argnames=("config", "capacity", "decoding"))
+@partial(jax.jit, static_argnames=("config", "capacity", "decoding", "convention"))
 def _respond(
     params: Params,
     visual: Float[Array, "B U D"],
@@ -151,11 +158,12 @@ def _respond(
     prompts: Prompts,
     kept: Bool[Array, "B U"],
     *,
-    config: Qwen2_5VLConfig,
+    config: ModelConfig,
     capacity: int,
     decoding: DecodingConfig,
+    convention: Convention,
 ) -> Answers:
-    layout = lay_out(prompts, grid_thw, config, visual.shape[1])
+    layout = lay_out(prompts, grid_thw, config, visual.shape[1], convention)
     length = layout.mask.shape[1] - visual.shape[1] + capacity
     layout = drop_from(layout, kept, length)
     key = jax.random.key(0)

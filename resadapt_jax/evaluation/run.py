@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,19 @@ from resadapt_jax.data.toy_pipeline import held_out_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.data.toy_world import TASKS
 from resadapt_jax.errors import UserError
-from resadapt_jax.evaluation.clips import Clips
+from resadapt_jax.evaluation.clips import Clips, prompts_showing
 from resadapt_jax.evaluation.evaluator import Evaluation, Tally, evaluate
 from resadapt_jax.evaluation.frontier import frontier_record
 from resadapt_jax.evaluation.methods import (
     Setting,
     control_settings,
     frontier_settings,
+    require_capacity,
     require_feasible_shares,
 )
 from resadapt_jax.files import atomic_write, require_writable
-from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.generation.backbone import Backbone, load_backbone
+from resadapt_jax.models.families import check_convention
 from resadapt_jax.report.frontier import frontier_png
 from resadapt_jax.report.scale_traces import ScaleTrace, scale_traces_png
 from resadapt_jax.training.config import AFTER_TRAINING, TrainConfig, resolve
@@ -53,13 +55,16 @@ def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
     config = resolve(config, backbone.config.text.hidden_size)
     _check(config, backbone, allocator)
     changed = _changes_since_training(output_dir, config)
+    build_prompts = partial(
+        prompts_showing, tokenizer=backbone.tokenizer, convention=config.convention
+    )
     settings = frontier_settings(
         config.evaluation,
         limits=config.limits,
         s_min=allocator.config.scale_range.s_min,
-        tokenizer=backbone.tokenizer,
+        build_prompts=build_prompts,
     )
-    settings += control_settings(limits=config.limits, tokenizer=backbone.tokenizer)
+    settings += control_settings(limits=config.limits, build_prompts=build_prompts)
     evaluation = _evaluate(config, settings, backbone, allocator)
     record = frontier_record(settings, evaluation.tallies)
     record["config"] = json.loads(to_json(config))
@@ -128,7 +133,10 @@ def _check(config: TrainConfig, backbone: Backbone, allocator: TrainedAllocator)
         raise UserError(
             f"evaluation.seed is world.seed, {config.world.seed}: these clips were trained on"
         )
+    check_convention(config.convention, backbone.config)
     world = config.world
+    s_max = allocator.config.scale_range.s_max
+    require_capacity(config.evaluation, s_max, world.size, world.size, config.limits)
     require_feasible_shares(
         config.evaluation, world.num_pairs, world.size, world.size, config.limits
     )
@@ -171,10 +179,8 @@ def _evaluate(
             settings,
             backbone,
             allocator,
-            limits=config.limits,
-            decoding=DecodingConfig(max_new_tokens=config.rollouts.decoding.max_new_tokens),
-            num_clips=config.evaluation.num_clips,
-            report=report,
+            config,
+            report,
         )
 
 
@@ -183,4 +189,7 @@ def _held_out(
 ) -> Iterator[Clips]:
     world = replace(config.world, seed=config.evaluation.seed)
     source = ToyClips(world, num_batches * batch_size)
-    return map(Clips.from_records, held_out_batches(source, backbone.tokenizer, batch_size))
+    return map(
+        Clips.from_records,
+        held_out_batches(source, backbone.tokenizer, batch_size, config.convention),
+    )

@@ -1,7 +1,8 @@
 """From frames and sizes to answers: plan, resize, encode, place, generate. All of it inside jit."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ from flax import struct
 from kernels.resize_patchify import resize_patchify
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.decode import Generation, generate
-from resadapt_jax.models.families import ModelConfig, family_of
+from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.families import ModelConfig, check_convention, family_of
 from resadapt_jax.models.prompt import PromptLayout, check_placeholders, expand_prompt
 from resadapt_jax.models.vision_plan import VisionPlan, plan_vision
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Num, Params
@@ -19,11 +21,27 @@ from resadapt_jax.typing import Array, Bool, Float, Int, Key, Num, Params
 
 @struct.dataclass
 class Prompts:
-    """A batch of compact prompts: one placeholder token per temporal pair."""
+    """A batch of compact prompts: one placeholder token per temporal pair.
+
+    Attributes:
+        compact_ids: right-padded.
+        compact_length: valid ids.
+        entry_index: the pair behind a placeholder, -1 at text.
+        pair_milliseconds: mean time of a pair's frames, for conventions that share an anchor.
+        native_thw: grids at scale 1, for ``Convention.RESADAPT_NATIVE``.
+    """
 
     compact_ids: Int[Array, "B C"]
     compact_length: Int[Array, " B"]
-    entry_index: Int[Array, "B C"]  # pair behind a placeholder, -1 at text
+    entry_index: Int[Array, "B C"]
+    pair_milliseconds: Int[Array, "B K"] | None = None
+    native_thw: Int[Array, "B K 3"] | None = None
+
+    @classmethod
+    def from_records(cls, records: Mapping[str, Any]) -> "Prompts":
+        """Takes its own fields from a batch of the data pipeline."""
+        names = ("compact_ids", "compact_length", "entry_index", "pair_milliseconds")
+        return cls(**{name: records[name] for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,26 +160,40 @@ def encode_pairs(
 
 
 def lay_out(
-    prompts: Prompts, grid_thw: Int[Array, "B K 3"], config: ModelConfig, capacity: int
+    prompts: Prompts,
+    grid_thw: Int[Array, "B K 3"],
+    config: ModelConfig,
+    capacity: int,
+    convention: Convention = Convention.HF_5,
 ) -> PromptLayout:
-    """Expands a batch of prompts under ``capacity`` visual tokens."""
+    """Expands a batch of prompts under ``capacity`` visual tokens.
+
+    Raises:
+        UserError: the model does not number pairs as the convention does.
+        ValueError: the prompts lack what the convention needs.
+    """
+    check_convention(convention, config)
     num_pairs = grid_thw.shape[1]
+    # Without a clock that pairs share, each is a single temporal patch at time 0 of its own.
+    rate = config.vision.tokens_per_second if convention.shares_anchor else 1
     length = prompts.compact_ids.shape[1] + capacity - num_pairs
 
-    def expand(ids, compact_length, entries, grids):
+    def expand(prompt: Prompts, grids: Array) -> PromptLayout:
         return expand_prompt(
-            ids,
-            compact_length,
-            entries,
+            prompt.compact_ids,
+            prompt.compact_length,
+            prompt.entry_index,
             grids,
-            jnp.ones(num_pairs),  # a pair is a single temporal patch: its duration plays no part
+            jnp.ones(num_pairs),
             capacity=length,
             merge_size=config.vision.spatial_merge_size,
+            tokens_per_second=rate,
+            convention=convention,
+            entry_milliseconds=prompt.pair_milliseconds,
+            native_thw=prompt.native_thw,
         )
 
-    return jax.vmap(expand)(
-        prompts.compact_ids, prompts.compact_length, prompts.entry_index, grid_thw
-    )
+    return jax.vmap(expand)(prompts, grid_thw)
 
 
 def answer(
@@ -174,6 +206,7 @@ def answer(
     capacity: int,
     decoding: DecodingConfig,
     key: Key[Array, ""],
+    convention: Convention = Convention.HF_5,
 ) -> Answers:
     """Answers a batch of prompts about clips whose pairs have the sizes of ``grid_thw``.
 
@@ -184,10 +217,11 @@ def answer(
         grid_thw: (1, rows, cols) in patches per pair; zeros for one that a row does not have. A
             row without any is text alone.
         capacity: visual tokens a prompt may use, static.
+        convention: how positions are numbered; the prompts were built for it.
 
     Raises:
         UserError: outside jit, if a prompt does not show every pair of its clip once; and if
-            nothing would end an answer.
+            nothing would end an answer, or the model does not know the convention.
     """
     merge_size = config.vision.spatial_merge_size
     check_placeholders(prompts.entry_index, prompts.compact_length, grid_thw, merge_size)
@@ -206,7 +240,7 @@ def answer(
         )
 
     visual, plan = jax.vmap(encode)(frames, grid_thw)
-    layout = lay_out(prompts, grid_thw, config, capacity)
+    layout = lay_out(prompts, grid_thw, config, capacity, convention)
     generation = generate_from(params, config, layout, visual, decoding, key)
     return Answers(
         generation=generation,

@@ -22,11 +22,13 @@ class Generation:
         log_probs: float32, under the distribution each token was drawn from (`sampling.choose`); 0
             where masked.
         mask: tokens up to and including the first end-of-sequence token.
+        cache_bytes: that the keys and values of the whole batch took.
     """
 
     token_ids: Int[Array, "B N"]
     log_probs: Float[Array, "B N"]
     mask: Bool[Array, "B N"]
+    cache_bytes: int = flax.struct.field(pytree_node=False)
 
 
 @flax.struct.dataclass
@@ -87,7 +89,7 @@ def generate(
     def pick(step: Array, done: Array, hidden: Array, output: Generation):
         logits = text.logits(params, config, hidden)
         token, log_prob = choose(jax.random.fold_in(key, step), logits, temperature, top_k, top_p)
-        output = Generation(
+        output = output.replace(
             token_ids=output.token_ids.at[:, step].set(jnp.where(done, 0, token)),
             log_probs=output.log_probs.at[:, step].set(jnp.where(done, 0.0, log_prob)),
             mask=output.mask.at[:, step].set(~done),
@@ -113,6 +115,7 @@ def generate(
         token_ids=jnp.zeros(shape, jnp.int32),
         log_probs=jnp.zeros(shape, jnp.float32),
         mask=jnp.zeros(shape, bool),
+        cache_bytes=cache.nbytes,
     )
     first = jnp.zeros((), jnp.int32)
     token, done, output = pick(first, jnp.zeros(rows, bool), last, output)

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.models import hf
+from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.qwen2_5_vl import checkpoint as qwen2_5_vl_checkpoint
 from resadapt_jax.models.qwen2_5_vl import model as qwen2_5_vl_model
 from resadapt_jax.models.qwen2_5_vl import text as qwen2_5_vl_text
@@ -31,7 +32,7 @@ class Family(NamedTuple):
             ``embed_prompt`` places such rows among the text and ``run_decoder`` runs over what it
             gives, or over a part of it; also ``forward``, ``param_shapes`` and ``init_params``.
         text: ``embed_tokens``, ``forward`` and ``logits``, for text alone.
-        checkpoint: ``load_hf`` and ``save_hf``.
+        checkpoint: ``read_config``, ``load_hf`` and ``save_hf``.
     """
 
     model: ModuleType
@@ -50,6 +51,19 @@ def family_of(config: ModelConfig) -> Family:
     return _BY_CONFIG[type(config)]
 
 
+def check_convention(convention: Convention, config: ModelConfig) -> None:
+    """Refuses positions that a family does not have.
+
+    Raises:
+        UserError: pairs that share an anchor, of a model that is not a Qwen2.5-VL.
+    """
+    if convention.shares_anchor and not isinstance(config, Qwen2_5VLConfig):
+        raise UserError(
+            f"convention {convention.value} numbers the pairs of a Qwen2.5-VL; other backbones "
+            "take hf-4.57, hf-5 or vllm"
+        )
+
+
 def load_hf(
     directory: str | Path, dtype: DTypeLike | None = None, mesh: Mesh | None = None
 ) -> tuple[ModelConfig, Params]:
@@ -63,8 +77,21 @@ def load_hf(
     Raises:
         UserError: a family that is not supported; or what the family's own ``load_hf`` raises.
     """
+    return _family_in(directory).checkpoint.load_hf(directory, dtype, mesh)
+
+
+def read_config(directory: str | Path) -> ModelConfig:
+    """The architecture of whichever family ``config.json`` names; weights are not read.
+
+    Raises:
+        UserError: a family that is not supported, or a config that is not one of its own.
+    """
+    return _family_in(directory).checkpoint.read_config(directory)
+
+
+def _family_in(directory: str | Path) -> Family:
     model_type = hf.read_config(directory).get("model_type")
     if model_type not in _BY_MODEL_TYPE:
         supported = ", ".join(_BY_MODEL_TYPE)
         raise UserError(f"{directory}: model_type is {model_type!r}, supported are {supported}")
-    return _BY_MODEL_TYPE[model_type].checkpoint.load_hf(directory, dtype, mesh)
+    return _BY_MODEL_TYPE[model_type]

@@ -50,6 +50,11 @@ class KVCache:
             length=jnp.zeros((), jnp.int32),
         )
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values, known when traced."""
+        return sum(x.size * x.dtype.itemsize for x in (*self.keys, *self.values))
+
     def extend(self, slots: int) -> "KVCache":
         """The same cache with room for ``slots`` more positions."""
 

@@ -4,6 +4,7 @@ from resadapt_jax.operators.budget import FittedScales, fit_budget, fit_clips, r
 from resadapt_jax.operators.capacity import CapacityLadder
 from resadapt_jax.operators.retention import (
     grids,
+    native_grids,
     native_tokens,
     retention,
     token_counts,
@@ -26,6 +27,7 @@ __all__ = [
     "fit_budget",
     "fit_clips",
     "grids",
+    "native_grids",
     "native_tokens",
     "require_feasible",
     "retention",

@@ -1,6 +1,7 @@
 """Static token capacities: shapes are compiled for a few of them, and each request takes one."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resadapt_jax.errors import UserError
@@ -39,6 +40,20 @@ class CapacityLadder:
         sizes = [min(smallest * growth**i, largest) for i in range(count + 1)]
         return cls(steps=tuple(sorted({math.ceil(size / multiple) * multiple for size in sizes})))
 
+    @classmethod
+    def of_shares(cls, shares: Sequence[float], native: int) -> "CapacityLadder":
+        """Steps at these shares of ``native`` tokens, at least 1 each."""
+        return cls(steps=tuple(sorted({max(1, round(share * native)) for share in shares})))
+
+    @property
+    def largest(self) -> int:
+        """The most that any request may ask for."""
+        return self.steps[-1]
+
+    def times(self, clips: int) -> "CapacityLadder":
+        """The same for this many clips in one sequence."""
+        return CapacityLadder(steps=tuple(clips * step for step in self.steps))
+
     def choose(self, tokens: int) -> int:
         """The smallest capacity that holds ``tokens``.
 
@@ -49,6 +64,6 @@ class CapacityLadder:
             if tokens <= capacity:
                 return capacity
         raise UserError(
-            f"{tokens} visual tokens exceed the largest capacity, {self.steps[-1]}; "
+            f"{tokens} visual tokens exceed the largest capacity, {self.largest}; "
             "give a budget, or a ladder that goes higher"
         )

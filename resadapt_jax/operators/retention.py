@@ -18,6 +18,14 @@ def grids(
     return jnp.where(unit_mask[..., None], grid, 0)
 
 
+def native_grids(
+    unit_mask: Bool[Array, "*B K"], height: int, width: int, limits: SizeLimits
+) -> Int[Array, "*B K 3"]:
+    """`grids` of units of this native size at scale 1."""
+    sides = scaled_size(height, width, 1.0, limits)
+    return grids(*(jnp.full(unit_mask.shape, side) for side in sides), unit_mask, limits)
+
+
 def token_counts(
     heights: Int[Array, "*B K"],
     widths: Int[Array, "*B K"],

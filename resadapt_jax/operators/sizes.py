@@ -36,6 +36,15 @@ class SizeLimits:
         if not 0 < self.min_pixels <= self.max_pixels or self.max_pixels < self.factor**2:
             raise ValueError(f"need 0 < min_pixels <= max_pixels >= factor², got {self}")
 
+    @classmethod
+    def of_tower(cls, patch_size: int, merge_size: int) -> "SizeLimits":
+        """The same limits for another tower: 768 merged tokens a frame at most."""
+        return cls(
+            patch_size=patch_size,
+            merge_size=merge_size,
+            max_pixels=768 * (patch_size * merge_size) ** 2,
+        )
+
     @property
     def factor(self) -> int:
         """Side of one merged token in pixels."""

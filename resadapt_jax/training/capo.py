@@ -39,7 +39,7 @@ from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import Prompts
 from resadapt_jax.generation.backbone import load_backbone
-from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.models.families import ModelConfig, check_convention
 from resadapt_jax.operators import native_tokens, sizes_from_scales, token_counts
 from resadapt_jax.training.config import TrainConfig, resolve
 from resadapt_jax.training.loop import Metrics, run
@@ -72,11 +72,7 @@ class PromptBatch:
         """Takes from a batch of the data pipeline what may reach the allocator and the backbone."""
         return cls(
             frames=records["frames"],
-            prompts=Prompts(
-                compact_ids=records["compact_ids"],
-                compact_length=records["compact_length"],
-                entry_index=records["entry_index"],
-            ),
+            prompts=Prompts.from_records(records),
             query_ids=records["query_ids"],
             query_mask=records["query_mask"],
         )
@@ -114,7 +110,7 @@ def roll_out(
     batch: PromptBatch,
     *,
     config: TrainConfig,
-    backbone_config: Qwen2_5VLConfig,
+    backbone_config: ModelConfig,
 ) -> tuple[EncoderFeatures, Rollout, dict[str, Array]]:
     """Encodes each prompt once, draws M allocations and answers them; also the policy's metrics."""
     frame_mask = jnp.ones(batch.frames.shape[:2], bool)
@@ -131,6 +127,7 @@ def roll_out(
         rollouts=config.rollouts,
         scale_range=config.scale_range,
         limits=config.limits,
+        convention=config.convention,
     )
     height, width = batch.frames.shape[2:4]
     mean_scales = mean_pair_scales(allocation, frame_mask, config.scale_range)
@@ -213,7 +210,7 @@ def grade(
     return scores
 
 
-def check_geometry(config: TrainConfig, backbone: Qwen2_5VLConfig) -> None:
+def check_geometry(config: TrainConfig, backbone: ModelConfig) -> None:
     """Refuses sizes that are not the backbone's, and a capacity that not even the smallest fit.
 
     Raises:
@@ -241,6 +238,7 @@ def train(config: TrainConfig) -> Path:
     text_table = backbone.params["model"]["embed_tokens"]["weight"]
     encoder = ThumbnailEncoder(text_table=text_table, config=config.thumbnail)
     config = resolve(config, text_table.shape[1])
+    check_convention(config.convention, backbone.config)
     check_geometry(config, backbone.config)
 
     def step(state: TrainState, records: dict[str, np.ndarray]) -> tuple[TrainState, Metrics]:
@@ -260,7 +258,7 @@ def train(config: TrainConfig) -> Path:
     clips = ToyClips(config.world, config.num_steps * config.batch_size)
     state = run(
         init_state(config),
-        question_batches(clips, backbone.tokenizer, config.batch_size),
+        question_batches(clips, backbone.tokenizer, config.batch_size, config.convention),
         step,
         config=config,
         output_dir=config.output_dir,

@@ -6,6 +6,7 @@ from resadapt_jax.advantages import AccuracyOnlyConfig, CapoConfig, DirectCostCo
 from resadapt_jax.allocator import AllocatorConfig, ScaleRange, ThumbnailConfig
 from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.losses import AllocatorLossConfig
+from resadapt_jax.models.convention import Convention
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.rollout import RolloutConfig
@@ -28,6 +29,9 @@ class EvaluationConfig:
     """Fractions kept by random dropping of tokens and of pairs."""
     budgets: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25)
     """Token budgets for the allocator, as fractions of the native tokens."""
+    capacities: tuple[float, ...] = (0.0625, 0.25, 0.5625, 1.0)
+    """Static token capacities to compile for, as shares of the native tokens: each costs a
+    compilation, and what a request leaves unused of the next one costs time."""
     seed: int = 2
     """Seed of the clips; another one than training's."""
 
@@ -35,6 +39,8 @@ class EvaluationConfig:
         for name in ("num_clips", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.capacities or not all(share > 0 for share in self.capacities):
+            raise ValueError(f"capacities must be positive, got {self.capacities}")
         for name in ("fixed_retentions", "drop_retentions", "budgets"):
             if not all(0 < share <= 1 for share in getattr(self, name)):
                 raise ValueError(f"{name} must be within (0, 1], got {getattr(self, name)}")
@@ -60,6 +66,8 @@ class TrainConfig:
     """Of the initial parameters, the actions and the sampled answers."""
     scale_range: ScaleRange = field(default_factory=lambda: ScaleRange(s_min=0.2, s_max=1.0))
     """Scales the policy can draw."""
+    convention: Convention = Convention.HF_5
+    """How the backbone's positions are numbered, and with them how pairs stand in the prompt."""
     limits: SizeLimits = field(default_factory=lambda: SizeLimits(min_pixels=28 * 28))
     """Legal frame sizes."""
     thumbnail: ThumbnailConfig = field(default_factory=ThumbnailConfig)

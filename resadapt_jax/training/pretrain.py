@@ -23,6 +23,7 @@ from resadapt_jax.data.toy_source import LABEL_WORDS, ToyDialogues
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.generation.answer import Prompts, encode_pairs, lay_out
+from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.qwen2_5_vl import model, text
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
@@ -70,6 +71,8 @@ class PretrainConfig:
     beyond do not count in that step."""
     checkpoint_every: int = 100
     """Steps between checkpoints."""
+    convention: Convention = Convention.HF_5
+    """How positions are numbered."""
     seed: int = 0
 
 
@@ -87,11 +90,7 @@ class DialogueBatch:
         return cls(
             frames=records["frames"],
             labels=records["labels"],
-            prompts=Prompts(
-                compact_ids=records["compact_ids"],
-                compact_length=records["compact_length"],
-                entry_index=records["entry_index"],
-            ),
+            prompts=Prompts.from_records(records),
             answer_index=records["answer_index"],
         )
 
@@ -161,6 +160,7 @@ def pretrain(config: PretrainConfig) -> Path:
                 ToyDialogues(world, phase.num_steps * phase.batch_size, phase.turns),
                 tokenizer,
                 phase.batch_size,
+                config.convention,
             ),
             lambda state, records, phase=phase: train_step(
                 state,
@@ -272,9 +272,15 @@ def train_step(
         )
         metrics |= {"clips_cut": jnp.mean(1.0 - fits), "label_loss": loss}
         if phase.turns:
-            most = shape[1] * full**2
             answers, accuracy = answer_loss(
-                params["backbone"], backbone_config, tokens, plan, batch, fits, most
+                params["backbone"],
+                backbone_config,
+                tokens,
+                plan,
+                batch,
+                fits,
+                full,
+                config.convention,
             )
             metrics |= {"answer_loss": answers, "answer_accuracy": accuracy}
             loss = answers + config.label_weight * loss
@@ -354,16 +360,20 @@ def answer_loss(
     plan: VisionPlan,
     batch: DialogueBatch,
     fits: Bool[Array, " B"],
-    most: int,
+    full: int,
+    convention: Convention,
 ) -> tuple[Array, Array]:
     """Mean cross-entropy of the answer tokens, and the fraction predicted right.
 
     Args:
-        most: visual tokens that a clip can have.
+        full: side in merged tokens of a frame at full size.
     """
     batch_size, num_pairs = batch.labels.shape[:2]
     grids = plan.grid_thw.reshape(batch_size, num_pairs, 3)
-    layout = lay_out(batch.prompts, grids, config, most)
+    most = num_pairs * full**2
+    native = pair_grids(jnp.full((batch_size, num_pairs), full), config.vision.spatial_merge_size)
+    prompts = batch.prompts.replace(native_thw=native.reshape(grids.shape))
+    layout = lay_out(prompts, grids, config, most, convention)
     counts = plan.token_count.reshape(batch_size, num_pairs).sum(axis=1)
     # The batch is one packed sequence; a clip's tokens are the `counts` rows from its first on.
     rows = (jnp.cumsum(counts) - counts)[:, None] + jnp.arange(most)[None, :]

@@ -23,9 +23,10 @@ from resadapt_jax.generation.answer import (
     lay_out,
 )
 from resadapt_jax.generation.decode import Generation
+from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.models.prompt import PromptLayout
-from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
-from resadapt_jax.operators import SizeLimits, fit_budget
+from resadapt_jax.operators import SizeLimits, fit_budget, native_grids
 from resadapt_jax.operators.sizes import size_table
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
 
@@ -58,7 +59,7 @@ def size_levels(height: int, width: int, scale_range: ScaleRange, limits: SizeLi
 
 def encode_levels(
     params: Params,
-    config: Qwen2_5VLConfig,
+    config: ModelConfig,
     frames: UInt8[Array, "B F height width 3"],
     levels: SizeLevels,
 ) -> Float[Array, "B KU D"]:
@@ -174,7 +175,7 @@ class Rollout:
 
 def rollout(
     params: Params,
-    config: Qwen2_5VLConfig,
+    config: ModelConfig,
     frames: UInt8[Array, "B F height width 3"],
     frame_mask: Bool[Array, "B F"],
     prompts: Prompts,
@@ -184,6 +185,7 @@ def rollout(
     rollouts: RolloutConfig,
     scale_range: ScaleRange,
     limits: SizeLimits,
+    convention: Convention = Convention.HF_5,
 ) -> Rollout:
     """Draws allocations from the policy and answers every prompt under each of them."""
     draw, decode = jax.random.split(key)
@@ -195,7 +197,10 @@ def rollout(
         scales, frame_mask, height, width, rollouts.token_capacity, levels, limits
     )
     visual = encode_levels(params, config, frames, levels)
-    answers = answer_allocations(params, config, visual, level, prompts, levels, rollouts, decode)
+    prompts = prompts.replace(native_thw=native_grids(pair_mask(frame_mask), height, width, limits))
+    answers = answer_allocations(
+        params, config, visual, level, prompts, levels, rollouts, decode, convention
+    )
     return Rollout(
         actions=actions,
         log_probs=policy.log_prob(
@@ -211,13 +216,14 @@ def rollout(
 
 def answer_allocations(
     params: Params,
-    config: Qwen2_5VLConfig,
+    config: ModelConfig,
     visual: Float[Array, "B KU D"],
     level: Int[Array, "B M K"],
     prompts: Prompts,
     levels: SizeLevels,
     rollouts: RolloutConfig,
     key: Key[Array, ""],
+    convention: Convention = Convention.HF_5,
 ) -> Generation:
     """N answers to each of M allocations of B prompts; every field [B, M, N, length]."""
     batch, num_allocations = level.shape[:2]
@@ -229,7 +235,9 @@ def answer_allocations(
 
     flat = repeat(level, "b m k -> (b m n) k", n=rollouts.num_answers)
     grid_thw = level_grids(flat, levels, merge_size)
-    layout = lay_out(jax.tree.map(rows, prompts), grid_thw, config, rollouts.token_capacity)
+    layout = lay_out(
+        jax.tree.map(rows, prompts), grid_thw, config, rollouts.token_capacity, convention
+    )
     index = level_index(layout, flat, levels)
     generation = generate_from(
         params, config, layout.replace(visual_index=index), rows(visual), rollouts.decoding, key

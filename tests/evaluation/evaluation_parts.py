@@ -10,7 +10,8 @@ from resadapt_jax.data.toy_pipeline import held_out_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.data.toy_world import ToyWorldConfig
-from resadapt_jax.evaluation.clips import Clips
+from resadapt_jax.evaluation.clips import Clips, prompts_showing
+from resadapt_jax.generation.answer import Prompts
 from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.models.qwen2_5_vl.model import init_params
 from resadapt_jax.operators import SizeLimits
@@ -38,6 +39,10 @@ def backbone() -> Backbone:
 def clips(batch_size: int = 4) -> Clips:
     batches = held_out_batches(ToyClips(WORLD, batch_size), backbone().tokenizer, batch_size)
     return Clips.from_records(next(batches))
+
+
+def build_prompts(clips: Clips, shown: np.ndarray) -> Prompts:
+    return prompts_showing(clips, shown, backbone().tokenizer)
 
 
 def tokens_of(grid_thw: np.ndarray) -> np.ndarray:

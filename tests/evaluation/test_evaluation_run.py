@@ -46,6 +46,7 @@ def config(tmp_path_factory):
             fixed_retentions=(0.25, 0.5),
             drop_retentions=(0.5,),
             budgets=(0.5,),
+            capacities=(0.25, 1.0, 4.0),
         ),
     )
     resolved = resolve(config, backbone().config.text.hidden_size)
@@ -91,6 +92,9 @@ def test_every_point_is_there_with_the_retention_it_says(record):
         assert point["retention"] <= (4 if point["setting"] == "free" else 1)
         assert sum(task["clips"] for task in point["tasks"].values()) == NUM_CLIPS
     assert points["vanilla", "scale 1"]["retention"] == 1.0
+    # One layer's keys and values, 2 heads of 32 numbers of 4 bytes: 512 bytes a slot. 4 rows of
+    # 3 headers of 4 tokens and a turn of 26, 12 visual tokens for 3 placeholders, 4 of the answer.
+    assert points["vanilla", "scale 1"]["cache_bytes"] == 4 * (12 + 26 + 12 - 3 + 4) * 512
     assert points["random_drop", "tokens 0.5"]["retention"] == 0.5
     # Tokens are dropped after all were encoded; whatever resizes encodes what it keeps.
     assert points["random_drop", "tokens 0.5"]["encoded"] == 1.0
@@ -110,11 +114,6 @@ def clips_seen():
     return [source[i] for i in range(NUM_CLIPS)]
 
 
-def test_evaluation_repeats_exactly(config, record):
-    again = evaluate_run(config, "train me")
-    assert again["points"] == record["points"] and again["controls"] == record["controls"]
-
-
 def test_the_table_has_a_row_for_everything(record):
     table = frontier_table(record)
     for name in ("vanilla", "tokens 0.5", "evidence at 1", "budget 0.5", "other query", "blind"):
@@ -122,10 +121,11 @@ def test_the_table_has_a_row_for_everything(record):
     assert "gain at matched retention" in table
 
 
-def test_a_changed_config_is_recorded(config, record):
+def test_a_changed_config_is_recorded_and_all_else_repeats_exactly(config, record):
     changed = replace(config, advantage=replace(config.advantage, gamma=9.0))
-    lines = evaluate_run(changed, "train me")["changed_since_training"]
-    assert lines == ["advantage.gamma: 0.05 -> 9.0"]
+    again = evaluate_run(changed, "train me")
+    assert again["changed_since_training"] == ["advantage.gamma: 0.05 -> 9.0"]
+    assert again["points"] == record["points"] and again["controls"] == record["controls"]
 
 
 def test_the_wrong_query_reaches_the_allocator_and_only_it():
@@ -196,6 +196,8 @@ def test_clips_that_were_trained_on_are_refused(config):
     [
         ({"budgets": (0.5, 0.2)}, "a budget of 0.2 is 2 tokens a clip, but 3 are needed"),
         ({"fixed_retentions": (0.5, 0.2)}, "keeps 0.25 to 1 of the tokens, not 0.2"),
+        # 56 pixels at s_max 1.8 are 100, that is 4 x 4 tokens where there were 2 x 2.
+        ({"capacities": (1.0, 3.9)}, "end at 3.9 of the native tokens, .* 1.8 asks for 4"),
     ],
 )
 def test_shares_that_cannot_be_kept_are_refused_before_any_clip(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from evaluation_parts import LIMITS, backbone, clips, tokens_of
+from evaluation_parts import LIMITS, backbone, build_prompts, clips, tokens_of
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.evaluation import methods
@@ -23,9 +23,9 @@ CONFIG = EvaluationConfig(fixed_retentions=(0.25, 0.5), drop_retentions=(0.5,), 
 
 
 def all_settings():
-    tokenizer = backbone().tokenizer
-    frontier = methods.frontier_settings(CONFIG, limits=LIMITS, s_min=0.2, tokenizer=tokenizer)
-    return frontier + methods.control_settings(limits=LIMITS, tokenizer=tokenizer)
+    prompts = {"build_prompts": build_prompts}
+    frontier = methods.frontier_settings(CONFIG, limits=LIMITS, s_min=0.2, **prompts)
+    return frontier + methods.control_settings(limits=LIMITS, **prompts)
 
 
 def text_of(prompts, i):
@@ -122,7 +122,7 @@ def test_drop_tokens_encodes_all_and_keeps_a_share():
 def test_drop_pairs_leaves_the_headers_and_times_of_the_kept_alone():
     tokenizer = backbone().tokenizer
     inputs = methods.drop_pairs(
-        2 / 3, clips(), PROPOSALS, limits=LIMITS, seed=2, tokenizer=tokenizer
+        2 / 3, clips(), PROPOSALS, limits=LIMITS, seed=2, build_prompts=build_prompts
     )
     tokens = tokens_of(inputs.grid_thw)
     assert all(sorted(row) == [0, 4, 4] for row in tokens.tolist())
@@ -143,13 +143,13 @@ def test_drop_pairs_leaves_the_headers_and_times_of_the_kept_alone():
 
 def test_drop_pairs_of_none_is_vanilla():
     all_kept = methods.drop_pairs(
-        1.0, clips(), PROPOSALS, limits=LIMITS, seed=2, tokenizer=backbone().tokenizer
+        1.0, clips(), PROPOSALS, limits=LIMITS, seed=2, build_prompts=build_prompts
     )
     assert same(all_kept, methods.vanilla(clips(), PROPOSALS, limits=LIMITS))
 
 
 def test_blind_asks_the_question_alone():
-    inputs = methods.blind(clips(), PROPOSALS, tokenizer=backbone().tokenizer)
+    inputs = methods.blind(clips(), PROPOSALS, build_prompts=build_prompts)
     assert inputs.grid_thw.sum() == 0
     for i, question in enumerate(clips().questions):
         text = text_of(inputs.prompts, i)

@@ -4,14 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from evaluation_parts import LIMITS, backbone, clips
+from evaluation_parts import LIMITS, backbone, build_prompts, clips
 
+from resadapt_jax.errors import UserError
 from resadapt_jax.evaluation import methods, respond
 from resadapt_jax.evaluation.methods import Inputs, Proposals
 from resadapt_jax.generation.answer import DecodingConfig, answer
 from resadapt_jax.models.prompt import PromptLayout
+from resadapt_jax.operators import CapacityLadder
 
 NATIVE = 12
+LADDER = CapacityLadder(steps=(3, 6, 12))
 DECODING = DecodingConfig(max_new_tokens=3)
 NOTHING = Proposals(np.ones((4, 3)), np.ones((4, 3)))
 
@@ -23,10 +26,10 @@ def grids(sides):
 
 
 def run(inputs, visual=None):
-    shown = respond.show(backbone(), clips().batch.frames, inputs.grid_thw, NATIVE)
+    shown = respond.show(backbone(), clips().batch.frames, inputs.grid_thw, LADDER)
     if visual is not None:
         shown = shown._replace(visual=visual(shown.visual))
-    return respond.respond(backbone(), shown, inputs, NATIVE, DECODING)
+    return respond.respond(backbone(), shown, inputs, LADDER, DECODING)
 
 
 def assert_same_answers(first, second):
@@ -74,12 +77,12 @@ def test_a_larger_capacity_changes_nothing():
 def test_absent_pairs_cost_nothing_and_leave_the_others_alone():
     """Each pair that is shown has the tokens that it would have alone, and no others are there."""
     grid_thw = grids([[0, 2, 1], [1, 0, 0], [0, 0, 2], [2, 2, 0]])
-    shown = respond.show(backbone(), clips().batch.frames, grid_thw, NATIVE)
+    shown = respond.show(backbone(), clips().batch.frames, grid_thw, LADDER)
     assert shown.num_tokens.tolist() == [5, 1, 4, 8]
     for clip, pair, first in ((0, 1, 0), (0, 2, 4), (1, 0, 0), (2, 2, 0), (3, 0, 0), (3, 1, 4)):
         alone = np.zeros_like(grid_thw)
         alone[clip, pair] = grid_thw[clip, pair]
-        single = respond.show(backbone(), clips().batch.frames, alone, NATIVE)
+        single = respond.show(backbone(), clips().batch.frames, alone, LADDER)
         count = int(single.num_tokens[clip])
         np.testing.assert_allclose(
             shown.visual[clip, first : first + count], single.visual[clip, :count], atol=2e-5
@@ -130,18 +133,13 @@ def test_dropping_compacts_and_leaves_positions():
 
 
 def test_blind_sees_no_frame():
-    inputs = methods.blind(clips(), NOTHING, tokenizer=backbone().tokenizer)
+    inputs = methods.blind(clips(), NOTHING, build_prompts=build_prompts)
     answers = run(inputs, lambda visual: jnp.full_like(visual, jnp.nan))
     assert answers.num_tokens.tolist() == [0] * 4
     assert np.isfinite(answers.generation.log_probs).all()
 
 
-@pytest.mark.parametrize(
-    "needed, expected", [(0, 12), (12, 12), (13, 48), (48, 48), (49, 108), (192, 192), (193, 384)]
-)
-def test_capacity_is_the_smallest_step_that_holds(needed, expected):
-    assert respond.capacity_for(needed, 192) == expected
-
-
-def test_no_capacity_is_zero():
-    assert respond.capacity_for(0, 4) == 1
+def test_what_no_capacity_holds_is_refused():
+    ladder = CapacityLadder(steps=(2, 4))
+    with pytest.raises(UserError, match="5 visual tokens exceed the largest capacity, 4"):
+        respond.show(backbone(), clips().batch.frames, grids([[2, 1, 0]] + [[1, 0, 0]] * 3), ladder)

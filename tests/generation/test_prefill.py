@@ -210,7 +210,7 @@ def test_cache_has_its_final_size_and_its_bytes_are_known(batch, dtype, options)
     # 22 positions: whole; in 5 chunks of 5; 7 in 2 chunks of 4, then 15 in 4 chunks of 4.
     assert slots == {0: 22, 1: 25, 2: 8 + 16}[len(options)] + NEW_TOKENS - 1
     held = sum(x.size * x.dtype.itemsize for x in cache.keys + cache.values)
-    assert cache_bytes(batch.config.text, 3, slots, dtype) == held
+    assert cache_bytes(batch.config.text, 3, slots, dtype) == cache.nbytes == held
     assert cache.mask.shape == (3, slots)
 
 

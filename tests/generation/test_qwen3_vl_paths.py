@@ -15,7 +15,7 @@ from resadapt_jax.generation.answer import DecodingConfig, Prompts, answer, enco
 from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.models.qwen3_vl import model
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig, TextConfig, VisionConfig
-from resadapt_jax.operators import SizeLimits
+from resadapt_jax.operators import CapacityLadder, SizeLimits
 from resadapt_jax.training.rollout import encode_levels, level_grids, level_index, size_levels
 
 CONFIG = Qwen3VLConfig(
@@ -46,6 +46,7 @@ CONFIG = Qwen3VLConfig(
 )
 # Two pairs of 64 x 96 are 2 · 2 · 3 merged tokens of 32 pixels at scale 1.
 NATIVE = 12
+LADDER = CapacityLadder(steps=(6, NATIVE))
 IDS = np.array([[5, 22, 21, 23, 22, 21, 23, 6], [7, 22, 21, 23, 22, 21, 23, 8]])
 ENTRIES = np.array([[-1, -1, 0, -1, -1, 1, -1, -1]] * 2)
 
@@ -82,8 +83,8 @@ def test_evaluations_packed_batch_answers_as_clip_by_clip(params, frames, prompt
     decoding = DecodingConfig(max_new_tokens=3)
     # 6 + 1 tokens of the first clip, 2 + 4 of the second.
     grid_thw = np.array([[[1, 4, 6], [1, 2, 2]], [[1, 2, 4], [1, 4, 4]]], np.int32)
-    shown = respond.show(backbone, frames, grid_thw, NATIVE)
-    packed = respond.respond(backbone, shown, Inputs(grid_thw, prompts), NATIVE, decoding)
+    shown = respond.show(backbone, frames, grid_thw, LADDER)
+    packed = respond.respond(backbone, shown, Inputs(grid_thw, prompts), LADDER, decoding)
     run = functools.partial(
         answer,
         config=CONFIG,
@@ -96,8 +97,8 @@ def test_evaluations_packed_batch_answers_as_clip_by_clip(params, frames, prompt
     ours, expected = packed.generation, planned.generation
     np.testing.assert_array_equal(ours.token_ids, expected.token_ids)
     np.testing.assert_allclose(ours.log_probs, expected.log_probs, atol=2e-5)
-    other = respond.show(backbone, frames[::-1], grid_thw, NATIVE)
-    other = respond.respond(backbone, other, Inputs(grid_thw, prompts), NATIVE, decoding)
+    other = respond.show(backbone, frames[::-1], grid_thw, LADDER)
+    other = respond.respond(backbone, other, Inputs(grid_thw, prompts), LADDER, decoding)
     assert np.abs(other.generation.log_probs - expected.log_probs).max() > 1e-3
 
 

@@ -34,6 +34,14 @@ def test_growth_bounds_the_waste():
     assert waste.mean() == pytest.approx(0.086, abs=0.01)
 
 
+def test_shares_of_the_native_tokens():
+    # 192 tokens: a sixteenth, a quarter, nine sixteenths, all; a share of 3 tokens is never none.
+    ladder = CapacityLadder.of_shares((1.0, 0.25, 0.5625, 0.0625), 192)
+    assert ladder.steps == (12, 48, 108, 192) and ladder.largest == 192
+    assert ladder.times(4).steps == (48, 192, 432, 768)
+    assert CapacityLadder.of_shares((0.1, 0.2, 1.0), 3).steps == (1, 3)
+
+
 @pytest.mark.parametrize("steps", [(), (0, 1), (4, 4), (8, 4)])
 def test_steps_must_rise(steps):
     with pytest.raises(ValueError, match="positive and rising"):

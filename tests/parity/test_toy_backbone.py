@@ -34,11 +34,7 @@ def clips():
     )
     sides = jax.random.randint(jax.random.key(0), (CLIPS, 12), 1, 5)  # any of the four sizes
     grid_thw = jnp.stack([jnp.ones_like(sides), 2 * sides, 2 * sides], axis=-1)
-    prompts = Prompts(
-        compact_ids=jnp.asarray(records["compact_ids"]),
-        compact_length=jnp.asarray(records["compact_length"]),
-        entry_index=jnp.asarray(records["entry_index"]),
-    )
+    prompts = jax.tree.map(jnp.asarray, Prompts.from_records(records))
     return backbone, jnp.asarray(records["frames"]), grid_thw, prompts
 
 
@@ -60,7 +56,7 @@ def test_transformers_gives_the_same_answers(clips):
     hf = hf.eval()
     said = set()
     for row in range(CLIPS):
-        plan = plan_pairs(grid_thw[row], config, 192, 16)
+        plan = plan_pairs(grid_thw[row], config, 192)
         patches = resize_patchify(
             frames[row],
             14 * grid_thw[row, :, 1],

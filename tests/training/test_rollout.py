@@ -1,5 +1,7 @@
 """Rollouts: the level cache against the planned path, budgets, and what is drawn."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +11,12 @@ from resadapt_jax.allocator import AllocatorOutput, ScaleRange, policy
 from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.generation.answer import DecodingConfig, Prompts, answer, encode_pairs, lay_out
+from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.qwen2_5_vl import model
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.rollout import (
     RolloutConfig,
+    answer_allocations,
     encode_levels,
     fit_levels,
     level_grids,
@@ -30,11 +34,7 @@ BATCH = 2
 @pytest.fixture(scope="module")
 def batch():
     records = next(question_batches(ToyClips(WORLD, BATCH), backbone().tokenizer, BATCH))
-    prompts = Prompts(
-        compact_ids=jnp.asarray(records["compact_ids"]),
-        compact_length=jnp.asarray(records["compact_length"]),
-        entry_index=jnp.asarray(records["entry_index"]),
-    )
+    prompts = jax.tree.map(jnp.asarray, Prompts.from_records(records))
     return jnp.asarray(records["frames"]), prompts
 
 
@@ -192,3 +192,30 @@ def test_scales_per_frame_are_averaged_over_the_pair():
     level, _ = fit_levels(scales, jnp.ones((1, 4), bool), 112, 112, 100, levels, LIMITS)
     # The first pair's mean is .5: 56 px, two tokens a side, the second level of four.
     assert level[0, 0].tolist() == [1, 3]
+
+
+def test_conventions_reach_the_rollout(batch):
+    """Under each a rollout traces; those that share a clock need to know the time."""
+    frames, prompts = batch
+    config, params = backbone().config, backbone().params
+    levels = size_levels(*frames.shape[2:4], RANGE, LIMITS)
+    visual = jax.ShapeDtypeStruct((BATCH, 3 * int(levels.tokens.sum()), 128), jnp.float32)
+    level = jax.ShapeDtypeStruct((BATCH, 2, 3), jnp.int32)
+    rollouts = RolloutConfig(num_allocations=2, token_capacity=48)
+    for convention in Convention:
+        grids = jnp.ones((BATCH, 3, 3), jnp.int32)
+        told = prompts.replace(native_thw=grids)
+        answer = functools.partial(
+            answer_allocations,
+            config=config,
+            levels=levels,
+            rollouts=rollouts,
+            key=jax.random.key(0),
+            convention=convention,
+        )
+        drawn = jax.eval_shape(answer, params, visual=visual, level=level, prompts=told)
+        assert drawn.token_ids.shape == (BATCH, 2, 1, 5)
+        timeless = prompts.replace(pair_milliseconds=None)
+        if convention.shares_anchor:
+            with pytest.raises(ValueError, match="needs entry_milliseconds"):
+                jax.eval_shape(answer, params, visual=visual, level=level, prompts=timeless)

@@ -17,6 +17,18 @@ from resadapt_jax.typing import Params
 _IN_MEMORY = {"model.visual.": "visual.", "model.language_model.": "model."}
 
 
+def read_config(directory: str | Path) -> Qwen2_5VLConfig:
+    """The architecture that ``config.json`` describes.
+
+    Raises:
+        UserError: it is unreadable or asks for what the port does not have.
+    """
+    try:
+        return Qwen2_5VLConfig.from_hf(hf.read_config(directory))
+    except ValueError as error:
+        raise UserError(f"{directory}: {error}") from error
+
+
 def load_hf(
     directory: str | Path, dtype: DTypeLike | None = None, mesh: Mesh | None = None
 ) -> tuple[Qwen2_5VLConfig, Params]:
@@ -33,10 +45,7 @@ def load_hf(
         UserError: an unreadable or unsupported config; any missing, unexpected or misshaped
             tensors, all listed in one message.
     """
-    try:
-        config = Qwen2_5VLConfig.from_hf(hf.read_config(directory))
-    except ValueError as error:
-        raise UserError(f"{directory}: {error}") from error
+    config = read_config(directory)
     # A tied head may be stored all the same; it equals the embedding.
     ignore = frozenset({"lm_head.weight"} if config.tie_word_embeddings else ())
     shapes = param_shapes(config)

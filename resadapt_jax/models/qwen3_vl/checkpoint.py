@@ -14,6 +14,18 @@ from resadapt_jax.models.qwen3_vl.partition import PARTITION
 from resadapt_jax.typing import Params
 
 
+def read_config(directory: str | Path) -> Qwen3VLConfig:
+    """The architecture that ``config.json`` describes.
+
+    Raises:
+        UserError: it is unreadable or asks for what the port does not have.
+    """
+    try:
+        return Qwen3VLConfig.from_hf(hf.read_config(directory))
+    except ValueError as error:
+        raise UserError(f"{directory}: {error}") from error
+
+
 def load_hf(
     directory: str | Path, dtype: DTypeLike | None = None, mesh: Mesh | None = None
 ) -> tuple[Qwen3VLConfig, Params]:
@@ -29,10 +41,7 @@ def load_hf(
         UserError: an unreadable or unsupported config; any missing, unexpected or misshaped
             tensors, all listed in one message.
     """
-    try:
-        config = Qwen3VLConfig.from_hf(hf.read_config(directory))
-    except ValueError as error:
-        raise UserError(f"{directory}: {error}") from error
+    config = read_config(directory)
     # A tied head may be stored all the same; it equals the embedding.
     ignore = frozenset({"lm_head.weight"} if config.tie_word_embeddings else ())
     shapes = param_shapes(config)
