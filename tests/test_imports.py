@@ -41,6 +41,7 @@ ONLY_IN = {
     "av": {"data"},
     "tensorflow_datasets": {"data"},
     "orbax": {"training"},
+    "tokamax": {"models"},
     "torch": set(),
     "torchvision": set(),
 }

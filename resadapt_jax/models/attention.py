@@ -6,8 +6,10 @@ Every model calls `attend_in_places` (decoders) or `attend_within_segments` (tow
 import jax
 import jax.numpy as jnp
 
-from resadapt_jax.models.blockwise_attention import Places, attend_blockwise
+from resadapt_jax.models.blockwise_attention import Places, attend_blockwise, pad_keys
 from resadapt_jax.models.compute import Attention
+from resadapt_jax.models.splash_attention import attend_splash
+from resadapt_jax.models.vendor_attention import attend_cudnn, attend_tokamax
 from resadapt_jax.typing import Array, Bool, Float, Int
 
 # Scores of one head that AUTO computes at once; beyond, blocks are faster and far smaller.
@@ -45,19 +47,41 @@ def attend_in_places(
     places: Places,
     choice: Attention = Attention.AUTO,
 ) -> Float[Array, "B Hq T D"]:
-    """`attend` where ``places`` say who sees whom; what sees nobody gets any finite value."""
-    length, slots = query.shape[2], key.shape[2]
+    """`attend` where ``places`` say who sees whom; what sees nobody gets any finite value.
+
+    Keys and values of segment 0 may hold anything, but only finite values where ``T`` is 1: such
+    a step is too short to clean a whole cache.
+
+    Raises:
+        UserError: the chosen implementation does not take the inputs, or is not installed.
+    """
     if choice is Attention.AUTO:
-        dense = length == 1 or length * slots <= _MOST_DENSE
-        choice = Attention.DENSE if dense else Attention.BLOCKWISE
-    if choice is Attention.DENSE:
+        choice = _automatic(query, key)
+    if choice is Attention.DENSE or (choice is Attention.SPLASH and query.shape[2] == 1):
+        if query.shape[2] > 1:
+            key, value, places = pad_keys(key, value, places, 0)
         return attend(query, key, value, places.visible())
     if choice is Attention.BLOCKWISE:
         return attend_blockwise(query, key, value, places, block=_block(query, key))
-    length_first = (x.swapaxes(1, 2) for x in (query, key, value))
-    mask = places.visible()[:, None]
-    out = jax.nn.dot_product_attention(*length_first, mask=mask, implementation="cudnn")
-    return out.swapaxes(1, 2)
+    if choice is Attention.SPLASH:
+        return attend_splash(query, key, value, places)
+    if choice is Attention.CUDNN:
+        return attend_cudnn(query, key, value, places)
+    return attend_tokamax(query, key, value, places)
+
+
+def _automatic(query: Array, key: Array) -> Attention:
+    """By the sizes, and by the default device when traced: name a choice to compile for another.
+
+    The branches of ``jax.lax.platform_dependent`` would all be traced in every layer, and under
+    differentiation each would keep its residuals.
+    """
+    length, slots = query.shape[2], key.shape[2]
+    if length == 1 or length * slots <= _MOST_DENSE:
+        return Attention.DENSE
+    # XLA cannot split the kernel over a mesh by itself.
+    alone = jax.default_backend() == "tpu" and jax.device_count() == 1
+    return Attention.SPLASH if alone else Attention.BLOCKWISE
 
 
 def _block(query: Array, key: Array) -> int:

@@ -14,17 +14,22 @@ class Attention(Enum):
     """Which implementation of attention runs; all compute the same.
 
     Attributes:
-        AUTO: dense for short sequences and single queries, in blocks beyond.
+        AUTO: dense for short sequences and single queries; beyond, splash on a lone TPU, and in
+            blocks elsewhere.
         DENSE: one array of all scores; the definition.
         BLOCKWISE: `blockwise_attention`, memory linear in the sequence, any target.
-        CUDNN: the vendor's fused kernel through ``jax.nn.dot_product_attention``, where the mask
-            is materialised but the scores are not; CUDA and half precision only.
+        SPLASH: `splash_attention`, JAX's kernel for TPUs; single queries are dense. On a mesh it
+            must be called inside a ``shard_map``.
+        CUDNN: cuDNN's kernel through ``jax.nn.dot_product_attention``; CUDA and half precision.
+        TOKAMAX: what the package tokamax picks for the device; install it yourself.
     """
 
     AUTO = "auto"
     DENSE = "dense"
     BLOCKWISE = "blockwise"
+    SPLASH = "splash"
     CUDNN = "cudnn"
+    TOKAMAX = "tokamax"
 
 
 class Remat(Enum):

@@ -51,7 +51,7 @@ def test_every_segment_sees_itself_alone(longest, length):
     query, key, value = qkv(rng, length, 2, 2)
     for _ in range(4):
         ids = segments(rng, longest, length)
-        out = within(query, key, value, ids)
+        out = np.asarray(within(query, key, value, ids))
         for segment in range(1, ids.max() + 1):
             at = ids == segment
             for head in range(2):

@@ -1,5 +1,7 @@
 """Attention in blocks against the dense definition, values and gradients."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,11 +77,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dim", [8, 72, 80])
 @pytest.mark.parametrize("case", CASES)
-def test_values_and_gradients_are_the_dense_ones(case, dim):
+def test_values_and_gradients_are_the_dense_ones(case):
     length, keys, (places, visible) = CASES[case]
-    query, key, value = inputs(length, keys, dim)
+    query, key, value = inputs(length, keys, 8)
     weight = jnp.asarray(np.random.default_rng(1).normal(size=query.shape), jnp.float32)
 
     def loss(attend, *arrays):
@@ -110,7 +111,7 @@ def test_what_is_not_in_place_would_show():
         places._replace(key_slot=jnp.arange(keys)),  # as if causal
         places._replace(query_segment=jnp.ones_like(places.query_segment)),
     ):
-        out = attend_blockwise(*arrays, other, block=16)
+        out = jax.jit(partial(attend_blockwise, block=16))(*arrays, other)
         assert np.abs(out - dense(*arrays, visible)).max() > 0.1
 
 
