@@ -53,8 +53,14 @@ class Compute:
     attention: Attention = Attention.AUTO
     remat: Remat = Remat.NONE
 
-    def wrap(self, layer: Callable[..., Any]) -> Callable[..., Any]:
-        """A layer, called with arrays alone, that keeps what ``remat`` says."""
+    def wrap(self, layer: Callable[..., Any], *, scanned: bool = False) -> Callable[..., Any]:
+        """A layer, called with arrays alone, that keeps what ``remat`` says.
+
+        Args:
+            layer: of a model.
+            scanned: it is the body of a loop, where XLA cannot merge a layer's second computation
+                with its first, and need not be kept from it.
+        """
         if self.remat is Remat.NONE:
             return layer
         policies = jax.checkpoint_policies
@@ -62,7 +68,7 @@ class Compute:
             Remat.MATMULS: policies.dots_with_no_batch_dims_saveable,
             Remat.LAYERS: policies.nothing_saveable,
         }
-        return jax.checkpoint(layer, policy=keep[self.remat])
+        return jax.checkpoint(layer, policy=keep[self.remat], prevent_cse=not scanned)
 
 
 def with_compute(config: ConfigT, compute: Compute) -> ConfigT:

@@ -1,6 +1,7 @@
 """The decoder of the Qwen families: grouped-query attention, SwiGLU, with or without a cache."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from resadapt_jax.models.compute import Compute
 from resadapt_jax.models.kv_cache import KVCache, write_slots
 from resadapt_jax.models.layers import linear, rms_norm, swiglu
 from resadapt_jax.models.rope import rotate
+from resadapt_jax.models.stacking import StackedLayers, scan_layers
 from resadapt_jax.typing import Array, Bool, Float, Int, Params
 
 
@@ -45,13 +47,21 @@ def run_layers(
         embeds: text and visual embeddings; padding rows are ignored, whatever they hold.
         angles: of the rotary embedding, float32.
         mask: valid positions.
-        cache: earlier positions, with at least ``T`` free slots; ``None`` starts afresh.
+        cache: earlier positions, with at least ``T`` free slots; ``None`` starts afresh. Stacked
+            layers take none: a loop over them would copy what it cannot update in place.
         deepstack: what is added to the output of the first layers, one each.
 
     Returns:
         Hidden states after the final norm (meaningless at padding), and the cache with the ``T``
         positions added; without one given, a cache of exactly these ``T`` slots.
+
+    Raises:
+        ValueError: a cache for stacked layers.
     """
+    layers = params["layers"]
+    scanned = isinstance(layers, StackedLayers)
+    if scanned and cache is not None:
+        raise ValueError("stacked layers run without a cache: generate with unstack_layers(params)")
     x = jnp.where(mask[:, :, None], embeds, 0)
     # transformers turns text heads in the activation's dtype, and vision heads in float32.
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
@@ -64,23 +74,25 @@ def run_layers(
         query_slot=query_slot,
         key_slot=jnp.arange(seen.shape[1]),
     )
-    keys, values = [], []
+    added = jnp.stack(deepstack) if deepstack else None
 
-    @config.compute.wrap
+    @partial(config.compute.wrap, scanned=scanned)
     def run(params, x, past):
         return layer(params, config, x, cos, sin, places, past, start)
 
-    for index in range(config.num_hidden_layers):
+    def step(params, x, index):
         past = None if cache is None else (cache.keys[index], cache.values[index])
-        layer_params = params["layers"][str(index)]
-        x, (key, value) = run(layer_params, x, past)
-        if index < len(deepstack):
-            x = x + jnp.where(mask[:, :, None], deepstack[index], 0).astype(x.dtype)
-        keys.append(key)
-        values.append(value)
+        x, key_value = run(params, x, past)
+        if added is not None:
+            feature = added[jnp.minimum(index, len(added) - 1)]
+            shown = mask & (index < len(added))
+            x = x + jnp.where(shown[:, :, None], feature, 0).astype(x.dtype)
+        return x, key_value
+
+    x, (keys, values) = scan_layers(step, layers, x, config.num_hidden_layers)
     hidden = rms_norm(params["norm"], x, config.rms_norm_eps)
     length = start + jnp.int32(x.shape[1])
-    return hidden, KVCache(keys=tuple(keys), values=tuple(values), mask=seen, length=length)
+    return hidden, KVCache(keys=keys, values=values, mask=seen, length=length)
 
 
 def layer(

@@ -1,6 +1,7 @@
 """Checkpoints as Hugging Face directories: ``config.json`` and one or many safetensors files."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.numpy import save_file
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.files import atomic_write
+from resadapt_jax.models.stacking import tensor_of, unstack_layers
 from resadapt_jax.typing import Array, Params
 
 _INDEX = "model.safetensors.index.json"
@@ -92,7 +94,7 @@ def save(
     *,
     max_file_bytes: int = 5_000_000_000,
 ) -> None:
-    """Writes ``config.json`` and the weights, keys being the tree's dotted paths.
+    """Writes ``config.json`` and the weights, keys being the dotted paths of the unstacked tree.
 
     Weights go into one file, or into several and their index where they are more than
     ``max_file_bytes``. Each file appears whole, and ``config.json`` last: a directory without one
@@ -101,37 +103,37 @@ def save(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").unlink(missing_ok=True)
-    flat = dict(sorted(traverse_util.flatten_dict(params, sep=".").items()))
-    files = _divide(flat, max_file_bytes)
+    shapes = traverse_util.flatten_dict(jax.eval_shape(unstack_layers, params), sep=".")
+    sizes = {key: math.prod(x.shape) * x.dtype.itemsize for key, x in sorted(shapes.items())}
+    files = _divide(sizes, max_file_bytes)
     for old in {*directory.glob("model*.safetensors"), directory / _INDEX} - {
         directory / name for name in files
     }:
         old.unlink(missing_ok=True)
     for name, keys in files.items():
         temporary = directory / f".{name}.tmp"
-        tensors = {key: np.asarray(flat[key]) for key in keys}
+        tensors = {key: np.asarray(tensor_of(params, key)) for key in keys}
         # transformers refuses a file that does not say which framework's layout it follows.
         save_file(tensors, temporary, metadata={"format": "pt"})
         temporary.chmod(0o644)  # safetensors makes it its owner's alone
         os.replace(temporary, directory / name)
     if len(files) > 1:
         weight_map = {key: name for name, keys in files.items() for key in keys}
-        total = sum(value.nbytes for value in flat.values())
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         atomic_write(directory / _INDEX, json.dumps(index, indent=2) + "\n")
     atomic_write(directory / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _divide(tensors: Mapping[str, Array], max_file_bytes: int) -> dict[str, list[str]]:
+def _divide(sizes: Mapping[str, int], max_file_bytes: int) -> dict[str, list[str]]:
     """File name -> keys, in order; a tensor larger than a file may be has one to itself."""
     groups: list[list[str]] = [[]]
     filled = 0
-    for key, tensor in tensors.items():
-        if groups[-1] and filled + tensor.nbytes > max_file_bytes:
+    for key, size in sizes.items():
+        if groups[-1] and filled + size > max_file_bytes:
             groups.append([])
             filled = 0
         groups[-1].append(key)
-        filled += tensor.nbytes
+        filled += size
     if len(groups) == 1:
         return {_SINGLE: groups[0]}
     count = len(groups)

@@ -27,7 +27,7 @@ class KVCache:
     Rotation is applied before a key is stored, so a slot's index carries no position.
 
     Attributes:
-        keys: per layer, rotated keys.
+        keys: per layer, rotated keys; of stacked layers one array, which `extend` cuts up.
         values: per layer.
         mask: slots that hold a valid position.
         length: slots written so far.

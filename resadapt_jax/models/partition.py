@@ -7,8 +7,14 @@ export all read the same table.
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
+import jax
+from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from resadapt_jax.models.stacking import StackedLayers, unstack_layers
+from resadapt_jax.typing import Array, Params, PyTree
 
 # Patterns as in a shell, `*` also matching dots; the first that matches decides.
 PartitionTable = tuple[tuple[str, PartitionSpec], ...]
@@ -46,6 +52,25 @@ def shardings(
     specs = partition_specs(shapes, table)
     fitted = {key: _fitted(spec, shapes[key], mesh) for key, spec in specs.items()}
     return {key: NamedSharding(mesh, spec) for key, spec in fitted.items()}
+
+
+def tree_shardings(params: Params, table: PartitionTable, mesh: Mesh) -> PyTree[NamedSharding]:
+    """The twin of a tree of parameters, for ``jax.jit`` and ``jax.device_put``.
+
+    Stacked layers are split as each of them would be; the axis that counts them is whole.
+    """
+    flat = traverse_util.flatten_dict(jax.eval_shape(unstack_layers, params), sep=".")
+    places = shardings({key: x.shape for key, x in flat.items()}, table, mesh)
+
+    def twin(node: StackedLayers | Array, place: Any) -> Any:
+        if not isinstance(node, StackedLayers):
+            return place
+        return StackedLayers(
+            jax.tree.map(lambda x: NamedSharding(mesh, PartitionSpec(None, *x.spec)), place["0"])
+        )
+
+    places = traverse_util.unflatten_dict(places, sep=".")
+    return jax.tree.map(twin, params, places, is_leaf=lambda x: isinstance(x, StackedLayers))
 
 
 def _fitted(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

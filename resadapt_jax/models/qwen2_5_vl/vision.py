@@ -1,12 +1,16 @@
 """The vision tower: window and per-frame attention over packed patches of any grids."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from resadapt_jax.models.attention import attend_within_segments
 from resadapt_jax.models.layers import linear, rms_norm, swiglu
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, VisionConfig
 from resadapt_jax.models.rope import rotate, vision_angles
+from resadapt_jax.models.stacking import StackedLayers, scan_layers
 from resadapt_jax.models.vision_plan import VisionPlan
 from resadapt_jax.typing import Array, Float, Int, Params
 
@@ -41,15 +45,19 @@ def hidden_states(
     cos, sin = _rotation(config, plan)
     in_window = _by_block(plan.window_ids[:, None], plan.window_order, plan.merge_size)[:, 0]
 
-    @config.compute.wrap
+    sees_frame = jnp.asarray(np.isin(np.arange(config.depth), config.fullatt_block_indexes))
+    blocks = params["blocks"]
+
+    @partial(config.compute.wrap, scanned=isinstance(blocks, StackedLayers))
     def run(params, x, ids):
         return block(params, config, x, cos, sin, ids)
 
-    # Reordering stays inside a temporal patch, so segment ids read the same in both orders.
-    for index in range(config.depth):
-        ids = plan.segment_ids if index in config.fullatt_block_indexes else in_window
-        x = run(params["blocks"][str(index)], x, ids)
-    return x
+    def step(params, x, index):
+        # Reordering stays inside a temporal patch, so segment ids read the same in both orders.
+        ids = jnp.where(sees_frame[index], plan.segment_ids, in_window)
+        return run(params, x, ids), None
+
+    return scan_layers(step, blocks, x, config.depth)[0]
 
 
 def embed_patches(

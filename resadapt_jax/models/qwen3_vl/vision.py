@@ -1,13 +1,17 @@
 """The vision tower: per-frame attention over packed patches of any grids, with deepstack taps."""
 
+from functools import partial
+
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from resadapt_jax.models.attention import attend_within_segments
 from resadapt_jax.models.layers import layer_norm, linear
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig, VisionConfig
 from resadapt_jax.models.rope import rotate, vision_angles
+from resadapt_jax.models.stacking import StackedLayers, scan_layers
 from resadapt_jax.models.vision_plan import VisionPlan, interpolation_taps
 from resadapt_jax.typing import Array, Float, Params
 
@@ -40,10 +44,11 @@ def encode(
     params, config = params["model"]["visual"], config.vision
     x, taps = hidden_states(params, config, patches, plan)
     valid = plan.token_entry[:, None] >= 0
-    deepstack = [
-        merge_tap(params["deepstack_merger_list"][str(index)], config, tap)
-        for index, tap in enumerate(taps)
-    ]
+
+    def step(params, _, index):
+        return None, merge_tap(params, config, taps[index])
+
+    _, deepstack = scan_layers(step, params["deepstack_merger_list"], None, len(taps))
     return VisualFeatures(
         tokens=jnp.where(valid, merge(params["merger"], config, x), 0),
         deepstack=tuple(jnp.where(valid, features, 0) for features in deepstack),
@@ -52,22 +57,30 @@ def encode(
 
 def hidden_states(
     params: Params, config: VisionConfig, patches: Float[Array, "P C"], plan: VisionPlan
-) -> tuple[Float[Array, "P D"], list[Float[Array, "P D"]]]:
+) -> tuple[Float[Array, "P D"], Float[Array, "taps P D"]]:
     """What the last block gives, and each tapped one, for a tower's own parameters and config."""
     x = embed_patches(params, config, patches, plan)
     angles = vision_angles(plan.patch_row, plan.patch_col, config.head_dim, config.rope_theta)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
-    taps = []
+    blocks, tapped = params["blocks"], config.deepstack_visual_indexes
 
-    @config.compute.wrap
+    @partial(config.compute.wrap, scanned=isinstance(blocks, StackedLayers))
     def run(params, x):
         return block(params, config, x, cos, sin, plan)
 
-    for index in range(config.depth):
-        x = run(params["blocks"][str(index)], x)
-        if index in config.deepstack_visual_indexes:
-            taps.append(x)
-    return x, taps
+    # Every block writes to the slot of the next tap, whose own block writes last; one more slot
+    # takes what comes after. So the loop carries as many states as are tapped, not as there are
+    # blocks; and being a copy outside of `run`, the backward pass keeps none of them.
+    slots = jnp.asarray(np.searchsorted(tapped, np.arange(config.depth)))
+
+    def step(params, carry, index):
+        x, taps = carry
+        x = run(params, x)
+        return (x, jax.lax.dynamic_update_index_in_dim(taps, x, slots[index], axis=0)), None
+
+    taps = jnp.zeros((len(tapped) + 1, *x.shape), x.dtype)
+    (x, taps), _ = scan_layers(step, blocks, (x, taps), config.depth)
+    return x, taps[: len(tapped)]
 
 
 def embed_patches(
@@ -79,7 +92,9 @@ def embed_patches(
     patches = jnp.where(plan.patch_entry[:, None] >= 0, patches, 0).astype(weight.dtype)
     x = linear({"weight": weight, "bias": projection["bias"]}, patches)
     taps, weights = interpolation_taps(plan, config.position_side)
-    positions = jnp.sum(params["pos_embed"]["weight"][taps] * weights[:, :, None], axis=1)
+    table = params["pos_embed"]["weight"]
+    # One tap after the other: four states of every patch at once are more than a block needs.
+    positions = sum(table[taps[:, i]] * weights[:, i, None] for i in range(taps.shape[1]))
     return x + positions.astype(x.dtype)
 
 

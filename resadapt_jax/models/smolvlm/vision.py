@@ -1,5 +1,7 @@
 """The vision tower and its connector: square frames to a few tokens each."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from resadapt_jax.models.attention import attend_in_places
 from resadapt_jax.models.blockwise_attention import Places
 from resadapt_jax.models.layers import layer_norm, linear
 from resadapt_jax.models.smolvlm.config import SmolVLMConfig, VisionConfig
+from resadapt_jax.models.stacking import StackedLayers, scan_layers
 from resadapt_jax.typing import Array, Bool, Float, Int, Params
 
 
@@ -47,12 +50,15 @@ def hidden_states(
     x = embed_patches(params["embeddings"], config, pixels, patch_mask)
     places = Places.of_segments(patch_mask.reshape(len(x), -1).astype(jnp.int32))
 
-    @config.compute.wrap
+    layers = params["encoder"]["layers"]
+
+    @partial(config.compute.wrap, scanned=isinstance(layers, StackedLayers))
     def run(params, x):
         return layer(params, config, x, places)
 
-    for index in range(config.num_hidden_layers):
-        x = run(params["encoder"]["layers"][str(index)], x)
+    x, _ = scan_layers(
+        lambda params, x, _: (run(params, x), None), layers, x, config.num_hidden_layers
+    )
     return layer_norm(params["post_layernorm"], x, config.layer_norm_eps)
 
 

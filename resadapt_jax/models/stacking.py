@@ -1,0 +1,143 @@
+"""Layers of equal shape as one tree, so that a program scans them instead of listing each.
+
+Compiling then takes as long for 80 layers as for 2. Checkpoints, generation and everything that
+names a layer keep them one by one; `scan_layers` runs either form.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from resadapt_jax.typing import Array, Int, Params, PyTree
+
+CarryT = TypeVar("CarryT")
+
+
+@flax.struct.dataclass
+class StackedLayers:
+    """Layers of one structure.
+
+    Attributes:
+        tree: a layer's parameters, each array with a leading axis that counts the layers.
+    """
+
+    tree: Params
+
+
+Layers = Mapping[str, Params] | StackedLayers
+"""The layers of a network under their numbers, or stacked."""
+
+
+def stack_layers(tree: PyTree) -> PyTree:
+    """Replaces every dict of numbered layers that are equal in structure, shapes and dtypes.
+
+    Takes parameters, their gradients, or a state that holds either. Arrays on a mesh stay split as
+    they are; the new axis is whole on every device. Copies: the tree given remains valid.
+    """
+    return jax.tree.map(
+        lambda node: (
+            StackedLayers(jax.tree.map(_stack, *_in_order(node))) if _are_layers(node) else node
+        ),
+        tree,
+        is_leaf=_are_layers,
+    )
+
+
+def unstack_layers(tree: PyTree) -> PyTree:
+    """Undoes `stack_layers`, bitwise; what holds no stacked layers comes back as it is."""
+
+    def numbered(node: Any) -> Any:
+        if not _is_stacked(node):
+            return node
+        leaves, structure = jax.tree.flatten(node.tree)
+        layers = zip(*map(_unstack, leaves), strict=True)
+        return {str(index): structure.unflatten(layer) for index, layer in enumerate(layers)}
+
+    return jax.tree.map(numbered, tree, is_leaf=_is_stacked)
+
+
+def tensor_of(params: Params, key: str) -> Array:
+    """The tensor under a checkpoint's key, whether or not its layer is stacked."""
+    node, layer = params, None
+    for name in key.split("."):
+        if _is_stacked(node):
+            node, layer = node.tree, int(name)
+        else:
+            node = node[name]
+    return node if layer is None else node[layer]
+
+
+def scan_layers(
+    step: Callable[[Params, CarryT, int | Int[Array, ""]], tuple[CarryT, Any]],
+    layers: Layers,
+    carry: CarryT,
+    num_layers: int,
+) -> tuple[CarryT, Any]:
+    """``carry, y = step(layer, carry, index)`` through all layers.
+
+    Args:
+        step: is traced once for stacked layers, and once for each of others.
+        layers: stacked ones become a `jax.lax.scan`.
+        carry: as the first layer takes it.
+        num_layers: how many run; of stacked layers, all that there are.
+
+    Returns:
+        The last carry and the tree of ``y``: its leaves are tuples over the layers, or where these
+        were stacked, arrays with a leading axis that counts them.
+    """
+    if isinstance(layers, StackedLayers):
+        return jax.lax.scan(
+            lambda carry, layer: step(layer[0], carry, layer[1]),
+            carry,
+            (layers.tree, jnp.arange(num_layers)),
+        )
+    outputs = []
+    for index in range(num_layers):
+        carry, output = step(layers[str(index)], carry, index)
+        outputs.append(output)
+    return carry, jax.tree.map(lambda *each: each, *outputs)
+
+
+def _is_stacked(node: Any) -> bool:
+    return isinstance(node, StackedLayers)
+
+
+def _are_layers(node: Any) -> bool:
+    """Whether a node is a dict of equal trees under "0", "1", ..."""
+    if not isinstance(node, Mapping) or node.keys() != {str(i) for i in range(len(node))}:
+        return False
+    if not node or not all(isinstance(layer, Mapping) for layer in node.values()):
+        return False
+    kinds = [jax.tree.map(lambda x: (x.shape, x.dtype), layer) for layer in node.values()]
+    return all(kind == kinds[0] for kind in kinds)
+
+
+def _in_order(layers: Mapping[str, Params]) -> list[Params]:
+    return [layers[str(index)] for index in range(len(layers))]
+
+
+def _stack(*arrays: Array) -> Array:
+    place = _place(arrays[0])
+    if place is None:
+        return jnp.stack(arrays)
+    stacked = NamedSharding(place.mesh, PartitionSpec(None, *place.spec))
+    return jax.jit(jnp.stack, out_shardings=stacked)(arrays)
+
+
+def _unstack(array: Array) -> tuple[Array, ...]:
+    place = _place(array)
+    if place is None:
+        return jnp.unstack(array)
+    single = NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
+    return jax.jit(jnp.unstack, out_shardings=single)(array)
+
+
+def _place(array: Array) -> NamedSharding | None:
+    """Where an array lies on a mesh. XLA would choose by itself, and may gather it."""
+    if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array):
+        return None
+    return array.sharding if isinstance(array.sharding, NamedSharding) else None
