@@ -74,7 +74,11 @@ def run_layers(
         query_slot=query_slot,
         key_slot=jnp.arange(seen.shape[1]),
     )
-    added = jnp.stack(deepstack) if deepstack else None
+    shown = mask[:, :, None]
+    features = [jnp.where(shown, feature, 0).astype(x.dtype) for feature in deepstack]
+    if scanned and features:
+        # Zeros for all later layers: the backward pass would keep a mask of each.
+        stacked_features = jnp.stack([*features, jnp.zeros_like(x)])
 
     @partial(config.compute.wrap, scanned=scanned)
     def run(params, x, past):
@@ -83,10 +87,10 @@ def run_layers(
     def step(params, x, index):
         past = None if cache is None else (cache.keys[index], cache.values[index])
         x, key_value = run(params, x, past)
-        if added is not None:
-            feature = added[jnp.minimum(index, len(added) - 1)]
-            shown = mask & (index < len(added))
-            x = x + jnp.where(shown[:, :, None], feature, 0).astype(x.dtype)
+        if scanned and features:
+            x = x + stacked_features[jnp.minimum(index, len(features))]
+        elif not scanned and index < len(features):
+            x = x + features[index]
         return x, key_value
 
     x, (keys, values) = scan_layers(step, layers, x, config.num_hidden_layers)

@@ -99,7 +99,7 @@ def scan_layers(
     for index in range(num_layers):
         carry, output = step(layers[str(index)], carry, index)
         outputs.append(output)
-    return carry, jax.tree.map(lambda *each: each, *outputs)
+    return carry, jax.tree.map(lambda *each: each, *outputs) if outputs else ()
 
 
 def _is_stacked(node: Any) -> bool:

@@ -21,6 +21,7 @@ from resadapt_jax.models.smolvlm.config import SmolVLMConfig
 from resadapt_jax.models.smolvlm.model import init_params, param_shapes
 from resadapt_jax.models.smolvlm.partition import PARTITION
 from resadapt_jax.models.smolvlm.preprocess import PreprocessConfig, preprocess, scaled_size
+from resadapt_jax.models.stacking import stack_layers
 
 # The shape of SmolVLM2-256M: its vision_config leaves out what transformers' defaults say.
 PUBLISHED = {
@@ -254,6 +255,17 @@ def test_blockwise_attention_changes_nothing(params):
     blockwise = jax.jit(lambda x: vision.encode(params, config, x, mask))(pixels)
     dense = encode(params, pixels, mask)
     np.testing.assert_allclose(blockwise[0, :2], dense[0, :2], atol=1e-5)
+
+
+def test_stacked_layers_change_nothing(params):
+    stacked = stack_layers(params)
+    assert len(jax.tree.leaves(stacked)) < len(jax.tree.leaves(params))
+    pixels = jax.random.normal(jax.random.key(0), (1, 32, 32, 3)), jnp.ones((1, 4, 4), bool)
+    words = jnp.arange(12).reshape(2, 6), jnp.ones((2, 6), bool)
+    for run, batch in ((encode, pixels), (encode_text, words)):
+        expected = run(params, *batch)
+        error = np.abs(run(stacked, *batch) - expected).max()
+        assert error <= 1e-5 * np.abs(expected).max()
 
 
 def test_bfloat16_is_near_float32(params):

@@ -48,14 +48,15 @@ def hidden_states(
     sees_frame = jnp.asarray(np.isin(np.arange(config.depth), config.fullatt_block_indexes))
     blocks = params["blocks"]
 
+    # Ids are chosen inside, so that the backward pass keeps a flag per block instead.
     @partial(config.compute.wrap, scanned=isinstance(blocks, StackedLayers))
-    def run(params, x, ids):
+    def run(params, x, sees_frame):
+        # Reordering stays inside a temporal patch, so segment ids read the same in both orders.
+        ids = jnp.where(sees_frame, plan.segment_ids, in_window)
         return block(params, config, x, cos, sin, ids)
 
     def step(params, x, index):
-        # Reordering stays inside a temporal patch, so segment ids read the same in both orders.
-        ids = jnp.where(sees_frame[index], plan.segment_ids, in_window)
-        return run(params, x, ids), None
+        return run(params, x, sees_frame[index]), None
 
     return scan_layers(step, blocks, x, config.depth)[0]
 

@@ -48,7 +48,8 @@ def encode(
     def step(params, _, index):
         return None, merge_tap(params, config, taps[index])
 
-    _, deepstack = scan_layers(step, params["deepstack_merger_list"], None, len(taps))
+    mergers = params.get("deepstack_merger_list", {})  # a tower without taps has none
+    _, deepstack = scan_layers(step, mergers, None, len(taps))
     return VisualFeatures(
         tokens=jnp.where(valid, merge(params["merger"], config, x), 0),
         deepstack=tuple(jnp.where(valid, features, 0) for features in deepstack),
