@@ -1,7 +1,6 @@
 """Checkpoints as Hugging Face directories: ``config.json`` and one or many safetensors files."""
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors.numpy import save_file
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.files import atomic_write
-from resadapt_jax.models.stacking import tensor_of, unstack_layers
+from resadapt_jax.models.stacking import CheckpointTensor, checkpoint_tensors
 from resadapt_jax.typing import Array, Params
 
 _INDEX = "model.safetensors.index.json"
@@ -103,37 +102,37 @@ def save(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").unlink(missing_ok=True)
-    shapes = traverse_util.flatten_dict(jax.eval_shape(unstack_layers, params), sep=".")
-    sizes = {key: math.prod(x.shape) * x.dtype.itemsize for key, x in sorted(shapes.items())}
-    files = _divide(sizes, max_file_bytes)
+    tensors = dict(sorted(checkpoint_tensors(params).items()))
+    files = _divide(tensors, max_file_bytes)
     for old in {*directory.glob("model*.safetensors"), directory / _INDEX} - {
         directory / name for name in files
     }:
         old.unlink(missing_ok=True)
     for name, keys in files.items():
         temporary = directory / f".{name}.tmp"
-        tensors = {key: np.asarray(tensor_of(params, key)) for key in keys}
+        values = {key: tensors[key].value() for key in keys}
         # transformers refuses a file that does not say which framework's layout it follows.
-        save_file(tensors, temporary, metadata={"format": "pt"})
+        save_file(values, temporary, metadata={"format": "pt"})
         temporary.chmod(0o644)  # safetensors makes it its owner's alone
         os.replace(temporary, directory / name)
     if len(files) > 1:
         weight_map = {key: name for name, keys in files.items() for key in keys}
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         atomic_write(directory / _INDEX, json.dumps(index, indent=2) + "\n")
     atomic_write(directory / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _divide(sizes: Mapping[str, int], max_file_bytes: int) -> dict[str, list[str]]:
+def _divide(tensors: Mapping[str, CheckpointTensor], max_file_bytes: int) -> dict[str, list[str]]:
     """File name -> keys, in order; a tensor larger than a file may be has one to itself."""
     groups: list[list[str]] = [[]]
     filled = 0
-    for key, size in sizes.items():
-        if groups[-1] and filled + size > max_file_bytes:
+    for key, tensor in tensors.items():
+        if groups[-1] and filled + tensor.nbytes > max_file_bytes:
             groups.append([])
             filled = 0
         groups[-1].append(key)
-        filled += size
+        filled += tensor.nbytes
     if len(groups) == 1:
         return {_SINGLE: groups[0]}
     count = len(groups)

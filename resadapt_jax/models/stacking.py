@@ -5,11 +5,13 @@ names a layer keep them one by one; `scan_layers` runs either form.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
 from resadapt_jax.typing import Array, Int, Params, PyTree
@@ -60,15 +62,37 @@ def unstack_layers(tree: PyTree) -> PyTree:
     return jax.tree.map(numbered, tree, is_leaf=_is_stacked)
 
 
-def tensor_of(params: Params, key: str) -> Array:
-    """The tensor under a checkpoint's key, whether or not its layer is stacked."""
-    node, layer = params, None
-    for name in key.split("."):
-        if _is_stacked(node):
-            node, layer = node.tree, int(name)
-        else:
-            node = node[name]
-    return node if layer is None else node[layer]
+class CheckpointTensor(NamedTuple):
+    """A tensor that a checkpoint stores under a key of its own.
+
+    Attributes:
+        array: holds it.
+        layer: which part of the array it is, if that is stacked.
+    """
+
+    array: Array
+    layer: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.array.nbytes // (1 if self.layer is None else len(self.array))
+
+    def value(self) -> np.ndarray:
+        """Only now is anything copied to the host."""
+        return np.asarray(self.array if self.layer is None else self.array[self.layer])
+
+
+def checkpoint_tensors(params: Params) -> dict[str, CheckpointTensor]:
+    """The tensors of a tree by their keys, whether or not their layers are stacked."""
+    tensors = {}
+    for key, leaf in traverse_util.flatten_dict(params, sep=".").items():
+        if not _is_stacked(leaf):
+            tensors[key] = CheckpointTensor(leaf)
+            continue
+        for name, array in traverse_util.flatten_dict(leaf.tree, sep=".").items():
+            for layer in range(len(array)):
+                tensors[f"{key}.{layer}.{name}"] = CheckpointTensor(array, layer)
+    return tensors
 
 
 def scan_layers(
