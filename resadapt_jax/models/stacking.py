@@ -40,13 +40,15 @@ def stack_layers(tree: PyTree) -> PyTree:
     Takes parameters, their gradients, or a state that holds either. Arrays on a mesh stay split as
     they are; the new axis is whole on every device. Copies: the tree given remains valid.
     """
-    return jax.tree.map(
-        lambda node: (
-            StackedLayers(jax.tree.map(_stack, *_in_order(node))) if _are_layers(node) else node
-        ),
-        tree,
-        is_leaf=_are_layers,
-    )
+
+    def stacked(node: Any) -> Any:
+        if not _are_layers(node):
+            return node
+        layers = [node[str(index)] for index in range(len(node))]
+        places = jax.tree.map(_place_stacked, layers[0])
+        return StackedLayers(jax.jit(_stack, out_shardings=places)(*layers))
+
+    return jax.tree.map(stacked, tree, is_leaf=_are_layers)
 
 
 def unstack_layers(tree: PyTree) -> PyTree:
@@ -55,9 +57,10 @@ def unstack_layers(tree: PyTree) -> PyTree:
     def numbered(node: Any) -> Any:
         if not _is_stacked(node):
             return node
-        leaves, structure = jax.tree.flatten(node.tree)
-        layers = zip(*map(_unstack, leaves), strict=True)
-        return {str(index): structure.unflatten(layer) for index, layer in enumerate(layers)}
+        count = len(jax.tree.leaves(node.tree)[0])
+        places = (jax.tree.map(_place_single, node.tree),) * count
+        layers = jax.jit(_unstack, out_shardings=places)(node.tree)
+        return {str(index): layer for index, layer in enumerate(layers)}
 
     return jax.tree.map(numbered, tree, is_leaf=_is_stacked)
 
@@ -140,28 +143,30 @@ def _are_layers(node: Any) -> bool:
     return all(kind == kinds[0] for kind in kinds)
 
 
-def _in_order(layers: Mapping[str, Params]) -> list[Params]:
-    return [layers[str(index)] for index in range(len(layers))]
+def _stack(*layers: Params) -> Params:
+    return jax.tree.map(lambda *arrays: jnp.stack(arrays), *layers)
 
 
-def _stack(*arrays: Array) -> Array:
-    place = _place(arrays[0])
-    if place is None:
-        return jnp.stack(arrays)
-    stacked = NamedSharding(place.mesh, PartitionSpec(None, *place.spec))
-    return jax.jit(jnp.stack, out_shardings=stacked)(arrays)
+def _unstack(stacked: Params) -> tuple[Params, ...]:
+    leaves, structure = jax.tree.flatten(stacked)
+    layers = zip(*map(jnp.unstack, leaves), strict=True)
+    return tuple(structure.unflatten(layer) for layer in layers)
 
 
-def _unstack(array: Array) -> tuple[Array, ...]:
+def _place_stacked(array: Array) -> NamedSharding | None:
+    """Where the stack of arrays like this one belongs on their mesh."""
     place = _place(array)
-    if place is None:
-        return jnp.unstack(array)
-    single = NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
-    return jax.jit(jnp.unstack, out_shardings=single)(array)
+    return place and NamedSharding(place.mesh, PartitionSpec(None, *place.spec))
+
+
+def _place_single(stacked: Array) -> NamedSharding | None:
+    """Undoes `_place_stacked`."""
+    place = _place(stacked)
+    return place and NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
 
 
 def _place(array: Array) -> NamedSharding | None:
-    """Where an array lies on a mesh. XLA would choose by itself, and may gather it."""
+    """Where an array lies on a mesh, to be said to XLA, which else may gather it."""
     if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array):
         return None
     return array.sharding if isinstance(array.sharding, NamedSharding) else None
