@@ -78,11 +78,10 @@ def our_arms(params, config, clip, patches, new_tokens) -> Arms:
     family = family_of(config)
     grid_thw = jnp.asarray(clip.grid_thw)
     layout = lay_out(clip.prompts, grid_thw[None], config, clip.num_tokens)
-    largest = int(clip.grid_thw.prod(axis=1).max()) // 4
 
     @jax.jit
     def tower(params, patches, grid_thw):  # the plan included, as HF's tower makes its own
-        plan = plan_pairs(grid_thw, config, clip.num_tokens, largest)
+        plan = plan_pairs(grid_thw, config, clip.num_tokens)
         return family.model.encode_visual(params, config, patches, plan)
 
     visual = tower(params, patches, grid_thw)
