@@ -1,5 +1,6 @@
 """The vision tower: per-frame attention over packed patches of any grids, with deepstack taps."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import flax.struct
@@ -58,28 +59,33 @@ def encode(
 
 def hidden_states(
     params: Params, config: VisionConfig, patches: Float[Array, "P C"], plan: VisionPlan
-) -> tuple[Float[Array, "P D"], Float[Array, "taps P D"]]:
+) -> tuple[Float[Array, "P D"], Sequence[Float[Array, "P D"]]]:
     """What the last block gives, and each tapped one, for a tower's own parameters and config."""
     x = embed_patches(params, config, patches, plan)
     angles = vision_angles(plan.patch_row, plan.patch_col, config.head_dim, config.rope_theta)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     blocks, tapped = params["blocks"], config.deepstack_visual_indexes
+    scanned = isinstance(blocks, StackedLayers)
 
-    @partial(config.compute.wrap, scanned=isinstance(blocks, StackedLayers))
+    @partial(config.compute.wrap, scanned=scanned)
     def run(params, x):
         return block(params, config, x, cos, sin, plan)
 
-    # Every block writes to the slot of the next tap, whose own block writes last; one more slot
-    # takes what comes after. So the loop carries as many states as are tapped, not as there are
-    # blocks; and being a copy outside of `run`, the backward pass keeps none of them.
+    # In a scan every block writes to the slot of the next tap, whose own block writes last; one
+    # more slot takes what comes after. So the loop carries as many states as are tapped, not as
+    # there are blocks; and being a copy outside of `run`, the backward pass keeps none of them.
     slots = jnp.asarray(np.searchsorted(tapped, np.arange(config.depth)))
 
     def step(params, carry, index):
         x, taps = carry
         x = run(params, x)
-        return (x, jax.lax.dynamic_update_index_in_dim(taps, x, slots[index], axis=0)), None
+        if scanned:
+            taps = jax.lax.dynamic_update_index_in_dim(taps, x, slots[index], axis=0)
+        elif index in tapped:
+            taps = (*taps, x)
+        return (x, taps), None
 
-    taps = jnp.zeros((len(tapped) + 1, *x.shape), x.dtype)
+    taps = jnp.zeros((len(tapped) + 1, *x.shape), x.dtype) if scanned else ()
     (x, taps), _ = scan_layers(step, blocks, (x, taps), config.depth)
     return x, taps[: len(tapped)]
 
