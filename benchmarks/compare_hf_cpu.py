@@ -10,18 +10,16 @@ faster), and writes ``results/compare_hf_cpu.json``.
 
 import argparse
 import os
-import sys
-import tempfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from mid_model import MID, MID_QWEN3, VIDEO, Clip, device, make_clip, wait
+from hf_model import hf_inputs, hf_model
+from mid_model import MID, MID_QWEN3, Clip, device, make_clip, wait
 from timing import interleaved, median, save
 
 from resadapt_jax.generation import prefill as prefilling
@@ -114,47 +112,16 @@ def our_arms(params, config, clip, patches, new_tokens) -> Arms:
     }
 
 
-def hf_model(params, config):
-    """The same weights in transformers."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import tests.parity.cpu_torchvision  # noqa: F401, I001  (before transformers looks for it)
-    from transformers import AutoModelForImageTextToText
-
-    with tempfile.TemporaryDirectory() as directory:
-        family_of(config).checkpoint.save_hf(directory, config, params)
-        model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32)
-    return model.eval()
-
-
 def hf_arms(params, config, clip, patches, new_tokens) -> Arms:
     """The same three with transformers, its own cache included."""
     hf = hf_model(params, config)
     layout = lay_out(clip.prompts, jnp.asarray(clip.grid_thw)[None], config, clip.num_tokens)
-    ids = torch.tensor(np.asarray(layout.token_ids)).long()
-    grid = torch.tensor(clip.grid_thw).long()
-    pixels = torch.tensor(patches)
+    tower, inputs = hf_inputs(hf, clip, layout, patches)
     start_position = int(layout.next_position[0])
     language = hf.model.language_model
 
-    def tower():
-        return hf.model.visual(pixels, grid_thw=grid)
-
-    with torch.no_grad():
-        visual = tower()
-        embeds = hf.get_input_embeddings()(ids).clone()
-        embeds[ids == VIDEO] = visual.pooler_output
-    inputs = {
-        "inputs_embeds": embeds,
-        "attention_mask": torch.ones_like(ids),
-        "position_ids": torch.tensor(np.asarray(layout.position_ids)).long().transpose(0, 1),
-        "use_cache": True,
-    }
-    if "deepstack_features" in visual:
-        inputs["visual_pos_masks"] = ids == VIDEO
-        inputs["deepstack_visual_embeds"] = visual.deepstack_features
-
     def prefill():
-        out = language(**inputs)
+        out = language(**inputs, use_cache=True)
         return hf.lm_head(out.last_hidden_state[:, -1]), out.past_key_values
 
     def decode(logits, cache):

@@ -64,9 +64,9 @@ class Clip(NamedTuple):
         return int(self.grid_thw.prod(axis=1).sum()) // 4
 
 
-def make_clip(sizes: Sequence[tuple[int, int]]) -> Clip:
-    """A clip whose pairs have these rows and columns of merged tokens."""
-    rng = np.random.default_rng(0)
+def make_clip(sizes: Sequence[tuple[int, int]], seed: int = 0) -> Clip:
+    """A clip whose pairs have these rows and columns of merged tokens, and a random question."""
+    rng = np.random.default_rng(seed)
     ids: list[int] = []
     entries: list[int] = []
     for pair in range(len(sizes)):

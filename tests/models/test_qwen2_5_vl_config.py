@@ -1,10 +1,12 @@
-"""Reading the published and the transformers 5 forms of ``config.json``."""
+"""Reading the published and the transformers 5 forms of ``config.json``; the released sizes."""
 
 import copy
+import math
 
 import pytest
 
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.models.qwen2_5_vl.model import param_shapes
 
 # Qwen2.5-VL-3B-Instruct as published: text fields at the top level, mRoPE as rope_scaling.
 PUBLISHED = {
@@ -53,6 +55,35 @@ PUBLISHED = {
 }
 
 
+def sized(text, intermediate_size):
+    """The published form of a larger size: none of them ties its embeddings."""
+    changed = {"out_hidden_size": text["hidden_size"], "intermediate_size": intermediate_size}
+    return (
+        PUBLISHED
+        | {"vocab_size": 152064, "tie_word_embeddings": False}
+        | text
+        | {"vision_config": PUBLISHED["vision_config"] | changed}
+    )
+
+
+def decoder(hidden_size, intermediate_size, num_hidden_layers, heads, key_value_heads):
+    return {
+        "hidden_size": hidden_size,
+        "intermediate_size": intermediate_size,
+        "num_hidden_layers": num_hidden_layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_value_heads,
+    }
+
+
+SIZES = {
+    "3B": PUBLISHED,
+    "7B": sized(decoder(3584, 18944, 28, 28, 4), 3420),
+    "32B": sized(decoder(5120, 27648, 64, 40, 8), 3456),
+    "72B": sized(decoder(8192, 29568, 80, 64, 8), 3456),
+}
+
+
 def test_published_form():
     config = Qwen2_5VLConfig.from_hf(PUBLISHED)
     assert config.text.head_dim == 128 and config.text.mrope_section == (16, 24, 24)
@@ -63,10 +94,35 @@ def test_published_form():
     assert config.tie_word_embeddings and config.eos_token_id == 151645
 
 
-def test_both_forms_agree():
-    config = Qwen2_5VLConfig.from_hf(PUBLISHED)
+# Decoder, with D width, F hidden units, A = 128 · key-value heads, L layers, V tokens:
+#   V·D (twice if untied) + L · (D² + D + 2·(D·A + A) + D² + 3·D·F + 2·D) + D
+# Tower, with width W = 1280, hidden units H, 32 blocks, M = 4·W:
+#   1176·W + 32 · (3·W² + 3·W + W² + W + 3·W·H + 2·H + W + 2·W) + W + M² + M + M·D + D
+# Their sum is the number of weights in the released files.
+@pytest.mark.parametrize(
+    "size, decoder_count, tower_count",
+    [
+        ("3B", 3_085_938_688, 668_684_288),
+        ("7B", 7_615_616_512, 676_550_144),
+        ("32B", 32_763_876_352, 688_841_984),
+        ("72B", 72_706_203_648, 704_573_696),
+    ],
+)
+def test_released_sizes(size, decoder_count, tower_count):
+    config = Qwen2_5VLConfig.from_hf(SIZES[size])
+    assert config.text.head_dim == 128 and config.vision.head_dim == 80
+    assert config.tie_word_embeddings == (size == "3B")
+    shapes = param_shapes(config)
+    tower = {key for key in shapes if key.startswith("visual.")}
+    assert sum(math.prod(shapes[key]) for key in tower) == tower_count
+    assert sum(math.prod(shapes[key]) for key in shapes.keys() - tower) == decoder_count
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_both_forms_agree(size):
+    config = Qwen2_5VLConfig.from_hf(SIZES[size])
     assert Qwen2_5VLConfig.from_hf(config.to_hf()) == config
-    assert hash(config) == hash(Qwen2_5VLConfig.from_hf(PUBLISHED))
+    assert hash(config) == hash(Qwen2_5VLConfig.from_hf(SIZES[size]))
 
 
 def test_defaults_are_those_of_transformers():

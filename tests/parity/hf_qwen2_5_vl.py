@@ -16,7 +16,9 @@ IMAGE, VIDEO, START, END = 120, 121, 122, 123
 TOKENS_PER_SECOND = 3
 
 
-def random_hf_model(seed: int = 0, **text) -> Qwen2_5_VLForConditionalGeneration:
+def random_hf_model(
+    seed: int = 0, text: dict | None = None, vision: dict | None = None
+) -> Qwen2_5_VLForConditionalGeneration:
     """A tiny fp32 model in which every weight matters: HF's own 0.02 would hide most errors."""
     config = Qwen2_5_VLConfig(
         text_config={
@@ -36,7 +38,7 @@ def random_hf_model(seed: int = 0, **text) -> Qwen2_5_VLForConditionalGeneration
                 "mrope_section": [2, 3, 3],
             },
         }
-        | text,
+        | (text or {}),
         vision_config={
             "depth": 3,
             "hidden_size": 32,
@@ -45,7 +47,8 @@ def random_hf_model(seed: int = 0, **text) -> Qwen2_5_VLForConditionalGeneration
             "out_hidden_size": 64,
             "fullatt_block_indexes": [1],
             "tokens_per_second": TOKENS_PER_SECOND,
-        },
+        }
+        | (vision or {}),
         image_token_id=IMAGE,
         video_token_id=VIDEO,
         vision_start_token_id=START,

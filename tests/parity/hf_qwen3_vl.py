@@ -89,7 +89,8 @@ class Case:
             rng.normal(size=(np.prod(grid), PATCH_FEATURES)).astype("f4")
             for _, grid in self.visuals
         ]
-        self.grids = np.array([(1, h, w) for _, (t, h, w) in self.visuals for _ in range(t)])
+        grids = [(1, h, w) for _, (t, h, w) in self.visuals for _ in range(t)]
+        self.grids = np.array(grids, np.int32).reshape(-1, 3)
 
     @property
     def num_tokens(self) -> int:
@@ -134,7 +135,7 @@ class Case:
 
     def padded_patches(self, capacity: int, fill: float = 0.0) -> np.ndarray:
         """All patches in prompt order, then ``fill`` up to the capacity."""
-        patches = np.concatenate(self.patches)
+        patches = np.concatenate([np.zeros((0, PATCH_FEATURES), np.float32), *self.patches])
         padding = np.full((capacity * 4 - len(patches), patches.shape[1]), fill, np.float32)
         return np.concatenate([patches, padding])
 
@@ -172,3 +173,4 @@ MIXED = Case(
     seed=1,
 )
 SHORT = Case([6, ("video", (2, 4, 6)), 20, 21], seed=2)
+TEXT = Case([6, 20, 21, 9, 30])

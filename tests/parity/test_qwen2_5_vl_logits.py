@@ -1,7 +1,6 @@
 """Qwen2.5-VL against HF transformers on tiny random models in fp32."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="parity with HF transformers needs torch")
 
-from hf_qwen2_5_vl import MIXED, SHORT, VIDEOS, inputs_of, random_hf_model  # noqa: E402
+from hf_qwen2_5_vl import MIXED, SHORT, TEXT, VIDEOS, inputs_of, random_hf_model  # noqa: E402
 
+from resadapt_jax.models import rope  # noqa: E402
+from resadapt_jax.models.compute import Attention, Compute, with_compute  # noqa: E402
 from resadapt_jax.models.qwen2_5_vl import model, text, vision  # noqa: E402
 from resadapt_jax.models.qwen2_5_vl.checkpoint import load_hf  # noqa: E402
 
@@ -32,10 +33,12 @@ def loaded(hf_model, tmp_path_factory):
     return load_hf(directory)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def run(params, config, patches, plan, layout):
+def logits_of(params, config, patches, plan, layout):
     hidden = model.forward(params, config, patches, plan, layout)
     return text.logits(params, config, hidden)
+
+
+run = jax.jit(logits_of, static_argnums=1)
 
 
 def hf_logits(hf_model, case):
@@ -43,24 +46,31 @@ def hf_logits(hf_model, case):
         return hf_model(**case.hf_inputs()).logits[0].numpy()
 
 
+@pytest.fixture(scope="module")
+def expected(hf_model):
+    """HF's logits of every case."""
+    return {id(case): hf_logits(hf_model, case) for case in (VIDEOS, MIXED, SHORT, TEXT)}
+
+
 def worst(logits, expected):
     pairs = zip(np.asarray(logits), expected, strict=True)
     return max(np.abs(ours[: len(theirs)] - theirs).max() for ours, theirs in pairs)
 
 
+@pytest.mark.parametrize("attention", [Attention.DENSE, Attention.BLOCKWISE])
 @pytest.mark.parametrize("case", [VIDEOS, MIXED], ids=["videos", "image and video"])
-def test_logits_match(hf_model, loaded, case):
-    params, config = loaded[1], loaded[0]
-    inputs = inputs_of([case], **SIZE)
-    logits = run(params, config, *inputs)
-    assert worst(logits, [hf_logits(hf_model, case)]) <= TOLERANCE
-
-
-def test_batch_of_different_lengths_matches(hf_model, loaded):
+def test_logits_match(expected, loaded, case, attention):
     config, params = loaded
-    cases = [VIDEOS, SHORT, MIXED]
-    logits = run(params, config, *inputs_of(cases, **SIZE))
-    assert worst(logits, [hf_logits(hf_model, case) for case in cases]) <= TOLERANCE
+    config = with_compute(config, Compute(attention=attention))
+    logits = run(params, config, *inputs_of([case], **SIZE))
+    assert worst(logits, [expected[id(case)]]) <= TOLERANCE
+
+
+def test_batch_of_different_lengths_matches_and_poisoned_padding_changes_nothing(expected, loaded):
+    config, params = loaded
+    cases = [VIDEOS, SHORT, TEXT, MIXED]
+    logits = run(params, config, *inputs_of(cases, fill=np.nan, **SIZE))
+    assert worst(logits, [expected[id(case)] for case in cases]) <= TOLERANCE
 
 
 def test_tied_embeddings_match(tmp_path):
@@ -74,10 +84,38 @@ def test_tied_embeddings_match(tmp_path):
     assert worst(logits, [hf_logits(hf_model, SHORT)]) <= TOLERANCE
 
 
-def test_tower_matches_layer_by_layer(hf_model, loaded):
-    config, params = loaded
+def test_real_head_sizes_match(tmp_path):
+    """Heads of 80 in the tower, 128 with the real sections in the text, seven queries to a key."""
+    hf_model = random_hf_model(
+        seed=4,
+        text={
+            "num_hidden_layers": 2,
+            "hidden_size": 7 * 128,
+            "num_attention_heads": 7,
+            "num_key_value_heads": 1,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [16, 24, 24],
+            },
+        },
+        vision={"depth": 2, "hidden_size": 160, "out_hidden_size": 7 * 128},
+    )
+    hf_model.save_pretrained(tmp_path)
+    config, params = load_hf(tmp_path)
+    assert (config.vision.head_dim, config.text.head_dim) == (80, 128)
+    logits = run(params, config, *inputs_of([MIXED], **SIZE))
+    assert worst(logits, [hf_logits(hf_model, MIXED)]) <= TOLERANCE
+
+
+def tower_inputs():
     patches, plan, _ = jax.tree.map(lambda x: x[0], inputs_of([VIDEOS], **SIZE))
-    valid = np.asarray(plan.patch_entry) >= 0
+    return patches, plan
+
+
+@pytest.fixture(scope="module")
+def hf_tower(hf_model):
+    """What HF's tower gives for the videos: every block, then the merged tokens."""
     states = []
     hooks = [
         layer.register_forward_hook(lambda module, inputs, output: states.append(output))
@@ -89,18 +127,79 @@ def test_tower_matches_layer_by_layer(hf_model, loaded):
         ).pooler_output
     for hook in hooks:
         hook.remove()
+    return [state.numpy() for state in states], merged.numpy()
+
+
+def test_tower_matches_layer_by_layer(loaded, hf_tower):
+    config, params = loaded
+    patches, plan = tower_inputs()
+    valid = np.asarray(plan.patch_entry) >= 0
+    states_of = jax.jit(vision.hidden_states, static_argnums=1)
+    states, _ = hf_tower
     assert len(states) == config.vision.depth
     for depth, expected in enumerate(states, start=1):
         # Both leave the patches in window order until the merger.
         shallow = dataclasses.replace(config.vision, depth=depth)
-        mine = vision.hidden_states(params["visual"], shallow, patches, plan)
-        np.testing.assert_allclose(
-            np.asarray(mine)[valid], expected.numpy(), atol=TOLERANCE, rtol=0
-        )
-    tokens = np.asarray(vision.encode(params, config, patches, plan))
-    count = VIDEOS.num_tokens
-    np.testing.assert_allclose(tokens[:count], merged.numpy(), atol=TOLERANCE, rtol=0)
-    assert not tokens[count:].any()
+        mine = states_of(params["visual"], shallow, patches, plan)
+        np.testing.assert_allclose(np.asarray(mine)[valid], expected, atol=TOLERANCE, rtol=0)
+
+
+def tower_error(params, config, hf_tower):
+    """Largest error of the merged tokens; padding must be 0."""
+    # A function of its own each time: what is patched must not be hidden by an earlier trace.
+    encode = jax.jit(lambda params, *inputs: vision.encode(params, config, *inputs))
+    tokens, (_, merged) = encode(params, *tower_inputs()), hf_tower
+    assert not tokens[len(merged) :].any()
+    return float(np.abs(tokens[: len(merged)] - merged).max())
+
+
+def test_visual_tokens_match(loaded, hf_tower):
+    config, params = loaded
+    assert tower_error(params, config, hf_tower) <= TOLERANCE
+
+
+def half_precision_angles(function):
+    """What ports that keep the table of angles in bfloat16 turn by."""
+    return lambda *args: function(*args).astype(jnp.bfloat16).astype(jnp.float32)
+
+
+def tanh_gelu(x, approximate):
+    return GELU(x, approximate=True)
+
+
+GELU = jax.nn.gelu
+
+
+@pytest.mark.parametrize(
+    "module, name, other, visible",
+    [
+        # The two forms of GELU differ by at most 5e-4 per activation.
+        (jax.nn, "gelu", tanh_gelu, 2),
+        # Few positions, and heads of 16: real ones turn further.
+        (vision, "vision_angles", half_precision_angles(rope.vision_angles), 3),
+        (vision, "rotate", lambda x, cos, sin: x, 100),
+    ],
+    ids=["tanh GELU in the merger", "rope in half precision", "no rope"],
+)
+def test_ablation_breaks_parity_of_the_tower(
+    loaded, hf_tower, monkeypatch, module, name, other, visible
+):
+    config, params = loaded
+    monkeypatch.setattr(module, name, other)
+    assert tower_error(params, config, hf_tower) > visible * TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "other",
+    [rope.interleaved_mrope_angles, half_precision_angles(rope.mrope_angles)],
+    ids=["interleaved mRoPE", "mRoPE in half precision"],
+)
+def test_other_angles_break_parity(expected, loaded, monkeypatch, other):
+    config, params = loaded
+    monkeypatch.setattr(text, "mrope_angles", other)
+    fresh = jax.jit(lambda params, *inputs: logits_of(params, config, *inputs))
+    logits = fresh(params, *inputs_of([VIDEOS], **SIZE))
+    assert worst(logits, [expected[id(VIDEOS)]]) > 100 * TOLERANCE
 
 
 def without_mrope(patches, plan, layout):
@@ -134,8 +233,8 @@ def without_vision_rope(patches, plan, layout):
         without_vision_rope,
     ],
 )
-def test_ablation_breaks_parity(hf_model, loaded, ablate):
+def test_ablation_breaks_parity(expected, loaded, ablate):
     """Each feature is visible at 100 times the tolerance, so parity does test it."""
     config, params = loaded
     logits = run(params, config, *ablate(*inputs_of([VIDEOS], **SIZE)))
-    assert worst(logits, [hf_logits(hf_model, VIDEOS)]) > 100 * TOLERANCE
+    assert worst(logits, [expected[id(VIDEOS)]]) > 100 * TOLERANCE

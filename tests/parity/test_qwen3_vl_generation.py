@@ -6,13 +6,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="parity with HF transformers needs torch")
 
 import jax  # noqa: E402
-from hf_qwen3_vl import MIXED, SHORT, VIDEOS, inputs_of, random_hf_model  # noqa: E402
+from hf_qwen3_vl import MIXED, SHORT, TEXT, VIDEOS, inputs_of, random_hf_model  # noqa: E402
 
 from resadapt_jax.generation.decode import generate  # noqa: E402
 from resadapt_jax.models.qwen3_vl import model  # noqa: E402
 from resadapt_jax.models.qwen3_vl.checkpoint import load_hf  # noqa: E402
 
-CASES = [SHORT, VIDEOS, MIXED]
+CASES = [SHORT, VIDEOS, TEXT, MIXED]
 NEW_TOKENS = 10
 SEED = 14  # one whose answers do not repeat a single token
 

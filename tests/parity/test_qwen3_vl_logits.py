@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="parity with HF transformers needs torch")
 
-from hf_qwen3_vl import MIXED, SHORT, VIDEOS, inputs_of, random_hf_model  # noqa: E402
+from hf_qwen3_vl import MIXED, SHORT, TEXT, VIDEOS, inputs_of, random_hf_model  # noqa: E402
 
 from resadapt_jax.models import rope  # noqa: E402
 from resadapt_jax.models.compute import Attention, Compute, with_compute  # noqa: E402
@@ -49,7 +49,7 @@ def hf_logits(hf_model, case):
 @pytest.fixture(scope="module")
 def expected(hf_model):
     """HF's logits of every case."""
-    return {id(case): hf_logits(hf_model, case) for case in (VIDEOS, MIXED, SHORT)}
+    return {id(case): hf_logits(hf_model, case) for case in (VIDEOS, MIXED, SHORT, TEXT)}
 
 
 def worst(logits, expected):
@@ -84,7 +84,7 @@ def test_logits_match(expected, loaded, case, attention):
 
 def test_batch_of_different_lengths_matches_and_poisoned_padding_changes_nothing(expected, loaded):
     config, params = loaded
-    cases = [VIDEOS, SHORT, MIXED]
+    cases = [VIDEOS, SHORT, TEXT, MIXED]
     logits = run(params, config, *inputs_of(cases, fill=np.nan, **SIZE))
     assert worst(logits, [expected[id(case)] for case in cases]) <= TOLERANCE
 
