@@ -52,7 +52,7 @@ def with_generation_eos(directory: Path, config: ModelConfig) -> ModelConfig:
     path = directory / "generation_config.json"
     try:
         generation = json.loads(path.read_text()) if path.is_file() else {}
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(generation, dict):
         raise UserError(f"{path}: the config is no JSON object")
@@ -73,11 +73,18 @@ def load_tokenizer(directory: Path, config: ModelConfig) -> PreTrainedTokenizerB
     """Reads the tokenizer of a model directory.
 
     Raises:
-        UserError: there is none, or its visual tokens are not those of the model.
+        UserError: there is none that can be read, it has no chat template, or its visual tokens
+            are not those of the model.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer in {directory}: {str(error).splitlines()[0]}") from error
-    check_special_tokens(tokenizer, config)
+    except Exception as error:  # a damaged file raises whatever the parsers of transformers do
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"no tokenizer in {directory}: {reason}") from error
+    try:
+        check_special_tokens(tokenizer, config)
+    except UserError as error:
+        raise UserError(f"{directory}: {error}") from error
+    if tokenizer.chat_template is None:
+        raise UserError(f"{directory}: the tokenizer has no chat template")
     return tokenizer

@@ -15,6 +15,17 @@ def required(config: Mapping[str, Any], name: str) -> Any:
     return config[name]
 
 
+def token_id(config: Mapping[str, Any], name: str) -> int:
+    """A field that is the id of a token.
+
+    Raises:
+        ValueError: it is absent, null or no integer.
+    """
+    if type(value := required(config, name)) is not int:
+        raise ValueError(f"{name} must be a token id, got {value!r}")
+    return value
+
+
 def check_activation(config: Mapping[str, Any], expected: str) -> None:
     """Refuses an activation that the port does not have.
 
@@ -36,8 +47,15 @@ def check_model_type(config: Mapping[str, Any], expected: str) -> None:
 
 
 def hashable(token_ids: int | list[int] | None) -> int | tuple[int, ...] | None:
-    """One or several token ids, for a field of a frozen config."""
-    return tuple(token_ids) if isinstance(token_ids, list) else token_ids
+    """One or several token ids, for a field of a frozen config.
+
+    Raises:
+        ValueError: one is no integer.
+    """
+    several = token_ids if isinstance(token_ids, list) else [token_ids]
+    if token_ids is not None and any(type(token) is not int for token in several):
+        raise ValueError(f"eos_token_id must be an id or a list of ids, got {token_ids!r}")
+    return tuple(several) if isinstance(token_ids, list) else token_ids
 
 
 def listed(token_ids: int | tuple[int, ...] | None) -> int | list[int] | None:

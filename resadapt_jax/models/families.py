@@ -91,7 +91,7 @@ def read_config(directory: str | Path) -> ModelConfig:
 
 def _family_in(directory: str | Path) -> Family:
     model_type = hf.read_config(directory).get("model_type")
-    if model_type not in _BY_MODEL_TYPE:
+    if not isinstance(model_type, str) or model_type not in _BY_MODEL_TYPE:
         supported = ", ".join(_BY_MODEL_TYPE)
         raise UserError(f"{directory}: model_type is {model_type!r}, supported are {supported}")
     return _BY_MODEL_TYPE[model_type]

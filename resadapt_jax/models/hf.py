@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,20 +23,41 @@ from resadapt_jax.typing import Array, Params
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 
+ConfigT = TypeVar("ConfigT")
+
 
 def read_config(directory: str | Path) -> dict[str, Any]:
     """The parsed ``config.json``.
 
     Raises:
-        UserError: no such directory or file, or not JSON.
+        UserError: no such directory or file, not JSON, or no JSON object.
     """
     path = Path(directory) / "config.json"
     if not path.is_file():
         raise UserError(f"no config.json in {directory}")
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: the config is no JSON object")
+    return config
+
+
+def load_config(directory: str | Path, from_hf: Callable[[Mapping[str, Any]], ConfigT]) -> ConfigT:
+    """What ``from_hf`` makes of a directory's ``config.json``.
+
+    Raises:
+        UserError: it is unreadable, unsupported, or a field of it is of the wrong kind.
+    """
+    config = read_config(directory)
+    try:
+        return from_hf(config)
+    except ValueError as error:
+        raise UserError(f"{directory}: {error}") from error
+    # A list for a mapping, a string or zero for a size: whatever is done with it first.
+    except (TypeError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{directory}: a field of config.json makes no sense: {error}") from error
 
 
 def load_params(
@@ -194,9 +215,9 @@ def _weight_files(directory: Path) -> list[Path]:
     if (directory / _INDEX).is_file():
         try:
             weight_map = json.loads((directory / _INDEX).read_text())["weight_map"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            files = [directory / name for name in sorted(set(weight_map.values()))]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{directory / _INDEX} is no index of weights: {error!r}") from error
-        files = [directory / name for name in sorted(set(weight_map.values()))]
     else:
         files = [directory / _SINGLE]
     if absent := [path.name for path in files if not path.is_file()]:

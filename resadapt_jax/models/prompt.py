@@ -9,6 +9,7 @@ import numpy as np
 from resadapt_jax.errors import UserError
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.host_or_device import namespace_of, on_host
+from resadapt_jax.models.vision_plan import check_grids
 from resadapt_jax.typing import Array, Bool, Float, Int
 
 
@@ -211,10 +212,12 @@ def check_placeholders(
     """Refuses prompts that do not show every entry with tokens once; does nothing under a trace.
 
     Raises:
-        UserError: names the first such prompt and entry, its visual positions and visual tokens.
+        UserError: names the first such prompt and entry, its visual positions and visual tokens; or
+            a grid is not legal (`vision_plan.check_grids`).
     """
     if any(isinstance(x, jax.core.Tracer) for x in (entry_index, compact_length, grid_thw)):
         return
+    check_grids(grid_thw, merge_size)
     entries, width = grid_thw.shape[-2], entry_index.shape[-1]
     tokens = np.prod(np.asarray(grid_thw), axis=-1).reshape(-1, entries) // merge_size**2
     present = np.arange(width)[None, :] < np.asarray(compact_length).reshape(-1, 1)

@@ -6,6 +6,7 @@ import flax.struct
 import jax
 import numpy as np
 
+from resadapt_jax.errors import UserError
 from resadapt_jax.models.host_or_device import namespace_of, on_host
 from resadapt_jax.typing import Array, Bool, Float, Int
 
@@ -84,7 +85,11 @@ def plan_vision(
 
     Returns:
         The tables, with ``overflow`` set when the request does not fit.
+
+    Raises:
+        UserError: outside jit, if a grid is not legal (`check_grids`).
     """
+    check_grids(grid_thw, merge_size)
     plan = _plan if on_host(grid_thw) else _plan_jitted
     return plan(grid_thw, capacity, merge_size, window_patches)
 
@@ -166,6 +171,25 @@ def interpolation_taps(
     taps = rows[:, :, None] * side + cols[:, None, :]
     weights = row_weights[:, :, None] * col_weights[:, None, :]
     return taps.reshape(-1, 4), weights.reshape(-1, 4)
+
+
+def check_grids(grid_thw: Int[Array, "*B E 3"], merge_size: int) -> None:
+    """Refuses grids that do not divide into merged tokens; does nothing under a trace.
+
+    Raises:
+        UserError: names the first such entry.
+    """
+    if isinstance(grid_thw, jax.core.Tracer):
+        return
+    grids = np.asarray(grid_thw).reshape(-1, 3)
+    legal = np.all((grids >= 0) & (grids % np.array([[1, merge_size, merge_size]]) == 0), axis=1)
+    if not legal.all():
+        entry = int(np.argmin(legal))
+        _, rows, cols = grids[entry]
+        raise UserError(
+            f"entry {entry % grid_thw.shape[-2]} has a grid of {rows} x {cols} patches, its sides"
+            f" must be multiples of {merge_size}"
+        )
 
 
 def check_fits(plan: VisionPlan) -> None:

@@ -147,6 +147,12 @@ def test_defaults_are_those_of_transformers():
         ({"rope_scaling": {"type": "yarn"}}, "rope type 'yarn'"),
         ({"rope_scaling": {"type": "mrope", "mrope_section": [8, 8, 8]}}, "mrope_section"),
         ({"hidden_size": 4096}, "mrope_section|out_hidden_size"),
+        ({"image_token_id": "<pad>"}, "image_token_id must be a token id, got '<pad>'"),
+        ({"eos_token_id": [1, "</s>"]}, "eos_token_id must be an id or a list of ids"),
+        (
+            {"vision_config": PUBLISHED["vision_config"] | {"window_size": 14}},
+            "window_size 14 holds no merged token",
+        ),
     ],
 )
 def test_what_the_port_lacks_is_an_error(change, message):

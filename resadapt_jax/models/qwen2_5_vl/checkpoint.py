@@ -5,7 +5,6 @@ from pathlib import Path
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from resadapt_jax.errors import UserError
 from resadapt_jax.models import hf
 from resadapt_jax.models.partition import shardings
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
@@ -23,10 +22,7 @@ def read_config(directory: str | Path) -> Qwen2_5VLConfig:
     Raises:
         UserError: it is unreadable or asks for what the port does not have.
     """
-    try:
-        return Qwen2_5VLConfig.from_hf(hf.read_config(directory))
-    except ValueError as error:
-        raise UserError(f"{directory}: {error}") from error
+    return hf.load_config(directory, Qwen2_5VLConfig.from_hf)
 
 
 def load_hf(

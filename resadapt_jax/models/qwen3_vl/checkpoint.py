@@ -5,7 +5,6 @@ from pathlib import Path
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from resadapt_jax.errors import UserError
 from resadapt_jax.models import hf
 from resadapt_jax.models.partition import shardings
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig
@@ -20,10 +19,7 @@ def read_config(directory: str | Path) -> Qwen3VLConfig:
     Raises:
         UserError: it is unreadable or asks for what the port does not have.
     """
-    try:
-        return Qwen3VLConfig.from_hf(hf.read_config(directory))
-    except ValueError as error:
-        raise UserError(f"{directory}: {error}") from error
+    return hf.load_config(directory, Qwen3VLConfig.from_hf)
 
 
 def load_hf(

@@ -12,6 +12,7 @@ from resadapt_jax.models.config_json import (
     hashable,
     listed,
     required,
+    token_id,
 )
 
 
@@ -126,10 +127,10 @@ class Qwen3VLConfig:
         return cls(
             text=_text_from_hf(text),
             vision=_vision_from_hf(required(config, "vision_config")),
-            image_token_id=required(config, "image_token_id"),
-            video_token_id=required(config, "video_token_id"),
-            vision_start_token_id=required(config, "vision_start_token_id"),
-            vision_end_token_id=required(config, "vision_end_token_id"),
+            image_token_id=token_id(config, "image_token_id"),
+            video_token_id=token_id(config, "video_token_id"),
+            vision_start_token_id=token_id(config, "vision_start_token_id"),
+            vision_end_token_id=token_id(config, "vision_end_token_id"),
             bos_token_id=config.get("bos_token_id", text.get("bos_token_id")),
             eos_token_id=hashable(config.get("eos_token_id", text.get("eos_token_id"))),
             pad_token_id=config.get("pad_token_id", text.get("pad_token_id")),

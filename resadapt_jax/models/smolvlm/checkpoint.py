@@ -36,10 +36,7 @@ def load_hf(
         UserError: an unreadable or unsupported config; any missing, unexpected or misshaped
             tensors, all listed in one message.
     """
-    try:
-        config = SmolVLMConfig.from_hf(hf.read_config(directory))
-    except ValueError as error:
-        raise UserError(f"{directory}: {error}") from error
+    config = hf.load_config(directory, SmolVLMConfig.from_hf)
     shapes = param_shapes(config)
     params = hf.load_params(
         directory,
@@ -105,6 +102,9 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        settings = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: the settings are no JSON object")
+    return settings
