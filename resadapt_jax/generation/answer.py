@@ -220,10 +220,12 @@ def answer(
         convention: how positions are numbered; the prompts were built for it.
 
     Raises:
-        UserError: outside jit, if a prompt does not show every pair of its clip once; and if
-            nothing would end an answer, or the model does not know the convention.
+        UserError: outside jit, if the pairs are not those of the frames, a grid is not legal, or a
+            prompt does not show every pair of its clip once; and if nothing would end an answer, or
+            the model does not know the convention.
     """
     merge_size = config.vision.spatial_merge_size
+    check_pairs(grid_thw, frames.shape[1], config.vision.temporal_patch_size)
     check_placeholders(prompts.entry_index, prompts.compact_length, grid_thw, merge_size)
     token_side = config.vision.patch_size * merge_size
     max_height, max_width = (-(-side // token_side) * token_side for side in frames.shape[2:4])
@@ -247,6 +249,26 @@ def answer(
         num_tokens=plan.num_tokens,
         overflow=plan.overflow | layout.overflow,
     )
+
+
+def check_pairs(grid_thw: Int[Array, "B K 3"], num_frames: int, temporal_patch_size: int) -> None:
+    """Refuses grids that are not one per pair of frames; under a trace, looks at their number only.
+
+    Raises:
+        UserError: another number of grids, or one of several temporal patches.
+    """
+    pairs = grid_thw.shape[1]
+    if pairs != -(-num_frames // temporal_patch_size):
+        raise UserError(f"there are grids of {pairs} pairs for {num_frames} frames")
+    if isinstance(grid_thw, jax.core.Tracer):
+        return
+    times = np.asarray(grid_thw)[:, :, 0]
+    if times.max() > 1:
+        row, pair = np.argwhere(times > 1)[0]
+        raise UserError(
+            f"prompt {row}: entry {pair} has {times[row, pair]} temporal patches, a pair of frames"
+            " is one"
+        )
 
 
 def generate_from(

@@ -19,20 +19,20 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import DecodingConfig, answer
 
 
-def answer_rows(params, frames, grid_thw, prompts, config):
+def answer_rows(params, frames, grid_thw, prompts, config, capacity=CAPACITY):
     return answer(
         params,
         config,
         frames,
         grid_thw,
         prompts,
-        capacity=CAPACITY,
+        capacity=capacity,
         decoding=DecodingConfig(max_new_tokens=NEW_TOKENS),
         key=jax.random.key(0),
     )
 
 
-run = jax.jit(answer_rows, static_argnums=4)
+run = jax.jit(answer_rows, static_argnums=(4, 5))
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -68,6 +68,49 @@ def test_every_entry_is_seen_and_none_by_a_row_of_text(name, together):
         before, now = (x.generation.log_probs[:, 0] for x in (together, out))
         differs = np.abs(before - now) > 1e-4
         assert differs.tolist() == [True, False, pair == 2]
+
+
+def test_without_any_padding_the_answer_is_the_same(name, together):
+    """The longest row at the capacity of its own tokens: no padded patch, token or position."""
+    grids = jnp.asarray(GRIDS[:1])
+    alone = run(params_of(name), frames()[:1], grids, compact(PROMPTS[:1]), CONFIGS[name], 9)
+    assert alone.num_tokens.tolist() == [9] and not alone.overflow.any()
+    ours, padded = alone.generation, together.generation
+    np.testing.assert_array_equal(ours.token_ids[0], padded.token_ids[0])
+    np.testing.assert_allclose(ours.log_probs[0], padded.log_probs[0], atol=1e-5)
+
+
+def test_the_order_in_which_pairs_are_packed_changes_nothing(name, together):
+    order = np.array([2, 0, 3, 1])
+    clips = np.asarray(frames()).reshape(len(PROMPTS), 4, 2, *frames().shape[2:])
+    packed = clips[:, order].reshape(frames().shape)
+    prompts = compact(PROMPTS)
+    index = np.asarray(prompts.entry_index)
+    prompts = prompts.replace(entry_index=jnp.where(index < 0, -1, np.argsort(order)[index]))
+    grids = jnp.asarray(GRIDS[:, order])
+    out = run(params_of(name), packed, grids, prompts, CONFIGS[name]).generation
+    np.testing.assert_array_equal(out.token_ids, together.generation.token_ids)
+    np.testing.assert_allclose(out.log_probs, together.generation.log_probs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ([1, 3, 2], "entry 2 has a grid of 3 x 2 patches, its sides must be multiples of 2"),
+        ([1, 4, -2], "entry 2 has a grid of 4 x -2 patches, .* multiples of 2"),
+        ([2, 4, 2], "entry 2 has 2 temporal patches, a pair of frames is one"),
+    ],
+)
+def test_grids_that_are_no_pairs_are_refused_before_the_model_runs(changed, message):
+    grids = GRIDS.copy()
+    grids[0, 2] = changed
+    with pytest.raises(UserError, match=message):
+        answer_rows(None, frames(), grids, compact(PROMPTS), CONFIGS["qwen2_5_vl"])
+
+
+def test_frames_that_are_not_the_grids_are_refused_before_the_model_runs():
+    with pytest.raises(UserError, match="grids of 4 pairs for 6 frames"):
+        answer_rows(None, frames()[:, :6], GRIDS, compact(PROMPTS), CONFIGS["qwen2_5_vl"])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Chunks and shared prefixes give what whole prompts give; the cache's size is what is said."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +45,11 @@ _generate = jax.jit(
 )
 
 
+@partial(jax.jit, static_argnums=1)
+def _embed(params, config, layout, visual):
+    return family_of(config).model.embed_prompt(params, config, layout, visual)
+
+
 def run(batch, **options):
     return _prefill(
         batch.params, batch.config, batch.embeds, batch.layout, new_tokens=NEW_TOKENS, **options
@@ -84,6 +91,21 @@ def test_chunks_equal_the_whole(batch, whole, chunk_size):
     assert cache.mask.sum(axis=1).tolist() == whole[1].mask.sum(axis=1).tolist() == [21, 3, 11]
     for ours, expected in zip(valid(cache), valid(whole[1]), strict=True):
         np.testing.assert_allclose(ours, expected, atol=2e-5)
+
+
+def test_poisoned_padding_changes_nothing(batch, whole):
+    """Neither tokens nor positions that are none; the row of text alone has only such tokens."""
+    count = jnp.array([9, 0, 4])
+    padding = jnp.arange(batch.visual.shape[1])[None, :] >= count[:, None]
+    visual = jnp.where(padding[:, :, None], jnp.nan, batch.visual)
+    embeds = _embed(batch.params, batch.config, batch.layout, visual)
+    behind = ~batch.layout.mask[:, :, None]
+    embeds = jax.tree.map(lambda x: jnp.where(behind, jnp.nan, x), embeds)
+    poisoned = batch._replace(visual=visual, embeds=embeds)
+    np.testing.assert_array_equal(run(poisoned)[0], whole[0])
+    clean, out = generate(batch), generate(poisoned)
+    np.testing.assert_array_equal(out.token_ids, clean.token_ids)
+    np.testing.assert_array_equal(out.log_probs, clean.log_probs)
 
 
 def test_chunks_continue_alike(batch):
@@ -139,10 +161,8 @@ ALLOCATIONS = np.stack([GRIDS[0], GRIDS[0][[3, 0, 1, 1]], GRIDS[0][[1, 3, 2, 2]]
 def allocations(batch):
     layout = lay_out(compact([PROMPTS[0]] * 3), jnp.asarray(ALLOCATIONS), batch.config, 10)
     visual = batch.visual[jnp.zeros(3, int)]
-    embed = jax.jit(family_of(batch.config).model.embed_prompt, static_argnums=1)
-    return batch._replace(
-        layout=layout, visual=visual, embeds=embed(batch.params, batch.config, layout, visual)
-    )
+    embeds = _embed(batch.params, batch.config, layout, visual)
+    return batch._replace(layout=layout, visual=visual, embeds=embeds)
 
 
 def test_common_prefix_ends_before_the_first_entry():

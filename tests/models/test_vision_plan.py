@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resadapt_jax.errors import UserError
 from resadapt_jax.models.vision_plan import check_fits, interpolation_taps, plan_vision
 
 
@@ -108,6 +109,13 @@ def test_padding_and_absent_entries():
     assert plan.segment_ids[::4].tolist() == [1, 1, 2, 3, 0, 0]
     for name in ["patch_time", "patch_row", "patch_col", "segment_ids", "window_ids"]:
         assert not np.any(getattr(plan, name)[16:]), name
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_a_grid_that_does_not_divide_is_refused(array):
+    grids = array([[1, 4, 4], [2, 4, 5]])
+    with pytest.raises(UserError, match="entry 1 has a grid of 4 x 5 patches, .* multiples of 2"):
+        plan_vision(grids, capacity=40)
 
 
 def test_nothing_at_all():
