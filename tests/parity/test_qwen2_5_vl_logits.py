@@ -80,7 +80,20 @@ def test_tied_embeddings_match(tmp_path):
     hf_model.save_pretrained(tmp_path)
     config, params = load_hf(tmp_path)
     assert config.tie_word_embeddings and "lm_head" not in params
-    logits = run(params, config, *inputs_of([SHORT], **SIZE))
+    logits = run(params, config, *inputs_of([SHORT], capacity=16, length=40))
+    assert worst(logits, [hf_logits(hf_model, SHORT)]) <= TOLERANCE
+
+
+def test_faint_inputs_match(tmp_path):
+    """Embeddings of about 1e-3, so that the norms' eps is as large as what it is added to."""
+    hf_model = random_hf_model(seed=6)
+    with torch.no_grad():
+        for name, parameter in hf_model.named_parameters():
+            if any(part in name for part in ("embed_tokens", "patch_embed")):
+                parameter.mul_(1e-3)
+    hf_model.save_pretrained(tmp_path)
+    config, params = load_hf(tmp_path)
+    logits = run(params, config, *inputs_of([SHORT], capacity=16, length=40))
     assert worst(logits, [hf_logits(hf_model, SHORT)]) <= TOLERANCE
 
 

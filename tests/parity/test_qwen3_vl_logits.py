@@ -103,6 +103,19 @@ def test_tied_embeddings_match(tmp_path):
     assert worst(logits, [hf_logits(hf_model, SHORT)]) <= TOLERANCE
 
 
+def test_faint_inputs_match(tmp_path):
+    """Embeddings of about 1e-3, so that the norms' eps is as large as what it is added to."""
+    hf_model = random_hf_model(seed=6, text={"num_hidden_layers": 1}, vision=SHALLOW)
+    with torch.no_grad():
+        for name, parameter in hf_model.named_parameters():
+            if any(part in name for part in ("embed_tokens", "patch_embed", "pos_embed")):
+                parameter.mul_(1e-3)
+    hf_model.save_pretrained(tmp_path)
+    config, params = load_hf(tmp_path)
+    logits = run(params, config, *inputs_of([SHORT], capacity=16, length=40))
+    assert worst(logits, [hf_logits(hf_model, SHORT)]) <= TOLERANCE
+
+
 @pytest.mark.parametrize("vision_head", [64, 72])
 def test_real_head_sizes_match(tmp_path, vision_head):
     """Heads of 64 (2B, 4B) or 72 (8B, 32B) in the tower, 128 with the real sections in the text."""
