@@ -81,9 +81,9 @@ def directory(tmp_path):
 @pytest.mark.parametrize(("damage", "message"), MAIN + DAMAGED)
 def test_python_raises_one_line_that_names_the_directory(directory, damage, message):
     damage(directory)
-    with pytest.raises(UserError, match=f"{directory}.*{message}") as error:
+    with pytest.raises(UserError, match=message) as error:
         load_backbone(directory)
-    assert "\n" not in str(error.value)
+    assert str(directory) in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("damage", "message"), MAIN)

@@ -29,19 +29,22 @@ def test_a_backbone_comes_in_and_goes_back(hf, tmp_path, monkeypatch):
     hf_model = hf.random_hf_model(seed=8)
     hf_model.save_pretrained(tmp_path / "theirs")
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
-    code, replaced = re.subn(r'"path/to/.*?"', '"theirs"', code)
+    there_and_back, stack = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+    there_and_back, replaced = re.subn(r'"path/to/.*?"', '"theirs"', there_and_back)
     assert replaced == 1
-    exec(code, names := {})
+    exec(there_and_back, names := {})
     copy = AutoModelForImageTextToText.from_pretrained("copy", dtype="auto").state_dict()
     original = hf_model.to(torch.bfloat16).state_dict()
     assert copy.keys() == original.keys()
     for key, value in original.items():
         assert copy[key].dtype == torch.bfloat16 and torch.equal(copy[key], value), key
+    params = names["params"]
+    exec(stack, names)
+    jax.tree.map(np.testing.assert_array_equal, names["unstack_layers"](names["params"]), params)
     mesh = eval(MESH, {"jax": jax})
     assert mesh.size == 8
     _, placed = families.load_hf("theirs", dtype="bfloat16", mesh=mesh)
-    jax.tree.map(np.testing.assert_array_equal, placed, names["params"])
+    jax.tree.map(np.testing.assert_array_equal, placed, params)
     parts = [x for x in jax.tree.leaves(placed) if not x.is_fully_replicated]
     assert len(parts) > len(jax.tree.leaves(placed)) / 3
 
