@@ -125,6 +125,14 @@ def test_both_forms_agree(size):
     assert hash(config) == hash(Qwen2_5VLConfig.from_hf(SIZES[size]))
 
 
+def test_tied_is_read_wherever_it_is_written():
+    config = Qwen2_5VLConfig.from_hf(PUBLISHED).to_hf()
+    del config["tie_word_embeddings"]
+    assert not Qwen2_5VLConfig.from_hf(config).tie_word_embeddings
+    config["text_config"]["tie_word_embeddings"] = True
+    assert Qwen2_5VLConfig.from_hf(config).tie_word_embeddings
+
+
 def test_defaults_are_those_of_transformers():
     sparse = copy.deepcopy(PUBLISHED)
     del sparse["rms_norm_eps"], sparse["rope_theta"], sparse["rope_scaling"]

@@ -131,6 +131,14 @@ def test_both_forms_agree(size):
     assert hash(config) == hash(Qwen3VLConfig.from_hf(SIZES[size]))
 
 
+def test_tied_is_read_wherever_it_is_written():
+    config = copy.deepcopy(SIZES["2B"])
+    del config["tie_word_embeddings"]
+    assert not Qwen3VLConfig.from_hf(config).tie_word_embeddings
+    config["text_config"]["tie_word_embeddings"] = True
+    assert Qwen3VLConfig.from_hf(config).tie_word_embeddings
+
+
 def test_several_end_tokens():
     several = copy.deepcopy(SIZES["2B"])
     several["text_config"]["eos_token_id"] = [151645, 151643]
