@@ -117,7 +117,7 @@ def differences(saved: str, config: Any, *, ignore: Collection[str] = ()) -> lis
     """What changed since ``saved`` (by ``to_json``), one ``path: before -> now`` per field.
 
     Args:
-        ignore: fields of ``config`` itself that may change, with all that is in them.
+        ignore: paths of fields that may change, with all that is in them.
 
     Raises ``UserError`` when ``saved`` is no JSON object.
     """
@@ -130,7 +130,7 @@ def differences(saved: str, config: Any, *, ignore: Collection[str] = ()) -> lis
         f"{path}: {json.dumps(before.get(path, absent))} -> {json.dumps(now.get(path, absent))}"
         for path in dict.fromkeys((*before, *now))
         if before.get(path, absent) != now.get(path, absent)
-        and path.partition(".")[0] not in ignore
+        and not any(f"{path}.".startswith(f"{name}.") for name in ignore)
     ]
 
 

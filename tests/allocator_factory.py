@@ -36,8 +36,8 @@ def make_allocator(*, noise: float = 0.0, unit: str = "pair") -> TrainedAllocato
             head_width=8,
             unit=unit,
         ),
+        encoder=thumbnail,
         vocab_size=len(tokenizer),
-        thumbnail=thumbnail,
         scale_range=ScaleRange(s_min=0.2, s_max=1.8),
     )
     params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), config.network)

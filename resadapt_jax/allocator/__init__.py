@@ -5,6 +5,7 @@ from resadapt_jax.allocator.bounds import HardClamp, ProjectedBounds, SoftBounds
 from resadapt_jax.allocator.encoder import (
     EncoderFeatures,
     FrozenEncoder,
+    SmolVLMEncoderConfig,
     ThumbnailConfig,
     ThumbnailEncoder,
     standardise,
@@ -30,6 +31,7 @@ __all__ = [
     "HardClamp",
     "ProjectedBounds",
     "ScaleRange",
+    "SmolVLMEncoderConfig",
     "SoftBounds",
     "ThumbnailConfig",
     "ThumbnailEncoder",

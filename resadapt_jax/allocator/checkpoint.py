@@ -24,21 +24,13 @@ from resadapt_jax.typing import Params
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedAllocatorConfig:
-    """What fixes the shape of a trained allocator and the meaning of its actions.
-
-    Exactly one frozen encoder is given: ``thumbnail`` or ``smolvlm``.
-    """
+    """What fixes the shape of a trained allocator and the meaning of its actions."""
 
     network: AllocatorConfig
+    encoder: ThumbnailConfig | SmolVLMSource
     vocab_size: int
     """Rows of the encoder's text table."""
-    thumbnail: ThumbnailConfig | None = None
-    smolvlm: SmolVLMSource | None = None
     scale_range: ScaleRange = field(default_factory=ScaleRange)
-
-    def __post_init__(self):
-        if (self.thumbnail is None) == (self.smolvlm is None):
-            raise ValueError("give either thumbnail or smolvlm")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +51,7 @@ class TrainedAllocator:
 def save_allocator(directory: str | Path, allocator: TrainedAllocator) -> None:
     """Write a directory that `load_allocator` reads back."""
     tensors = {"network": allocator.params}
-    if allocator.config.smolvlm is None:
+    if isinstance(allocator.encoder, ThumbnailEncoder):
         tensors["encoder"] = {"text_table": allocator.encoder.text_table}
     hf.save(directory, json.loads(to_json(allocator.config)), tensors)
     allocator.tokenizer.save_pretrained(directory)
@@ -87,12 +79,12 @@ def load_allocator(
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (UserError, SafetensorError, OSError, ValueError) as error:
         raise UserError(_one_line(error, directory)) from error
-    if config.smolvlm is None:
+    if isinstance(config.encoder, ThumbnailConfig):
         encoder = ThumbnailEncoder(
-            text_table=tensors["encoder"]["text_table"], config=config.thumbnail
+            text_table=tensors["encoder"]["text_table"], config=config.encoder
         )
     else:
-        encoder, _ = open_source(config.smolvlm, smolvlm_directory)
+        encoder, _ = open_source(config.encoder, smolvlm_directory)
     return TrainedAllocator(
         config=config, params=tensors["network"], encoder=encoder, tokenizer=tokenizer
     )
@@ -102,7 +94,7 @@ def _shapes(config: TrainedAllocatorConfig) -> dict[str, tuple[int, ...]]:
     network = jax.eval_shape(lambda key: init_params(key, config.network), jax.random.key(0))
     flat = traverse_util.flatten_dict({"network": network}, sep=".")
     shapes = {name: leaf.shape for name, leaf in flat.items()}
-    if config.smolvlm is None:
+    if isinstance(config.encoder, ThumbnailConfig):
         shapes["encoder.text_table"] = (config.vocab_size, config.network.text_width)
     return shapes
 

@@ -5,13 +5,14 @@ one without weights, for the embedded world and for tests.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from resadapt_jax.models.smolvlm.preprocess import FrameFilter
 from resadapt_jax.typing import Array, Bool, Float, Int, UInt8
 
 
@@ -29,8 +30,13 @@ class FrozenEncoder(Protocol):
     """Turns frames and the query into features, without trainable parameters.
 
     A pure function of its arguments and of the encoder's own constants, safe under jit. A frame's
-    features must not depend on padded frames. The widths of frames and text may differ.
+    features must not depend on padded frames or on the text, nor the text's on the frames.
     """
+
+    @property
+    def frame_width(self) -> int: ...
+    @property
+    def text_width(self) -> int: ...
 
     def encode(
         self,
@@ -65,6 +71,32 @@ class ThumbnailConfig:
         return 3 * self.cell_pixels**2 + 3
 
 
+@dataclass(frozen=True, kw_only=True)
+class SmolVLMEncoderConfig:
+    """A SmolVLM2 as the frozen encoder, such as SmolVLM2-256M-Video-Instruct.
+
+    It reads questions with its own tokenizer, whatever the backbone's is.
+    """
+
+    directory: str
+    """Hugging Face directory of the checkpoint."""
+    fingerprint: str = ""
+    """Of the checkpoint's files; filled in when a run starts. If given, others are refused."""
+    filter: FrameFilter = "lanczos"
+    """Of the frames' resize."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights and the features."""
+    chunk_frames: int = 8
+    """Frames encoded at once; bounds the memory."""
+    cache_dir: str = ""
+    """Where features of frames are kept for later epochs, runs and evaluations, F·L·D values a
+    clip; if empty, each batch is encoded anew."""
+
+    def __post_init__(self):
+        if self.chunk_frames < 1:
+            raise ValueError(f"chunk_frames must be at least 1, got {self.chunk_frames}")
+
+
 @struct.dataclass
 class ThumbnailEncoder:
     """Colour statistics of a thumbnail's cells, and rows of an embedding table for the text.
@@ -77,6 +109,21 @@ class ThumbnailEncoder:
 
     text_table: Float[Array, "V D"]
     config: ThumbnailConfig = struct.field(pytree_node=False, default=ThumbnailConfig())
+
+    @property
+    def frame_width(self) -> int:
+        """D of the frame features."""
+        return self.config.width
+
+    @property
+    def text_width(self) -> int:
+        """D of the text features."""
+        return self.text_table.shape[1]
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the table."""
+        return len(self.text_table)
 
     def encode(
         self,

@@ -37,17 +37,29 @@ class SmolVLMEncoder:
         config: the checkpoint's architecture.
         preprocess: how a frame becomes the tower's pixels.
         chunk_frames: frames encoded at once, which bounds the memory whatever B and F are.
+        fingerprint: of the files that it was loaded from (`checkpoint_fingerprint`).
     """
 
     params: Params
     config: SmolVLMConfig = struct.field(pytree_node=False)
     preprocess: PreprocessConfig = struct.field(pytree_node=False)
     chunk_frames: int = struct.field(pytree_node=False, default=8)
+    fingerprint: str = struct.field(pytree_node=False, default="")
 
     @property
-    def width(self) -> int:
-        """D of the frame and of the text features."""
+    def frame_width(self) -> int:
+        """D of the frame features."""
         return self.config.text.hidden_size
+
+    @property
+    def text_width(self) -> int:
+        """D of the text features."""
+        return self.config.text.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the language tower."""
+        return self.config.text.vocab_size
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -162,6 +174,7 @@ def load_smolvlm_encoder(
     dtype: DTypeLike | None = None,
     mesh: Mesh | None = None,
     chunk_frames: int = 8,
+    fingerprint: str = "",
 ) -> tuple[SmolVLMEncoder, PreTrainedTokenizerBase]:
     """Reads the encoder and its tokenizer from a SmolVLM2's HF directory.
 
@@ -171,16 +184,22 @@ def load_smolvlm_encoder(
         dtype: cast the weights to it; ``None`` keeps the file's.
         mesh: where the weights go (`smolvlm.partition`); ``None``: to the default device.
         chunk_frames: frames encoded at once.
+        fingerprint: what the checkpoint must have, if it is to be a certain one.
 
     Raises:
-        UserError: a file is absent or unreadable, or the checkpoint is of another architecture.
+        UserError: a file is absent or unreadable, or the checkpoint is of another architecture or
+            not the one wanted.
     """
+    found = checkpoint_fingerprint(directory)
+    if fingerprint not in ("", found):
+        raise UserError(f"{directory} is not the checkpoint that was recorded: its files differ")
     config, params = load_hf(directory, dtype, mesh)
     encoder = SmolVLMEncoder(
         params=params,
         config=config,
         preprocess=load_preprocess(directory, config, filter),
         chunk_frames=chunk_frames,
+        fingerprint=found,
     )
     return encoder, _load_tokenizer(directory)
 
@@ -198,7 +217,7 @@ def name_source(directory: str | Path, encoder: SmolVLMEncoder) -> SmolVLMSource
     """Describes the directory that an encoder was loaded from, for `open_source`."""
     return SmolVLMSource(
         directory=Path(directory).resolve(),
-        fingerprint=checkpoint_fingerprint(directory),
+        fingerprint=encoder.fingerprint,
         preprocess=encoder.preprocess,
         dtype=str(encoder.dtype),
     )
@@ -217,9 +236,9 @@ def open_source(
         UserError: as `load_smolvlm_encoder`, or the checkpoint is not the one named.
     """
     directory = source.directory if directory is None else directory
-    if checkpoint_fingerprint(directory) != source.fingerprint:
-        raise UserError(f"{directory} is not the checkpoint that was recorded: its files differ")
-    encoder, tokenizer = load_smolvlm_encoder(directory, dtype=source.dtype)
+    encoder, tokenizer = load_smolvlm_encoder(
+        directory, dtype=source.dtype, fingerprint=source.fingerprint
+    )
     return encoder.replace(preprocess=source.preprocess), tokenizer
 
 

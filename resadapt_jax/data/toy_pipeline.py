@@ -94,23 +94,24 @@ def dialogue_batches(
 def encode_question(
     record: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
+    query_tokenizer: PreTrainedTokenizerBase,
     max_compact: int,
     convention: Convention,
 ) -> dict[str, Any]:
-    """A one-question record as a prompt and as the query that the allocator reads.
+    """A one-question record as a prompt and as the query that the allocator's encoder reads.
 
     The evidence is left behind: what trains an allocator must not hold it.
     """
     seconds = pair_seconds(record["times"])
     prompt = build_prompt(tokenizer, record["question"], seconds, convention)
-    query = encode_query(tokenizer, record["question"])
+    query = encode_query(query_tokenizer, record["question"])
     return {
         "frames": record["frames"],
         "compact_ids": pad_to(prompt.token_ids, max_compact, tokenizer.pad_token_id),
         "compact_length": np.int32(len(prompt.token_ids)),
         "entry_index": pad_to(prompt.entry_index, max_compact, -1),
         "pair_milliseconds": milliseconds(seconds),
-        "query_ids": pad_to(query, TURN_TOKENS, tokenizer.pad_token_id),
+        "query_ids": pad_to(query, TURN_TOKENS, 0),
         "query_mask": np.arange(TURN_TOKENS) < len(query),
         "task": record["task"],
         "answer": record["answer"],
@@ -122,12 +123,20 @@ def question_batches(
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
     convention: Convention = Convention.HF_5,
+    query_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> grain.DatasetIterator:
-    """Batches of one-question prompts in the source's order; the iterator's state can be saved."""
+    """Batches of one-question prompts in the source's order; the iterator's state can be saved.
+
+    Args:
+        tokenizer: of the backbone.
+        query_tokenizer: of the allocator's encoder; ``None``: the backbone's serves both.
+    """
     max_compact = HEADER_TOKENS * source.config.num_pairs + TURN_TOKENS
 
     def encode(record: dict[str, Any]) -> dict[str, Any]:
-        return encode_question(record, tokenizer, max_compact, convention)
+        return encode_question(
+            record, tokenizer, query_tokenizer or tokenizer, max_compact, convention
+        )
 
     return _batches(grain.MapDataset.source(source).map(encode), batch_size)
 
@@ -137,13 +146,16 @@ def held_out_batches(
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
     convention: Convention = Convention.HF_5,
+    query_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> grain.DatasetIterator:
     """`question_batches` for evaluation: adds ``index``, ``question``, ``times``, ``evidence``."""
     max_compact = HEADER_TOKENS * source.config.num_pairs + TURN_TOKENS
 
     def encode(record: dict[str, Any]) -> dict[str, Any]:
         kept = {name: record[name] for name in ("index", "question", "times", "evidence")}
-        return kept | encode_question(record, tokenizer, max_compact, convention)
+        return kept | encode_question(
+            record, tokenizer, query_tokenizer or tokenizer, max_compact, convention
+        )
 
     return _batches(grain.MapDataset.source(source).map(encode), batch_size)
 

@@ -85,6 +85,7 @@ CLOCK_GLYPHS = {
     for digit, rows in _CLOCK_ROWS.items()
 }
 CLOCK_SECONDS = 12  # a clip lies within the first so many seconds of the clock
+FRAMES_PER_SECOND = 2.0
 BORDER = 5
 PANEL = 18
 SIGN = PANEL + 2 * BORDER  # 28 pixels
@@ -306,6 +307,6 @@ def render(rng: np.random.Generator, signs: tuple[Sign, ...], config: ToyWorldCo
 
 
 def frame_times(signs: tuple[Sign, ...], config: ToyWorldConfig) -> np.ndarray:
-    """Seconds of each frame by the signs' clock, two frames a second: float64 [num_frames]."""
+    """Seconds of each frame by the signs' clock: float64 [num_frames]."""
     start = signs[0].clock - signs[0].first_pair
-    return start + np.arange(config.num_frames) / 2.0
+    return start + np.arange(config.num_frames) / FRAMES_PER_SECOND

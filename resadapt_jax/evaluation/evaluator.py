@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resadapt_jax.allocator import allocate, mean_pair_scales
+from resadapt_jax.allocator import EncoderFeatures, allocate, mean_pair_scales
 from resadapt_jax.allocator.checkpoint import TrainedAllocator
+from resadapt_jax.allocator.feature_cache import FeatureCache
 from resadapt_jax.evaluation import methods
 from resadapt_jax.evaluation.clips import Clips, other_colour
 from resadapt_jax.evaluation.methods import Proposals, Setting
@@ -18,9 +19,10 @@ from resadapt_jax.evaluation.respond import respond, show
 from resadapt_jax.generation.answer import Answers
 from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.operators import CapacityLadder, native_tokens
-from resadapt_jax.training.capo import PromptBatch, grade
+from resadapt_jax.training.capo import grade
 from resadapt_jax.training.config import TrainConfig
-from resadapt_jax.typing import Array, Int
+from resadapt_jax.training.encoder import encode_clips
+from resadapt_jax.typing import Int
 
 
 @dataclass(kw_only=True)
@@ -67,27 +69,27 @@ class Evaluation(NamedTuple):
     proposals: Proposals
 
 
-def propose(allocator: TrainedAllocator, clips: Clips) -> Proposals:
+def propose(
+    allocator: TrainedAllocator, clips: Clips, cache: FeatureCache | None = None
+) -> Proposals:
     """The scale of each pair by the mean of the policy, for its own query and for another's."""
-    config = allocator.config
-    batches = (clips.batch, with_other_queries(clips))
-    scales = _mean_scales(
-        allocator.params,
-        allocator.encoder,
-        clips.batch.frames,
-        [(batch.query_ids, batch.query_mask) for batch in batches],
-        network=config.network,
-        scale_range=config.scale_range,
+    config, batch = allocator.config, clips.batch
+    features = encode_clips(
+        allocator.encoder, batch.frames, batch.query_ids, batch.query_mask, cache
     )
+    scales = [
+        _mean_scales(
+            allocator.params, asked, network=config.network, scale_range=config.scale_range
+        )
+        for asked in (features, _with_other_queries(features, clips.questions))
+    ]
     return Proposals(*map(np.asarray, scales))
 
 
-def with_other_queries(clips: Clips) -> PromptBatch:
-    """Each clip beside the query of another, of the batch's `other_colour`; the prompts stay."""
-    others = other_colour(clips.questions)
-    return clips.batch.replace(
-        query_ids=clips.batch.query_ids[others], query_mask=clips.batch.query_mask[others]
-    )
+def _with_other_queries(features: EncoderFeatures, questions: Sequence[str]) -> EncoderFeatures:
+    """Each clip's frames beside the query of another, of the batch's `other_colour`."""
+    others = other_colour(questions)
+    return features.replace(text=features.text[others], text_mask=features.text_mask[others])
 
 
 def evaluate(
@@ -97,6 +99,7 @@ def evaluate(
     allocator: TrainedAllocator,
     config: TrainConfig,
     report: Callable[[int, Sequence[Tally]], None],
+    cache: FeatureCache | None = None,
 ) -> Evaluation:
     """Answers every clip under every setting, greedily, else decoded as the rollouts were.
 
@@ -104,12 +107,13 @@ def evaluate(
         batches: of at least two clips, ``config.evaluation.num_clips`` in all; what they hold
             beyond is not counted.
         report: told after each setting how many have run, over all batches, and the tallies.
+        cache: of what the allocator's encoder makes of frames.
     """
     tallies, num_clips = [Tally() for _ in settings], config.evaluation.num_clips
     first, ran = None, 0
     for clips in batches:
         counted = min(len(clips), num_clips - len(tallies[0].scores))
-        proposals = propose(allocator, clips)
+        proposals = propose(allocator, clips, cache)
         first = first or (clips, proposals)
         answers = _answers(clips, proposals, settings, backbone, config)
         native = clips.num_pairs * native_tokens(*clips.frame_size, config.limits)
@@ -173,12 +177,5 @@ def _count(
 
 
 @partial(jax.jit, static_argnames=("network", "scale_range"))
-def _mean_scales(params, encoder, frames, queries, *, network, scale_range):
-    frame_mask = jnp.ones(frames.shape[:2], bool)
-
-    def scales_for(query_ids: Array, query_mask: Array) -> Array:
-        features = encoder.encode(frames, frame_mask, query_ids, query_mask)
-        return mean_pair_scales(allocate(params, network, features), frame_mask, scale_range)
-
-    # What depends on the frames alone is the same computation each time and compiled once.
-    return [scales_for(*query) for query in queries]
+def _mean_scales(params, features, *, network, scale_range):
+    return mean_pair_scales(allocate(params, network, features), features.frame_mask, scale_range)

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from resadapt_jax.allocator import SmolVLMEncoderConfig, ThumbnailEncoder
 from resadapt_jax.allocator.checkpoint import TrainedAllocator, load_allocator
+from resadapt_jax.allocator.feature_cache import FeatureCache
 from resadapt_jax.config import differences, to_json
 from resadapt_jax.data.toy_pipeline import held_out_batches
 from resadapt_jax.data.toy_source import ToyClips
@@ -31,6 +33,7 @@ from resadapt_jax.models.families import check_convention
 from resadapt_jax.report.frontier import frontier_png
 from resadapt_jax.report.scale_traces import ScaleTrace, scale_traces_png
 from resadapt_jax.training.config import AFTER_TRAINING, TrainConfig, resolve
+from resadapt_jax.training.encoder import open_cache
 from resadapt_jax.training.progress import Progress
 from resadapt_jax.versions import versions
 
@@ -45,15 +48,16 @@ def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
 
     Raises:
         UserError: a directory that cannot be written to, no allocator, one that belongs to another
-            backbone, clips it was trained on, or a share of the tokens that cannot be kept; all of
-            them before the first clip.
+            encoder or backbone, features cached by other settings, clips it was trained on, or a
+            share of the tokens that cannot be kept; all of them before the first clip.
     """
     output_dir = Path(config.output_dir)
     require_writable(output_dir)
-    allocator = _trained(output_dir / "allocator", train_command)
+    allocator = _trained(config, train_command)
     backbone = load_backbone(config.backbone)
-    config = resolve(config, backbone.config.text.hidden_size)
+    config = resolve(config, allocator.encoder)
     _check(config, backbone, allocator)
+    cache = open_cache(config.encoder, allocator.encoder, config.world)
     changed = _changes_since_training(output_dir, config)
     build_prompts = partial(
         prompts_showing, tokenizer=backbone.tokenizer, convention=config.convention
@@ -65,7 +69,7 @@ def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
         build_prompts=build_prompts,
     )
     settings += control_settings(limits=config.limits, build_prompts=build_prompts)
-    evaluation = _evaluate(config, settings, backbone, allocator)
+    evaluation = _evaluate(config, settings, backbone, allocator, cache)
     record = frontier_record(settings, evaluation.tallies)
     record["config"] = json.loads(to_json(config))
     if changed:
@@ -116,15 +120,28 @@ def _varied(tasks: Sequence[str]) -> list[int]:
     return chosen[:NUM_TRACES]
 
 
-def _trained(directory: Path, train_command: str) -> TrainedAllocator:
+def _trained(config: TrainConfig, train_command: str) -> TrainedAllocator:
+    """The run's allocator; a SmolVLM2 that it names is looked for where the config says."""
+    directory, chosen = Path(config.output_dir) / "allocator", config.encoder
     if not directory.is_dir():
         raise UserError(f"no trained allocator at {directory}; make one with: {train_command}")
-    return load_allocator(directory)
+    is_smolvlm = isinstance(chosen, SmolVLMEncoderConfig)
+    allocator = load_allocator(
+        directory, smolvlm_directory=chosen.directory if is_smolvlm else None
+    )
+    if is_smolvlm == isinstance(allocator.encoder, ThumbnailEncoder):
+        raise UserError(
+            f"{directory} was trained with another encoder, not {type(chosen).__name__}"
+        )
+    if is_smolvlm:
+        encoder = allocator.encoder.replace(chunk_frames=chosen.chunk_frames)
+        allocator = replace(allocator, encoder=encoder)
+    return allocator
 
 
 def _check(config: TrainConfig, backbone: Backbone, allocator: TrainedAllocator) -> None:
     known, spoken = allocator.config.vocab_size, backbone.config.text.vocab_size
-    if known != spoken:
+    if isinstance(allocator.encoder, ThumbnailEncoder) and known != spoken:
         raise UserError(
             f"the allocator reads a vocabulary of {known} tokens and the backbone {spoken}; "
             "it was trained with another backbone"
@@ -161,6 +178,7 @@ def _evaluate(
     settings: Sequence[Setting],
     backbone: Backbone,
     allocator: TrainedAllocator,
+    cache: FeatureCache | None,
 ) -> Evaluation:
     names = [(setting.method, setting.name) for setting in settings]
     vanilla = names.index(("vanilla", "scale 1"))
@@ -175,21 +193,26 @@ def _evaluate(
             progress.update(ran, **{name: t.accuracy for name, t in shown.items() if t.scores})
 
         return evaluate(
-            _held_out(config, backbone, num_batches, batch_size),
+            _held_out(config, backbone, allocator, num_batches, batch_size),
             settings,
             backbone,
             allocator,
             config,
             report,
+            cache,
         )
 
 
 def _held_out(
-    config: TrainConfig, backbone: Backbone, num_batches: int, batch_size: int
+    config: TrainConfig,
+    backbone: Backbone,
+    allocator: TrainedAllocator,
+    num_batches: int,
+    batch_size: int,
 ) -> Iterator[Clips]:
     world = replace(config.world, seed=config.evaluation.seed)
     source = ToyClips(world, num_batches * batch_size)
-    return map(
-        Clips.from_records,
-        held_out_batches(source, backbone.tokenizer, batch_size, config.convention),
+    batches = held_out_batches(
+        source, backbone.tokenizer, batch_size, config.convention, allocator.tokenizer
     )
+    return map(Clips.from_records, batches)

@@ -24,6 +24,7 @@ from resadapt_jax.allocator import (
     EncoderFeatures,
     ThumbnailEncoder,
     allocate,
+    count_params,
     init_params,
     mean_pair_scales,
     pair_mask,
@@ -42,6 +43,14 @@ from resadapt_jax.generation.backbone import load_backbone
 from resadapt_jax.models.families import ModelConfig, check_convention
 from resadapt_jax.operators import native_tokens, sizes_from_scales, token_counts
 from resadapt_jax.training.config import TrainConfig, resolve
+from resadapt_jax.training.encoder import (
+    Encoded,
+    describe_parameters,
+    encode_ahead,
+    open_cache,
+    open_encoder,
+    source_of,
+)
 from resadapt_jax.training.loop import Metrics, run
 from resadapt_jax.training.optimizer import make_optimizer
 from resadapt_jax.training.rollout import Rollout, rollout, size_levels
@@ -105,7 +114,7 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 @partial(jax.jit, static_argnames=("config", "backbone_config"))
 def roll_out(
     state: TrainState,
-    encoder: ThumbnailEncoder,
+    encoder: ThumbnailEncoder | Encoded,
     backbone: Params,
     batch: PromptBatch,
     *,
@@ -235,16 +244,18 @@ def check_geometry(config: TrainConfig, backbone: ModelConfig) -> None:
 def train(config: TrainConfig) -> Path:
     """Runs or resumes a training and writes the trained allocator's directory."""
     backbone = load_backbone(config.backbone)
-    text_table = backbone.params["model"]["embed_tokens"]["weight"]
-    encoder = ThumbnailEncoder(text_table=text_table, config=config.thumbnail)
-    config = resolve(config, text_table.shape[1])
+    encoder, query_tokenizer = open_encoder(config.encoder, backbone)
+    config = resolve(config, encoder)
     check_convention(config.convention, backbone.config)
     check_geometry(config, backbone.config)
+    cache = open_cache(config.encoder, encoder, config.world)
+    print(describe_parameters(count_params(config.allocator), encoder))
 
     def step(state: TrainState, records: dict[str, np.ndarray]) -> tuple[TrainState, Metrics]:
         batch = PromptBatch.from_records(records)
+        seen = encode_ahead(encoder, batch.frames, batch.query_ids, batch.query_mask, cache)
         features, drawn, metrics = roll_out(
-            state, encoder, backbone.params, batch, config=config, backbone_config=backbone.config
+            state, seen, backbone.params, batch, config=config, backbone_config=backbone.config
         )
         token_ids, mask = jax.device_get((drawn.answers.token_ids, drawn.answers.mask))
         tasks = records["task"]
@@ -258,7 +269,9 @@ def train(config: TrainConfig) -> Path:
     clips = ToyClips(config.world, config.num_steps * config.batch_size)
     state = run(
         init_state(config),
-        question_batches(clips, backbone.tokenizer, config.batch_size, config.convention),
+        question_batches(
+            clips, backbone.tokenizer, config.batch_size, config.convention, query_tokenizer
+        ),
         step,
         config=config,
         output_dir=config.output_dir,
@@ -271,13 +284,13 @@ def train(config: TrainConfig) -> Path:
     trained = TrainedAllocator(
         config=TrainedAllocatorConfig(
             network=config.allocator,
-            vocab_size=len(text_table),
-            thumbnail=config.thumbnail,
+            encoder=source_of(config.encoder, encoder),
+            vocab_size=encoder.vocab_size,
             scale_range=config.scale_range,
         ),
         params=state.params,
         encoder=encoder,
-        tokenizer=backbone.tokenizer,
+        tokenizer=query_tokenizer,
     )
     save_allocator(directory, trained)
     return directory

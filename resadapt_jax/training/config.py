@@ -3,15 +3,28 @@
 from dataclasses import dataclass, field, replace
 
 from resadapt_jax.advantages import AccuracyOnlyConfig, CapoConfig, DirectCostConfig
-from resadapt_jax.allocator import AllocatorConfig, ScaleRange, ThumbnailConfig
+from resadapt_jax.allocator import (
+    AllocatorConfig,
+    FrozenEncoder,
+    ScaleRange,
+    SmolVLMEncoderConfig,
+    ThumbnailConfig,
+)
 from resadapt_jax.data.toy_world import ToyWorldConfig
+from resadapt_jax.errors import UserError
 from resadapt_jax.losses import AllocatorLossConfig
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.rollout import RolloutConfig
 
-AFTER_TRAINING = ("output_dir", "checkpoint_every", "evaluation")
+AFTER_TRAINING = (
+    "output_dir",
+    "checkpoint_every",
+    "evaluation",
+    "encoder.directory",  # its fingerprint may not
+    "encoder.cache_dir",
+)
 """Fields of a run's config that change nothing of what is learnt, so may differ afterwards."""
 
 
@@ -70,8 +83,8 @@ class TrainConfig:
     """How the backbone's positions are numbered, and with them how pairs stand in the prompt."""
     limits: SizeLimits = field(default_factory=lambda: SizeLimits(min_pixels=28 * 28))
     """Legal frame sizes."""
-    thumbnail: ThumbnailConfig = field(default_factory=ThumbnailConfig)
-    """The frozen encoder's view of a frame."""
+    encoder: ThumbnailConfig | SmolVLMEncoderConfig = field(default_factory=ThumbnailConfig)
+    """What the allocator sees frames and question through, frozen."""
     allocator: AllocatorConfig = field(default_factory=AllocatorConfig)
     """The allocator's network; the widths of its inputs are those of the encoder's features."""
     rollouts: RolloutConfig = field(default_factory=RolloutConfig)
@@ -92,16 +105,25 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
-def resolve(config: TrainConfig, text_width: int) -> TrainConfig:
+def resolve(config: TrainConfig, encoder: FrozenEncoder) -> TrainConfig:
     """The config with what one part of it takes from another filled in.
 
-    The advantage and the loss get the policy's range, the network the widths of the encoder's
-    features, ``text_width`` being that of the text.
+    The advantage and the loss get the policy's range, the network the widths of the features of
+    ``encoder``, which is the config's, opened; a SmolVLM2's fingerprint is recorded.
+
+    Raises:
+        UserError: the config asks for a checkpoint of another fingerprint.
     """
     span = {"s_min": config.scale_range.s_min, "s_max": config.scale_range.s_max}
-    widths = {"frame_width": config.thumbnail.width, "text_width": text_width}
+    widths = {"frame_width": encoder.frame_width, "text_width": encoder.text_width}
+    chosen = config.encoder
+    if isinstance(chosen, SmolVLMEncoderConfig):
+        if chosen.fingerprint not in ("", encoder.fingerprint):
+            raise UserError(f"{chosen.directory} has not the encoder.fingerprint that is given")
+        chosen = replace(chosen, fingerprint=encoder.fingerprint)
     return replace(
         config,
+        encoder=chosen,
         advantage=replace(config.advantage, **span),
         loss=replace(config.loss, **span),
         allocator=replace(config.allocator, **widths),

@@ -1,6 +1,5 @@
 """SmolVLM2 as the allocator's encoder: chunks, padding, the query, the directory it comes from."""
 
-import dataclasses
 import shutil
 
 import jax
@@ -13,7 +12,6 @@ from resadapt_jax.allocate import propose_scales
 from resadapt_jax.allocator import (
     AllocatorConfig,
     FrozenEncoder,
-    ThumbnailConfig,
     allocate,
     init_params,
 )
@@ -69,8 +67,8 @@ def encoded(encoder):
 
 def test_features_are_those_of_the_towers(encoder, encoded):
     (frames, frame_mask, text_ids, text_mask), features = encoded
-    assert features.frames.shape == (2, 5, CONFIG.num_tokens, encoder.width)
-    assert features.text.shape == (2, 6, encoder.width)
+    assert features.frames.shape == (2, 5, CONFIG.num_tokens, encoder.frame_width)
+    assert features.text.shape == (2, 6, encoder.frame_width)
 
     @jax.jit
     def towers(frames):
@@ -110,7 +108,7 @@ def working_memory(encoder, num_frames):
     compiled = jax.jit(encoder.encode_frames).lower(frames).compile()
     analysis = compiled.memory_analysis()
     # The chunked copy of the frames and the chunked results are not working memory.
-    result = num_frames * CONFIG.num_tokens * encoder.width * 4
+    result = num_frames * CONFIG.num_tokens * encoder.frame_width * 4
     return analysis.temp_size_in_bytes - frames.size - result
 
 
@@ -254,7 +252,7 @@ def trained_on(directory):
         config=TrainedAllocatorConfig(
             network=NETWORK,
             vocab_size=encoder.config.text.vocab_size,
-            smolvlm=name_source(directory, encoder),
+            encoder=name_source(directory, encoder),
         ),
         params=network_params(),
         encoder=encoder,
@@ -284,11 +282,3 @@ def test_a_trained_allocator_names_its_encoder(directory, tmp_path):
     (moved / "config.json").write_text((moved / "config.json").read_text() + " ")
     with pytest.raises(UserError, match="is not the checkpoint that was recorded"):
         load_allocator(tmp_path / "allocator", smolvlm_directory=moved)
-
-
-def test_a_config_has_exactly_one_encoder(directory):
-    named = trained_on(directory).config
-    with pytest.raises(ValueError, match="either thumbnail or smolvlm"):
-        dataclasses.replace(named, smolvlm=None)
-    with pytest.raises(ValueError, match="either thumbnail or smolvlm"):
-        dataclasses.replace(named, thumbnail=ThumbnailConfig())

@@ -18,7 +18,7 @@ from resadapt_jax.data.toy_world import question_text
 from resadapt_jax.errors import UserError, run_cli
 from resadapt_jax.evaluation import run
 from resadapt_jax.evaluation.clips import other_colour
-from resadapt_jax.evaluation.evaluator import propose, with_other_queries
+from resadapt_jax.evaluation.evaluator import propose
 from resadapt_jax.evaluation.run import evaluate_run
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.report.frontier import frontier_table
@@ -49,7 +49,7 @@ def config(tmp_path_factory):
             capacities=(0.25, 1.0, 4.0),
         ),
     )
-    resolved = resolve(config, backbone().config.text.hidden_size)
+    resolved = resolve(config, make_allocator().encoder)
     (directory / "config.json").write_text(to_json(resolved))
     return config
 
@@ -129,18 +129,14 @@ def test_a_changed_config_is_recorded_and_all_else_repeats_exactly(config, recor
 
 
 def test_the_wrong_query_reaches_the_allocator_and_only_it():
-    allocator = make_allocator(noise=0.5)
-    batch = clips().batch
-    other = with_other_queries(clips())
-    tokenizer = backbone().tokenizer
-    for i, place in enumerate(other_colour(clips().questions)):
-        asked = tokenizer.decode(other.query_ids[i][other.query_mask[i]])
-        assert asked == clips().questions[place] != clips().questions[i]
-    assert other.prompts is batch.prompts and other.frames is batch.frames
+    allocator, batch = make_allocator(noise=0.5), clips().batch
     proposed = propose(allocator, clips())
     assert proposed.scales.shape == (4, WORLD.num_pairs)
     assert np.abs(proposed.scales - proposed.other_query).max() > 1e-3
     # What is proposed for the other query is what would be for a batch that has it by rights.
+    others = other_colour(clips().questions)
+    assert all(clips().questions[i] != clips().questions[j] for i, j in enumerate(others))
+    other = batch.replace(query_ids=batch.query_ids[others], query_mask=batch.query_mask[others])
     swapped = propose(allocator, replace(clips(), batch=other))
     np.testing.assert_allclose(swapped.scales, proposed.other_query, atol=1e-6)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax.allocator import ScaleRange, ThumbnailEncoder
+from resadapt_jax.allocator import ScaleRange, ThumbnailConfig
 from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.errors import UserError
@@ -21,11 +21,12 @@ from resadapt_jax.training.capo import (
     update,
 )
 from resadapt_jax.training.config import TrainConfig, resolve
+from resadapt_jax.training.encoder import open_encoder
 from resadapt_jax.training.metrics import CompileCounter
 from resadapt_jax.training.rollout import RolloutConfig
 from tests.training.toy_parts import ALLOCATOR, WORLD, backbone
 
-TABLE = backbone().params["model"]["embed_tokens"]["weight"]
+ENCODER, _ = open_encoder(ThumbnailConfig(), backbone())
 CONFIG = resolve(
     TrainConfig(
         world=WORLD,
@@ -34,9 +35,8 @@ CONFIG = resolve(
         allocator=ALLOCATOR,
         rollouts=RolloutConfig(num_allocations=4, token_capacity=40),
     ),
-    TABLE.shape[1],
+    ENCODER,
 )
-ENCODER = ThumbnailEncoder(text_table=TABLE, config=CONFIG.thumbnail)
 
 
 def records(count=1):
@@ -118,7 +118,7 @@ def test_equal_rewards_and_no_cost_change_nothing():
 def test_the_policys_range_reaches_every_part():
     (batch,) = records()
     config = replace(CONFIG, scale_range=ScaleRange(s_min=0.25, s_max=0.5))
-    config = resolve(config, TABLE.shape[1])
+    config = resolve(config, ENCODER)
     state = init_state(config)
     features, drawn, _ = roll(state, batch, config)
     assert drawn.scales.min() >= 0.25 and drawn.scales.max() <= 0.5
