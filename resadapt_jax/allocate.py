@@ -24,6 +24,13 @@ from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax.allocator import mean_pair_scales, network
 from resadapt_jax.allocator.checkpoint import TrainedAllocator, load_allocator
+from resadapt_jax.allocator.prompt_rows import (
+    VisualEntry,
+    plan_rows,
+    split_units,
+    tokenize_texts,
+)
+from resadapt_jax.allocator.smolvlm_encoder import SmolVLMEncoder, encode_prompts
 from resadapt_jax.data import video
 from resadapt_jax.data.query import encode_query
 from resadapt_jax.errors import UserError, run_cli
@@ -107,6 +114,39 @@ def propose_scales(
         allocator.config.scale_range,
     )
     return np.asarray(scales)
+
+
+def propose_entry_scales(
+    entries: Sequence[VisualEntry],
+    frames: Sequence[UInt8[np.ndarray, "f height width 3"]],
+    query: str,
+    allocator: TrainedAllocator,
+) -> list[Float[np.ndarray, " k"]]:
+    """`propose_scales` for a prompt of several images and videos, which may differ in size.
+
+    The videos are seen joined in time, each image by itself (`allocator.prompt_rows`).
+
+    Args:
+        entries: in the prompt's order.
+        frames: of each entry.
+        allocator: one whose encoder is a SmolVLM2.
+
+    Returns:
+        For each entry the scales of its temporal pairs, one for an image.
+
+    Raises:
+        UserError: an empty query, or another encoder.
+    """
+    if not query.strip():
+        raise UserError("the query is empty")
+    if not isinstance(allocator.encoder, SmolVLMEncoder):
+        raise UserError("images and videos side by side need an allocator with a SmolVLM2 encoder")
+    rows = plan_rows([entries])
+    text_ids, text_mask = tokenize_texts(allocator.tokenizer, [[query]])
+    features = encode_prompts(allocator.encoder, rows, [frames], text_ids, text_mask)
+    config = allocator.config
+    scales = _scales_of(allocator.params, features, config.network, config.scale_range)
+    return split_units(rows, scales)[0]
 
 
 def fit_scales(
@@ -207,6 +247,12 @@ def _mean_scales(encoder, params, frames, query_ids, config, scale_range):
     features = encoder.encode(frames, frame_mask, query_ids, query_mask)
     output = network.allocate(params, config, features)
     return mean_pair_scales(output, frame_mask, scale_range)[0]
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _scales_of(params, features, config, scale_range):
+    output = network.allocate(params, config, features)
+    return mean_pair_scales(output, features.frame_mask, scale_range)
 
 
 def load_interface(directory: Path) -> tuple[ModelConfig, PreTrainedTokenizerBase]:

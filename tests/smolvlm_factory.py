@@ -7,8 +7,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
+from resadapt_jax.data.toy_world import COLOURS, TASKS, question_text
 from resadapt_jax.models.smolvlm.checkpoint import save_hf
 from resadapt_jax.models.smolvlm.config import SmolVLMConfig, TextConfig, VisionConfig
 from resadapt_jax.models.smolvlm.model import param_shapes
@@ -48,10 +51,20 @@ def random_params(seed: int = 0, dtype=jnp.float32) -> Params:
     return traverse_util.unflatten_dict(params, sep=".")
 
 
-def write_smolvlm(directory: Path, seed: int = 0) -> Path:
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """A word of the embedded world's questions is a token, as in no backbone of the tests."""
+    words = sorted({word for t in TASKS for c in COLOURS for word in question_text(t, c).split()})
+    tokenizer = Tokenizer(models.WordLevel({word: 2 * i + 7 for i, word in enumerate(words)}))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def write_smolvlm(
+    directory: Path, seed: int = 0, tokenizer: PreTrainedTokenizerFast | None = None
+) -> Path:
     """What HF publishes of a checkpoint, as far as an encoder is concerned."""
     save_hf(directory, CONFIG, random_params(seed))
-    build_toy_tokenizer().save_pretrained(directory)
+    (tokenizer or build_toy_tokenizer()).save_pretrained(directory)
     settings = {"max_image_size": {"longest_edge": 32}, "size": {"longest_edge": 48}, "resample": 1}
     (directory / "preprocessor_config.json").write_text(json.dumps(settings))
     return directory

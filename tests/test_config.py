@@ -237,6 +237,8 @@ def test_differences_name_each_field():
 def test_differences_leave_out_whole_fields():
     changed = override(Config(), ["--steps", "9", "--optimizer.learning-rate", "0.5"])
     assert differences(to_json(Config()), changed, ignore=("optimizer",)) == ["steps: 3 -> 9"]
+    rate = ("optimizer.learning_rate",)
+    assert differences(to_json(Config()), changed, ignore=rate) == ["steps: 3 -> 9"]
     # A field inside another is another field, whatever its name.
     assert len(differences(to_json(Config()), changed, ignore=("learning_rate", "step"))) == 2
 

@@ -23,6 +23,7 @@ from resadapt_jax.allocator.smolvlm_encoder import (
 )
 from resadapt_jax.data.toy_world import FRAMES_PER_SECOND, ToyWorldConfig
 from resadapt_jax.generation.backbone import Backbone
+from resadapt_jax.models.families import family_of
 from resadapt_jax.typing import Array, Bool, Int, UInt8
 
 
@@ -37,7 +38,8 @@ def open_encoder(
         UserError: as `load_smolvlm_encoder`.
     """
     if isinstance(config, ThumbnailConfig):
-        text_table = backbone.params["model"]["embed_tokens"]["weight"]
+        every_id = jnp.arange(backbone.config.text.vocab_size)
+        text_table = family_of(backbone.config).text.embed_tokens(backbone.params, every_id)
         return ThumbnailEncoder(text_table=text_table, config=config), backbone.tokenizer
     return load_smolvlm_encoder(
         config.directory,

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from allocator_factory import make_allocator
 from smolvlm_factory import CONFIG, random_params, write_smolvlm
 
-from resadapt_jax.allocate import propose_scales
+from resadapt_jax.allocate import propose_entry_scales, propose_scales
 from resadapt_jax.allocator import (
     AllocatorConfig,
     FrozenEncoder,
@@ -282,3 +283,32 @@ def test_a_trained_allocator_names_its_encoder(directory, tmp_path):
     (moved / "config.json").write_text((moved / "config.json").read_text() + " ")
     with pytest.raises(UserError, match="is not the checkpoint that was recorded"):
         load_allocator(tmp_path / "allocator", smolvlm_directory=moved)
+
+
+def test_an_image_beside_two_videos_from_pixels_to_scales(directory):
+    allocator = trained_on(directory)
+    rng = np.random.default_rng(1)
+    sizes = [(3, 40, 56), (1, 24, 24), (2, 24, 24)]
+    odd, image, even = (rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes)
+    entries = [
+        VisualEntry(kind=kind, num_frames=count)
+        for kind, count in [("video", 3), ("image", 1), ("video", 2)]
+    ]
+
+    def scales(*frames):
+        return propose_entry_scales(entries, frames, "Which sign is red?", allocator)
+
+    first, alone, last = scales(odd, image, even)
+    assert [len(x) for x in (first, alone, last)] == [2, 1, 1]  # an odd last frame is a pair
+    # No video sees the image, and the image sees no video.
+    changed = scales(odd, 255 - image, even)
+    np.testing.assert_array_equal(np.concatenate(changed[::2]), np.concatenate([first, last]))
+    assert np.abs(changed[1] - alone).max() > 1e-4
+    changed = scales(odd, image, 255 - even)
+    np.testing.assert_array_equal(changed[1], alone)
+    # The videos see one another.
+    assert np.abs(changed[0] - first).max() > 1e-4
+    with pytest.raises(UserError, match="the query is empty"):
+        propose_entry_scales([], [], " ", allocator)
+    with pytest.raises(UserError, match="need an allocator with a SmolVLM2 encoder"):
+        propose_entry_scales([], [], "?", make_allocator())

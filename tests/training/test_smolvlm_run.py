@@ -1,0 +1,237 @@
+"""A run whose allocator sees through a SmolVLM2: trained, resumed, evaluated, or refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from resadapt_jax.allocator import (
+    AllocatorConfig,
+    SmolVLMEncoderConfig,
+    ThumbnailConfig,
+    count_params,
+    smolvlm_encoder,
+)
+from resadapt_jax.allocator.checkpoint import load_allocator
+from resadapt_jax.config import from_json, parse_config
+from resadapt_jax.data.toy_source import ToyClips
+from resadapt_jax.errors import UserError
+from resadapt_jax.evaluation import run as evaluation
+from resadapt_jax.evaluation.run import evaluate_run
+from resadapt_jax.generation.answer import DecodingConfig
+from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
+from resadapt_jax.training import capo
+from resadapt_jax.training.capo import train
+from resadapt_jax.training.config import EvaluationConfig, TrainConfig
+from resadapt_jax.training.encoder import describe_parameters
+from resadapt_jax.training.rollout import RolloutConfig
+from tests.evaluation.evaluation_parts import LIMITS, WORLD, backbone
+from tests.smolvlm_factory import CONFIG, random_params, word_tokenizer, write_smolvlm
+from tests.training.toy_parts import ALLOCATOR
+
+NUM_STEPS, BATCH, NUM_CLIPS = 2, 2, 2
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("smolvlm_run")
+    save_hf(root / "backbone", backbone().config, backbone().params)
+    backbone().tokenizer.save_pretrained(root / "backbone")
+    write_smolvlm(root / "smolvlm", tokenizer=word_tokenizer())
+    return root
+
+
+def run_config(root, name, **encoder) -> TrainConfig:
+    here = {"directory": str(root / "smolvlm"), "cache_dir": str(root / f"{name}_features")}
+    return TrainConfig(
+        output_dir=str(root / name),
+        backbone=str(root / "backbone"),
+        world=replace(WORLD, seed=0),
+        limits=LIMITS,
+        num_steps=NUM_STEPS,
+        batch_size=BATCH,
+        updates_per_step=1,
+        checkpoint_every=1,
+        encoder=SmolVLMEncoderConfig(**here | encoder),
+        allocator=replace(ALLOCATOR, num_space_time_layers=1),
+        rollouts=RolloutConfig(
+            num_allocations=2, token_capacity=12, decoding=DecodingConfig(max_new_tokens=2)
+        ),
+        evaluation=EvaluationConfig(
+            num_clips=NUM_CLIPS, fixed_retentions=(0.25,), drop_retentions=(), budgets=()
+        ),
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_compilations():
+    """Where files lie is part of a config, so each run would compile the same steps anew."""
+
+    def sharing(step):
+        def call(*arguments, config, **options):
+            config = replace(config, output_dir="", encoder=ThumbnailConfig())
+            return step(*arguments, config=config, **options)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capo, "roll_out", sharing(capo.roll_out))
+        patch.setattr(capo, "update", sharing(capo.update))
+        yield
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The number of frames in each video that goes through the tower."""
+    frames, encode = [], smolvlm_encoder._encode_frames
+
+    def counting(encoder, video):
+        frames.append(len(video))
+        return encode(encoder, video)
+
+    monkeypatch.setattr(smolvlm_encoder, "_encode_frames", counting)
+    return frames
+
+
+@pytest.fixture(scope="module")
+def trained(root):
+    """A whole run, without features on disk."""
+    config = run_config(root, "whole", cache_dir="")
+    train(config)
+    return config
+
+
+def weights(config):
+    return load_file(Path(config.output_dir) / "allocator" / "model.safetensors")
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_a_run_records_its_encoder(root, trained):
+    saved = from_json((Path(trained.output_dir) / "config.json").read_text(), TrainConfig)
+    fingerprint = smolvlm_encoder.checkpoint_fingerprint(root / "smolvlm")
+    assert saved.encoder == replace(trained.encoder, fingerprint=fingerprint)
+    width = CONFIG.text.hidden_size
+    assert (saved.allocator.frame_width, saved.allocator.text_width) == (width, width)
+    allocator = load_allocator(Path(trained.output_dir) / "allocator")
+    source = allocator.config.encoder
+    assert (source.directory, source.fingerprint) == (root / "smolvlm", fingerprint)
+    # Its words are the encoder's, not the backbone's.
+    assert allocator.config.vocab_size == CONFIG.text.vocab_size != len(backbone().tokenizer)
+    assert allocator.tokenizer.get_vocab() == word_tokenizer().get_vocab()
+
+
+def test_each_prompt_is_encoded_once_and_read_from_disk_afterwards(
+    root, trained, encoded, monkeypatch
+):
+    config, update = run_config(root, "cut"), capo.update
+
+    def stopped(state, *arguments, **options):
+        if int(state.step) == 1:
+            raise RuntimeError("killed")
+        return update(state, *arguments, **options)
+
+    monkeypatch.setattr(capo, "update", stopped)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(config)
+    # One video a prompt, whatever the number of allocations.
+    assert encoded == [WORLD.num_frames] * BATCH * NUM_STEPS
+    monkeypatch.setattr(capo, "update", update)
+    encoded.clear()
+    (root / "moved").symlink_to(root / "smolvlm")
+    train(run_config(root, "cut", directory=str(root / "moved")))
+    assert encoded == []
+    assert_same(weights(config), weights(trained))
+
+
+def test_questions_reach_the_encoder_in_its_own_words(root, trained, monkeypatch):
+    asked, encode = [], smolvlm_encoder._encode_text
+
+    def spying(encoder, ids, mask):
+        asked.extend(
+            word_tokenizer().decode(row[valid]) for row, valid in zip(ids, mask, strict=True)
+        )
+        return encode(encoder, ids, mask)
+
+    monkeypatch.setattr(smolvlm_encoder, "_encode_text", spying)
+    train(run_config(root, "asked"))
+    clips = ToyClips(replace(WORLD, seed=0), BATCH * NUM_STEPS)
+    assert asked == [clips[i]["question"] for i in range(len(clips))]
+
+
+def test_evaluation_encodes_each_clip_once(root, trained, encoded, monkeypatch):
+    for picture in ("frontier_png", "scale_traces_png"):
+        monkeypatch.setattr(evaluation, picture, lambda *arguments, **options: b"")
+    config = replace(trained, encoder=run_config(root, "whole").encoder)
+    record = evaluate_run(config, "train me")
+    assert encoded == [WORLD.num_frames] * NUM_CLIPS
+    assert "changed_since_training" not in record
+    assert {point["clips"] for point in record["points"]} == {NUM_CLIPS}
+    encoded.clear()
+    assert evaluate_run(config, "train me")["points"] == record["points"]
+    assert encoded == []
+
+
+def test_another_checkpoint_is_refused(root, trained, tmp_path):
+    other = write_smolvlm(tmp_path / "other", seed=1, tokenizer=word_tokenizer())
+    encoder = replace(trained.encoder, directory=str(other))
+    changed = replace(trained, encoder=encoder)
+    with pytest.raises(UserError, match="holds a run of another config .encoder.fingerprint: "):
+        train(changed)
+    with pytest.raises(UserError, match=f"{other} is not the checkpoint that was recorded"):
+        evaluate_run(changed, "train me")
+    pinned = replace(trained.encoder, fingerprint="3b5d")
+    with pytest.raises(UserError, match="has not the encoder.fingerprint that is given"):
+        train(replace(trained, encoder=pinned))
+
+
+def test_another_kind_of_encoder_is_refused(root, trained):
+    with pytest.raises(UserError, match="was trained with another encoder, not ThumbnailConfig"):
+        evaluate_run(replace(trained, encoder=ThumbnailConfig()), "train me")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "reason"),
+    [
+        ({"directory": "nowhere"}, "no SmolVLM checkpoint at nowhere"),
+        ({"directory": "backbone"}, "backbone: .*qwen2_5_vl"),
+        ({"filter": "bicubic"}, 'preprocess.filter: "lanczos" -> "bicubic"'),
+        ({"dtype": "bfloat16"}, 'dtype: "float32" -> "bfloat16"'),
+    ],
+)
+def test_what_cannot_serve_is_refused_in_one_line(root, trained, monkeypatch, encoder, reason):
+    monkeypatch.setattr(capo, "run", lambda state, *arguments, **options: state)
+    train(run_config(root, "kept"))  # starts the cache
+    monkeypatch.setattr(capo, "run", None)
+    monkeypatch.chdir(root)
+    with pytest.raises(UserError, match=reason) as caught:
+        train(run_config(root, "kept", **encoder))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_counts_are_printed(root, trained, monkeypatch, capsys):
+    monkeypatch.setattr(capo, "run", lambda state, *arguments, **options: state)
+    train(run_config(root, "printed"))
+    own = sum(tensor.size for tensor in weights(trained).values())
+    frozen = sum(leaf.size for leaf in jax.tree.leaves(random_params()))
+    line = f"allocator: {own / 1e6:.3g} M parameters trained, {frozen / 1e6:.3g} M of its encoder"
+    assert line in capsys.readouterr().out
+    released = describe_parameters(count_params(AllocatorConfig()), {})
+    assert released.startswith("allocator: 47.9 M parameters trained")
+
+
+def test_the_config_file_is_overridden_on_the_command_line():
+    path = Path(__file__).resolve().parents[2] / "configs" / "toy_smolvlm.py"
+    overrides = ("--encoder.directory", "here", "--encoder.cache-dir", "there")
+    config = parse_config(["--config", str(path), *overrides, "--encoder.filter", "bicubic"])
+    assert config.encoder == SmolVLMEncoderConfig(
+        directory="here", cache_dir="there", filter="bicubic", dtype="bfloat16", chunk_frames=64
+    )
+    assert count_params(config.allocator) == count_params(AllocatorConfig())
