@@ -11,7 +11,7 @@ import torch
 from mid_model import VIDEO, Clip
 
 from resadapt_jax.models.families import ModelConfig, family_of
-from resadapt_jax.models.prompt import PromptLayout
+from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.typing import Params
 
 

@@ -40,7 +40,7 @@ from resadapt_jax.generation.backbone import load_tokenizer
 from resadapt_jax.models import families
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig, check_convention
-from resadapt_jax.models.prompt import PromptLayout, check_placeholders
+from resadapt_jax.models.prompt_layout import PromptLayout, check_placeholders
 from resadapt_jax.models.prompt_text import build_prompt
 from resadapt_jax.models.vision_plan import VisionPlan, check_fits
 from resadapt_jax.operators import (

@@ -28,7 +28,7 @@ def pair_seconds(times: np.ndarray) -> np.ndarray:
     return times.reshape(-1, 2).mean(axis=1)
 
 
-class Clips(Protocol):
+class ClipSource(Protocol):
     """A random-access source of one-question records, ``ToyClips`` or ``StoredClips``."""
 
     config: ToyWorldConfig
@@ -119,7 +119,7 @@ def encode_question(
 
 
 def question_batches(
-    source: Clips,
+    source: ClipSource,
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
     convention: Convention = Convention.HF_5,
@@ -142,7 +142,7 @@ def question_batches(
 
 
 def held_out_batches(
-    source: Clips,
+    source: ClipSource,
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
     convention: Convention = Convention.HF_5,

@@ -12,7 +12,7 @@ from resadapt_jax.data.toy_world import COLOURS
 from resadapt_jax.generation.answer import Prompts
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.prompt_text import build_prompt
-from resadapt_jax.training.capo import PromptBatch
+from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.typing import Bool, Float, Int
 
 

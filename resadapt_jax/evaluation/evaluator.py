@@ -19,9 +19,9 @@ from resadapt_jax.evaluation.respond import respond, show
 from resadapt_jax.generation.answer import Answers
 from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.operators import CapacityLadder, native_tokens
-from resadapt_jax.training.capo import grade
 from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.encoder import encode_clips
+from resadapt_jax.training.grading import grade
 from resadapt_jax.typing import Int
 
 

@@ -14,7 +14,7 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.generation.decode import Generation, generate
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig, check_convention, family_of
-from resadapt_jax.models.prompt import PromptLayout, check_placeholders, expand_prompt
+from resadapt_jax.models.prompt_layout import PromptLayout, check_placeholders, expand_prompt
 from resadapt_jax.models.vision_plan import VisionPlan, plan_vision
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Num, Params
 

@@ -9,7 +9,7 @@ from resadapt_jax.generation.prefill import prefill
 from resadapt_jax.generation.sampling import choose
 from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.kv_cache import KVCache
-from resadapt_jax.models.prompt import PromptLayout
+from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, PyTree
 
 

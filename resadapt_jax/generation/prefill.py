@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 
 from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.kv_cache import KVCache
-from resadapt_jax.models.prompt import PromptLayout
+from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.typing import Array, Bool, Float, Int, Params, PyTree
 
 

@@ -51,7 +51,7 @@ def build_prompt(
         tokenizer: any tokenizer with Qwen's special tokens and a chat template.
         question: the user's text.
         pair_seconds: mean time of the two frames of each pair.
-        convention: what the positions will follow (`prompt.expand_prompt`).
+        convention: what the positions will follow (`prompt_layout.expand_prompt`).
 
     Raises:
         UserError: the question itself holds a placeholder token.

@@ -8,10 +8,8 @@ One step, on a batch of B prompts:
 4. advantages weigh accuracy against cost, and the clipped surrogate updates the allocator.
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +17,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from resadapt_jax import advantages, losses, rewards
+from resadapt_jax import advantages, losses
 from resadapt_jax.allocator import (
     EncoderFeatures,
     ThumbnailEncoder,
@@ -38,7 +36,6 @@ from resadapt_jax.allocator.checkpoint import (
 from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.errors import UserError
-from resadapt_jax.generation.answer import Prompts
 from resadapt_jax.generation.backbone import load_backbone
 from resadapt_jax.models.families import ModelConfig, check_convention
 from resadapt_jax.operators import native_tokens, sizes_from_scales, token_counts
@@ -51,10 +48,12 @@ from resadapt_jax.training.encoder import (
     open_encoder,
     source_of,
 )
+from resadapt_jax.training.grading import TASK_TYPES, grade
 from resadapt_jax.training.loop import Metrics, run
 from resadapt_jax.training.optimizer import make_optimizer
+from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import Rollout, rollout, size_levels
-from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
+from resadapt_jax.typing import Array, Float, Int, Key, Params
 
 
 @struct.dataclass
@@ -65,34 +64,6 @@ class TrainState:
     params: Params  # of the allocator
     opt_state: optax.OptState
     key: Key[Array, ""]  # never changes; a step's randomness is folded in from its number
-
-
-@struct.dataclass
-class PromptBatch:
-    """What the device needs of a batch of prompts."""
-
-    frames: UInt8[Array, "B F height width 3"]
-    prompts: Prompts
-    query_ids: Int[Array, "B N"]
-    query_mask: Bool[Array, "B N"]
-
-    @classmethod
-    def from_records(cls, records: dict[str, np.ndarray]) -> "PromptBatch":
-        """Takes from a batch of the data pipeline what may reach the allocator and the backbone."""
-        return cls(
-            frames=records["frames"],
-            prompts=Prompts.from_records(records),
-            query_ids=records["query_ids"],
-            query_mask=records["query_mask"],
-        )
-
-
-# What a task of the embedded world is graded as.
-TASK_TYPES = {
-    "which": rewards.TaskType.MULTIPLE_CHOICE,
-    "how_many": rewards.TaskType.NUMERICAL,
-    "when": rewards.TaskType.TEMPORAL_GROUNDING,
-}
 
 
 def init_state(config: TrainConfig) -> TrainState:
@@ -201,22 +172,6 @@ def update(
         "grad_norm": optax.tree.norm(gradients),
     }
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
-
-
-def grade(
-    token_ids: np.ndarray,
-    mask: np.ndarray,
-    tasks: np.ndarray,
-    truths: np.ndarray,
-    decode: Callable[[Any], str],
-) -> np.ndarray:
-    """Accuracy of each generated answer: float32, the shape of ``token_ids`` less its last axis."""
-    scores = np.zeros(token_ids.shape[:-1], np.float32)
-    for place in np.ndindex(scores.shape):
-        text = decode(token_ids[place][mask[place]])
-        task = TASK_TYPES[str(tasks[place[0]])]
-        scores[place] = rewards.accuracy(task, text, str(truths[place[0]]))
-    return scores
 
 
 def check_geometry(config: TrainConfig, backbone: ModelConfig) -> None:

@@ -25,7 +25,7 @@ from resadapt_jax.generation.answer import (
 from resadapt_jax.generation.decode import Generation
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
-from resadapt_jax.models.prompt import PromptLayout
+from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.operators import SizeLimits, fit_budget, native_grids
 from resadapt_jax.operators.sizes import size_table
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8

@@ -10,7 +10,7 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.evaluation import methods, respond
 from resadapt_jax.evaluation.methods import Inputs, Proposals
 from resadapt_jax.generation.answer import DecodingConfig, answer
-from resadapt_jax.models.prompt import PromptLayout
+from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.operators import CapacityLadder
 
 NATIVE = 12

@@ -11,7 +11,7 @@ from flax import traverse_util
 from resadapt_jax.generation.answer import Prompts, encode_pairs, lay_out
 from resadapt_jax.models import qwen2_5_vl, qwen3_vl
 from resadapt_jax.models.families import family_of
-from resadapt_jax.models.prompt import PromptLayout
+from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig
 from resadapt_jax.typing import PyTree

@@ -19,7 +19,7 @@ from resadapt_jax.generation.prefill import cache_slots, prefill
 from resadapt_jax.models.compute import Attention, Compute, with_compute
 from resadapt_jax.models.families import family_of
 from resadapt_jax.models.kv_cache import cache_bytes
-from resadapt_jax.models.prompt import expand_prompt
+from resadapt_jax.models.prompt_layout import expand_prompt
 
 LENGTH = 16 + 10 - 4  # compact positions, and the capacity in place of the placeholders
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resadapt_jax.models.compute import Attention, Compute, Remat, with_compute
-from resadapt_jax.models.prompt import expand_prompt
+from resadapt_jax.models.prompt_layout import expand_prompt
 from resadapt_jax.models.qwen2_5_vl import model, text
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
 from resadapt_jax.models.vision_plan import plan_vision

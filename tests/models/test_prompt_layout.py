@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from resadapt_jax.models.convention import Convention
-from resadapt_jax.models.prompt import expand_prompt
+from resadapt_jax.models.prompt_layout import expand_prompt
 
 PAD, TEXT = 99, 7
 COMPACT = 24

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from resadapt_jax.models.compute import Attention, Compute, Remat, with_compute
 from resadapt_jax.models.families import family_of, load_hf
 from resadapt_jax.models.partition import tree_shardings
-from resadapt_jax.models.prompt import expand_prompt
+from resadapt_jax.models.prompt_layout import expand_prompt
 from resadapt_jax.models.qwen2_5_vl.partition import PARTITION as QWEN2_5_TABLE
 from resadapt_jax.models.qwen3_vl.partition import PARTITION as QWEN3_TABLE
 from resadapt_jax.models.stacking import StackedLayers, stack_layers, unstack_layers

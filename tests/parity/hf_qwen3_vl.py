@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from resadapt_jax.models.prompt import expand_prompt
+from resadapt_jax.models.prompt_layout import expand_prompt
 from resadapt_jax.models.vision_plan import plan_vision
 
 IMAGE, VIDEO, START, END = 120, 121, 122, 123

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, pre_tokenizers  # noqa: E402
 from tokenizers.models import BPE  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
-from resadapt_jax.models.prompt import expand_prompt  # noqa: E402
+from resadapt_jax.models.prompt_layout import expand_prompt  # noqa: E402
 from resadapt_jax.models.prompt_text import build_prompt  # noqa: E402
 from resadapt_jax.models.qwen2_5_vl import model, text  # noqa: E402
 from resadapt_jax.models.qwen2_5_vl.checkpoint import load_hf  # noqa: E402

@@ -11,18 +11,17 @@ from resadapt_jax.allocator import ScaleRange, ThumbnailConfig
 from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.errors import UserError
-from resadapt_jax.training import capo
 from resadapt_jax.training.capo import (
-    PromptBatch,
     check_geometry,
-    grade,
     init_state,
     roll_out,
     update,
 )
 from resadapt_jax.training.config import TrainConfig, resolve
 from resadapt_jax.training.encoder import open_encoder
+from resadapt_jax.training.grading import TASK_TYPES, grade
 from resadapt_jax.training.metrics import CompileCounter
+from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import RolloutConfig
 from tests.training.toy_parts import ALLOCATOR, WORLD, backbone
 
@@ -162,7 +161,7 @@ def test_answers_are_graded_by_their_task():
 def test_only_one_class_per_task():
     from resadapt_jax.data.toy_world import TASKS
 
-    assert set(capo.TASK_TYPES) == set(TASKS)
+    assert set(TASK_TYPES) == set(TASKS)
 
 
 @pytest.mark.parametrize("field", ["num_steps", "batch_size", "updates_per_step"])

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from resadapt_jax.models import parameters
 from resadapt_jax.models.kv_cache import KVCache
 from resadapt_jax.models.parameters import layer_norm_shapes, linear_shapes, swiglu_shapes
-from resadapt_jax.models.prompt import PromptLayout
+from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.models.qwen3_vl import text, vision
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig, TextConfig, VisionConfig
 from resadapt_jax.models.vision_plan import VisionPlan
