@@ -1,4 +1,4 @@
-"""The versions that produced a result, recorded beside every checkpoint, log and table."""
+"""The versions that produced a result; whoever writes a record puts them and its config there."""
 
 import importlib.metadata
 import platform

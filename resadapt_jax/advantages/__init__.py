@@ -11,10 +11,10 @@ from resadapt_jax.advantages.baselines import (
     direct_cost,
 )
 from resadapt_jax.advantages.capo import CapoConfig, capo
+from resadapt_jax.advantages.cost import proxy_cost
 from resadapt_jax.advantages.estimate import estimate
-from resadapt_jax.advantages.group import GroupNorm, grpo, normalise
+from resadapt_jax.advantages.grpo import GroupNorm, grpo, normalise
 from resadapt_jax.advantages.records import AdvantageConfig, Advantages
-from resadapt_jax.advantages.rollouts import proxy_cost
 
 __all__ = [
     "AccuracyOnlyConfig",

@@ -4,9 +4,10 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from resadapt_jax.advantages.group import normalise
+from resadapt_jax.advantages.cost import masked_mean
+from resadapt_jax.advantages.group import Group, gather
+from resadapt_jax.advantages.grpo import normalise
 from resadapt_jax.advantages.records import AdvantageConfig, Advantages
-from resadapt_jax.advantages.rollouts import Rollouts, gather, masked_mean
 from resadapt_jax.typing import Array, Bool, Float
 
 
@@ -59,7 +60,7 @@ def direct_cost(
 
 
 def _normalised(
-    group: Rollouts, rewards: Float[Array, "*B M N"], config: AdvantageConfig
+    group: Group, rewards: Float[Array, "*B M N"], config: AdvantageConfig
 ) -> Advantages:
     per_answer = normalise(rewards, group.mask, axis=(-2, -1), norm=config.norm)
     values = masked_mean(per_answer, group.mask, axis=-1)

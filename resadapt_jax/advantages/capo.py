@@ -10,9 +10,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from resadapt_jax.advantages.group import normalise
+from resadapt_jax.advantages.cost import masked_mean
+from resadapt_jax.advantages.group import Group, gather
+from resadapt_jax.advantages.grpo import normalise
 from resadapt_jax.advantages.records import AdvantageConfig, Advantages
-from resadapt_jax.advantages.rollouts import Rollouts, gather, masked_mean
 from resadapt_jax.typing import Array, Bool, Float
 
 
@@ -114,13 +115,13 @@ def capo(
     )
 
 
-def _pivot(group: Rollouts, config: CapoConfig) -> Float[Array, "*B"]:
+def _pivot(group: Group, config: CapoConfig) -> Float[Array, "*B"]:
     """τ_dyn = κ_mix·mean_m c_m + (1 - κ_mix)·τ_fix, eq. (14)."""
     mean_cost = masked_mean(group.cost, group.mask.any(-1), axis=-1)
     return config.kappa_mix * mean_cost + (1.0 - config.kappa_mix) * config.tau_fix
 
 
-def _per_allocation(group: Rollouts) -> Rollouts:
+def _per_allocation(group: Group) -> Group:
     """The same group with each allocation's answers replaced by their mean, N = 1."""
     return group.replace(
         accuracy=masked_mean(group.accuracy, group.mask, axis=-1, keepdims=True),

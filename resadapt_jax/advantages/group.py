@@ -1,66 +1,50 @@
-"""Group-normalised advantages: what an answer scored relative to the others of its prompt."""
-
-import dataclasses
-from typing import Literal
+"""A group's arrays with the padding zeroed, and the averages over them."""
 
 import jax.numpy as jnp
+from flax import struct
 
+from resadapt_jax.advantages.cost import proxy_cost
+from resadapt_jax.advantages.records import AdvantageConfig
 from resadapt_jax.typing import Array, Bool, Float
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GroupNorm:
-    """How a group is centred and scaled.
+@struct.dataclass
+class Group:
+    """One prompt's answers to M allocations; entries outside ``mask`` are 0 (float32)."""
 
-    Attributes:
-      unbiased: divide squared deviations by count - 1 instead of count.
-      epsilon: added to the standard deviation.
-      min_std: below it the group is a tie and every advantage is 0. Without it, rounding noise in
-        the mean of equal rewards would be blown up to the size of ``epsilon``.
-    """
-
-    unbiased: bool = False
-    epsilon: float = 1e-6
-    min_std: float = 1e-4
+    accuracy: Float[Array, "*B M N"]
+    rewards: Float[Array, "*B M N"]
+    cost: Float[Array, "*B M"]
+    mask: Bool[Array, "*B M N"]
 
 
-def normalise(
-    values: Float[Array, "*S"],
-    mask: Bool[Array, "*S"] | None = None,
-    *,
-    axis: int | tuple[int, ...],
-    norm: GroupNorm = GroupNorm(),
-) -> Float[Array, "*S"]:
-    """(x - mean) / (std + ε) over ``axis``, counting only entries where ``mask``; 0 elsewhere.
-
-    A group of one, or with a standard deviation below ``norm.min_std``, gives zeros.
-    """
-    values = jnp.asarray(values, jnp.float32)
-    mask = jnp.ones(values.shape, bool) if mask is None else mask
-    values = jnp.where(mask, values, 0.0)
-    count = jnp.sum(mask, axis, keepdims=True)
-    mean = jnp.sum(values, axis, keepdims=True) / jnp.maximum(count, 1)
-    deviation = jnp.where(mask, values - mean, 0.0)
-    freedom = jnp.maximum(count - norm.unbiased, 1)
-    std = jnp.sqrt(jnp.sum(deviation**2, axis, keepdims=True) / freedom)
-    return jnp.where(std < norm.min_std, 0.0, deviation / (std + norm.epsilon))
-
-
-def grpo(
-    rewards: Float[Array, "*B M N"],
-    mask: Bool[Array, "*B M N"] | None = None,
-    *,
-    group: Literal["prompt", "allocation"] = "prompt",
-    norm: GroupNorm = GroupNorm(unbiased=True),
-) -> Float[Array, "*B M N"]:
-    """GRPO: A = (R - mean R) / (std R + ε), one advantage per answer.
-
-    Args:
-      rewards: task reward of each answer.
-      mask: answers that count; the others neither enter the statistics nor get an advantage.
-      group: ``"prompt"`` compares all M·N answers to a prompt (the backbone's update, ResAdapt
-        eq. 24), ``"allocation"`` the N answers given the same pixels.
-      norm: the backbone's update takes the unbiased standard deviation.
-    """
-    axis = (-2, -1) if group == "prompt" else -1
-    return normalise(rewards, mask, axis=axis, norm=norm)
+def gather(
+    accuracy: Float[Array, "*B M N"],
+    scales: Float[Array, "*B M K"],
+    unit_mask: Bool[Array, "*B K"],
+    config: AdvantageConfig,
+    rewards: Float[Array, "*B M N"] | None,
+    mask: Bool[Array, "*B M N"] | None,
+) -> Group:
+    """Checks the shapes, fills the defaults and zeroes what is masked."""
+    accuracy = jnp.asarray(accuracy, jnp.float32)
+    rewards = accuracy if rewards is None else jnp.asarray(rewards, jnp.float32)
+    mask = jnp.ones(accuracy.shape, bool) if mask is None else mask
+    expected = (*accuracy.shape[:-2], accuracy.shape[-2], unit_mask.shape[-1])
+    if scales.shape != expected or unit_mask.shape[:-1] != accuracy.shape[:-2]:
+        raise ValueError(
+            f"accuracy {accuracy.shape}, scales {scales.shape} and unit_mask {unit_mask.shape} "
+            "are not [*B, M, N], [*B, M, K] and [*B, K]"
+        )
+    if rewards.shape != accuracy.shape or mask.shape != accuracy.shape:
+        raise ValueError(
+            f"rewards {rewards.shape} and mask {mask.shape} must have accuracy's shape "
+            f"{accuracy.shape}"
+        )
+    cost = proxy_cost(scales, unit_mask, config.s_min, config.s_max)
+    return Group(
+        accuracy=jnp.where(mask, accuracy, 0.0),
+        rewards=jnp.where(mask, rewards, 0.0),
+        cost=jnp.where(mask.any(-1), cost, 0.0),
+        mask=mask,
+    )

@@ -4,7 +4,7 @@ import dataclasses
 
 from flax import struct
 
-from resadapt_jax.advantages.group import GroupNorm
+from resadapt_jax.advantages.grpo import GroupNorm
 from resadapt_jax.typing import Array, Float
 
 

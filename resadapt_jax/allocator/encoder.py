@@ -1,7 +1,7 @@
 """What the allocator sees: features of a frozen encoder, computed once per prompt.
 
 Any encoder that fits `FrozenEncoder` serves; its output may be cached. `ThumbnailEncoder` is the
-one without weights, for the embedded world and for tests.
+one without weights, for the embedded world and for tests; `smolvlm_encoder` has the paper's.
 """
 
 from dataclasses import dataclass

@@ -12,6 +12,7 @@ from flax import struct
 from kernels.resize_patchify import resize_patchify
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.decode import Generation, generate
+from resadapt_jax.generation.stopping import stop_tokens
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig, check_convention, family_of
 from resadapt_jax.models.prompt_layout import PromptLayout, check_placeholders, expand_prompt
@@ -317,18 +318,3 @@ def common_prefix(prompts: Prompts) -> int:
     index = np.asarray(prompts.entry_index)[:, :-1]
     present = np.arange(index.shape[1])[None, :] < np.asarray(prompts.compact_length)[:, None]
     return int(np.cumprod((index < 0) & present, axis=1).sum(axis=1).min())
-
-
-def stop_tokens(config: ModelConfig, extra: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """The tokens after which an answer ends: the model's own and ``extra`` ones, ascending.
-
-    Raises:
-        UserError: the model has none of its own, or one is outside its vocabulary.
-    """
-    own = config.eos_token_id
-    if own is None:
-        raise UserError("the model's config names no eos_token_id, so no answer would end")
-    tokens = tuple(sorted({*(own if isinstance(own, tuple) else (own,)), *extra}))
-    if outside := [token for token in tokens if not 0 <= token < config.text.vocab_size]:
-        raise UserError(f"stop tokens {outside} are outside {config.text.vocab_size} tokens")
-    return tokens

@@ -1,14 +1,12 @@
 """A backbone as loaded from a Hugging Face directory: architecture, weights and tokenizer."""
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.generation.answer import stop_tokens
+from resadapt_jax.generation.stopping import with_generation_eos
 from resadapt_jax.models.families import ModelConfig, load_hf
 from resadapt_jax.models.prompt_text import check_special_tokens
 from resadapt_jax.shipped import TOY_BACKBONE
@@ -40,33 +38,6 @@ def load_backbone(directory: str | Path = "") -> Backbone:
     config, params = load_hf(directory)
     config = with_generation_eos(directory, config)
     return Backbone(config, params, load_tokenizer(directory, config))
-
-
-def with_generation_eos(directory: Path, config: ModelConfig) -> ModelConfig:
-    """A config that also has the end-of-sequence tokens of ``generation_config.json``, if any.
-
-    Raises:
-        UserError: the file is not JSON, its ``eos_token_id`` is neither an id nor a list of them,
-            or neither file names a token of the vocabulary.
-    """
-    path = directory / "generation_config.json"
-    try:
-        generation = json.loads(path.read_text()) if path.is_file() else {}
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(generation, dict):
-        raise UserError(f"{path}: the config is no JSON object")
-    listed = generation.get("eos_token_id")
-    listed = [] if listed is None else listed if isinstance(listed, list) else [listed]
-    if any(type(token) is not int for token in listed):
-        raise UserError(f"{path}: eos_token_id must be an id or a list of ids, got {listed}")
-    if listed and config.eos_token_id is None:
-        config = replace(config, eos_token_id=tuple(listed))
-    try:
-        tokens = stop_tokens(config, tuple(listed))
-    except UserError as error:
-        raise UserError(f"{directory}: {error}") from error
-    return replace(config, eos_token_id=tokens if len(tokens) > 1 else tokens[0])
 
 
 def load_tokenizer(directory: Path, config: ModelConfig) -> PreTrainedTokenizerBase:

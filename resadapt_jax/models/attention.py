@@ -1,6 +1,7 @@
 """Attention with grouped heads, over a mask or over segments: where its implementation is chosen.
 
-Every model calls `attend_in_places` (decoders) or `attend_within_segments` (towers).
+Every model calls `attend_in_places` (decoders) or `attend_within_segments` (towers). A new kernel
+is a name in `compute.Attention`, a file beside this one, and a branch in `attend_in_places`.
 """
 
 import jax

@@ -2,6 +2,7 @@
 
 The ids of a prompt decide where text resumes after a video and how its time is counted; a model is
 only itself under the convention it is run with. Every result records the one in force.
+`prompt_layout` computes the ids, `families.check_convention` says which models know which.
 """
 
 from enum import Enum

@@ -1,4 +1,4 @@
-"""The decoder of the Qwen families: grouped-query attention, SwiGLU, with or without a cache."""
+"""The decoder of the Qwen families: grouped queries, SwiGLU, deepstack; with a cache or without."""
 
 from collections.abc import Sequence
 from functools import partial

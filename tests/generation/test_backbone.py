@@ -8,8 +8,8 @@ import pytest
 from generation_parts import CONFIGS
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.generation.answer import stop_tokens
-from resadapt_jax.generation.backbone import load_backbone, with_generation_eos
+from resadapt_jax.generation.backbone import load_backbone
+from resadapt_jax.generation.stopping import stop_tokens, with_generation_eos
 from resadapt_jax.shipped import TOY_BACKBONE
 
 CONFIG = CONFIGS["qwen2_5_vl"]  # ends at 19, has 24 tokens

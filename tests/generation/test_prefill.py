@@ -13,9 +13,9 @@ from resadapt_jax.generation.answer import (
     common_prefix,
     generate_from,
     lay_out,
-    stop_tokens,
 )
 from resadapt_jax.generation.prefill import cache_slots, prefill
+from resadapt_jax.generation.stopping import stop_tokens
 from resadapt_jax.models.compute import Attention, Compute, with_compute
 from resadapt_jax.models.families import family_of
 from resadapt_jax.models.kv_cache import cache_bytes
