@@ -1,6 +1,6 @@
 """Grain pipelines over the embedded world: source -> token ids -> batches, resumable."""
 
-from typing import Any, Protocol, SupportsIndex
+from typing import Any, NamedTuple, Protocol, SupportsIndex
 
 import grain
 import numpy as np
@@ -8,11 +8,17 @@ from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax.data.query import encode_query
 from resadapt_jax.data.toy_source import ToyDialogues
-from resadapt_jax.data.toy_world import ToyWorldConfig
+from resadapt_jax.data.toy_world import (
+    CLOCK_SECONDS,
+    COLOURS,
+    TASKS,
+    ToyWorldConfig,
+    question_text,
+)
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.prompt_text import build_prompt
 
-# Longest texts of the embedded world in tokens: a pair's header, a turn with its markup, a reply.
+# Longest texts of a dialogue in the toy tokenizer's tokens: a pair's header, a turn, a reply.
 HEADER_TOKENS, TURN_TOKENS, ANSWER_TOKENS = 4, 26, 5
 
 
@@ -91,11 +97,33 @@ def dialogue_batches(
     return _batches(grain.MapDataset.source(source).map(encode), batch_size)
 
 
+class Room(NamedTuple):
+    """Tokens that any question about a clip needs at most."""
+
+    prompt: int
+    query: int
+
+    @classmethod
+    def measure(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        query_tokenizer: PreTrainedTokenizerBase,
+        num_pairs: int,
+        convention: Convention,
+    ) -> "Room":
+        """Of a backbone's prompts and of an encoder's queries, whatever their tokenizers."""
+        questions = [question_text(task, colour) for task in TASKS for colour in COLOURS]
+        latest = [CLOCK_SECONDS - 0.75] * num_pairs  # the longest time that can be said
+        prompts = [build_prompt(tokenizer, text, latest, convention) for text in questions]
+        queries = [encode_query(query_tokenizer, text) for text in questions]
+        return cls(max(len(prompt.token_ids) for prompt in prompts), max(map(len, queries)))
+
+
 def encode_question(
     record: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
     query_tokenizer: PreTrainedTokenizerBase,
-    max_compact: int,
+    room: Room,
     convention: Convention,
 ) -> dict[str, Any]:
     """A one-question record as a prompt and as the query that the allocator's encoder reads.
@@ -107,12 +135,12 @@ def encode_question(
     query = encode_query(query_tokenizer, record["question"])
     return {
         "frames": record["frames"],
-        "compact_ids": pad_to(prompt.token_ids, max_compact, tokenizer.pad_token_id),
+        "compact_ids": pad_to(prompt.token_ids, room.prompt, 0),
         "compact_length": np.int32(len(prompt.token_ids)),
-        "entry_index": pad_to(prompt.entry_index, max_compact, -1),
+        "entry_index": pad_to(prompt.entry_index, room.prompt, -1),
         "pair_milliseconds": milliseconds(seconds),
-        "query_ids": pad_to(query, TURN_TOKENS, 0),
-        "query_mask": np.arange(TURN_TOKENS) < len(query),
+        "query_ids": pad_to(query, room.query, 0),
+        "query_mask": np.arange(room.query) < len(query),
         "task": record["task"],
         "answer": record["answer"],
     }
@@ -131,12 +159,11 @@ def question_batches(
         tokenizer: of the backbone.
         query_tokenizer: of the allocator's encoder; ``None``: the backbone's serves both.
     """
-    max_compact = HEADER_TOKENS * source.config.num_pairs + TURN_TOKENS
+    query_tokenizer = tokenizer if query_tokenizer is None else query_tokenizer
+    room = Room.measure(tokenizer, query_tokenizer, source.config.num_pairs, convention)
 
     def encode(record: dict[str, Any]) -> dict[str, Any]:
-        return encode_question(
-            record, tokenizer, query_tokenizer or tokenizer, max_compact, convention
-        )
+        return encode_question(record, tokenizer, query_tokenizer, room, convention)
 
     return _batches(grain.MapDataset.source(source).map(encode), batch_size)
 
@@ -149,13 +176,12 @@ def held_out_batches(
     query_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> grain.DatasetIterator:
     """`question_batches` for evaluation: adds ``index``, ``question``, ``times``, ``evidence``."""
-    max_compact = HEADER_TOKENS * source.config.num_pairs + TURN_TOKENS
+    query_tokenizer = tokenizer if query_tokenizer is None else query_tokenizer
+    room = Room.measure(tokenizer, query_tokenizer, source.config.num_pairs, convention)
 
     def encode(record: dict[str, Any]) -> dict[str, Any]:
         kept = {name: record[name] for name in ("index", "question", "times", "evidence")}
-        return kept | encode_question(
-            record, tokenizer, query_tokenizer or tokenizer, max_compact, convention
-        )
+        return kept | encode_question(record, tokenizer, query_tokenizer, room, convention)
 
     return _batches(grain.MapDataset.source(source).map(encode), batch_size)
 

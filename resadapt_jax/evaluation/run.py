@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from resadapt_jax.allocator import SmolVLMEncoderConfig, ThumbnailEncoder
+from resadapt_jax.allocator import SmolVLMEncoderConfig, ThumbnailConfig, ThumbnailEncoder
 from resadapt_jax.allocator.checkpoint import TrainedAllocator, load_allocator
 from resadapt_jax.allocator.feature_cache import FeatureCache
 from resadapt_jax.config import differences, to_json
@@ -32,7 +32,7 @@ from resadapt_jax.generation.backbone import Backbone, load_backbone
 from resadapt_jax.models.families import check_convention
 from resadapt_jax.report.frontier import frontier_png
 from resadapt_jax.report.scale_traces import ScaleTrace, scale_traces_png
-from resadapt_jax.training.config import AFTER_TRAINING, TrainConfig, resolve
+from resadapt_jax.training.config import AFTER_TRAINING, TrainConfig, check_limits, resolve
 from resadapt_jax.training.encoder import open_cache
 from resadapt_jax.training.progress import Progress
 from resadapt_jax.versions import versions
@@ -150,13 +150,33 @@ def _check(config: TrainConfig, backbone: Backbone, allocator: TrainedAllocator)
         raise UserError(
             f"evaluation.seed is world.seed, {config.world.seed}: these clips were trained on"
         )
+    _check_encoder(config.encoder, allocator)
     check_convention(config.convention, backbone.config)
+    check_limits(config.limits, backbone.config)
     world = config.world
     s_max = allocator.config.scale_range.s_max
     require_capacity(config.evaluation, s_max, world.size, world.size, config.limits)
     require_feasible_shares(
         config.evaluation, world.num_pairs, world.size, world.size, config.limits
     )
+
+
+def _check_encoder(
+    asked: ThumbnailConfig | SmolVLMEncoderConfig, allocator: TrainedAllocator
+) -> None:
+    """Refuses to record another view of the frames than the one that the allocator has."""
+    known = allocator.config.encoder
+    if isinstance(known, ThumbnailConfig):
+        names = ("size", "grid", "cell_pixels", "saturation_temperature")
+        pairs = {name: (getattr(asked, name), getattr(known, name)) for name in names}
+    else:
+        pairs = {
+            "filter": (asked.filter, known.preprocess.filter),
+            "dtype": (asked.dtype, known.dtype),
+        }
+    for name, (now, then) in pairs.items():
+        if now != then:
+            raise UserError(f"encoder.{name} is {now}, the allocator was trained with {then}")
 
 
 def _changes_since_training(output_dir: Path, config: TrainConfig) -> list[str]:

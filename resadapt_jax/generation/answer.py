@@ -1,5 +1,6 @@
 """From frames and sizes to answers: plan, resize, encode, place, generate. All of it inside jit."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -169,6 +170,9 @@ def lay_out(
 ) -> PromptLayout:
     """Expands a batch of prompts under ``capacity`` visual tokens.
 
+    Every layout has room for all of them behind all of the text: a pair that is absent need not
+    have a placeholder, so none is counted on to make room.
+
     Raises:
         UserError: the model does not number pairs as the convention does.
         ValueError: the prompts lack what the convention needs.
@@ -177,7 +181,7 @@ def lay_out(
     num_pairs = grid_thw.shape[1]
     # Without a clock that pairs share, each is a single temporal patch at time 0 of its own.
     rate = config.vision.tokens_per_second if convention.shares_anchor else 1
-    length = prompts.compact_ids.shape[1] + capacity - num_pairs
+    length = prompts.compact_ids.shape[1] + capacity
 
     def expand(prompt: Prompts, grids: Array) -> PromptLayout:
         return expand_prompt(
@@ -208,28 +212,44 @@ def answer(
     decoding: DecodingConfig,
     key: Key[Array, ""],
     convention: Convention = Convention.HF_5,
+    max_scale: float = 1.0,
 ) -> Answers:
     """Answers a batch of prompts about clips whose pairs have the sizes of ``grid_thw``.
 
-    One compilation serves every allocation of a capacity. Sizes are bounded by the frames' own,
-    rounded up to whole merged tokens.
+    One compilation serves every allocation of a capacity.
 
     Args:
         grid_thw: (1, rows, cols) in patches per pair; zeros for one that a row does not have. A
             row without any is text alone.
         capacity: visual tokens a prompt may use, static.
         convention: how positions are numbered; the prompts were built for it.
+        max_scale: static bound of the sizes, as a multiple of the frames' own; those are rounded
+            up to whole merged tokens.
+
+    Returns:
+        ``overflow`` marks rows that asked for more than ``capacity`` or ``max_scale``; what these
+        answer means nothing.
 
     Raises:
-        UserError: outside jit, if the pairs are not those of the frames, a grid is not legal, or a
-            prompt does not show every pair of its clip once; and if nothing would end an answer, or
-            the model does not know the convention.
+        UserError: outside jit, if the pairs are not those of the frames, a grid is not legal or
+            larger than ``max_scale`` allows, or a prompt does not show every pair of its clip
+            once; and if nothing would end an answer, or the model does not know the convention.
     """
     merge_size = config.vision.spatial_merge_size
+    token_side = config.vision.patch_size * merge_size
+    max_height, max_width = (
+        math.ceil(round(side * max_scale / token_side, 9)) * token_side
+        for side in frames.shape[2:4]
+    )
+    most = np.array([max_height, max_width]) // config.vision.patch_size
+    too_large = jnp.any(jnp.asarray(grid_thw)[:, :, 1:] > most[None, None, :], axis=(1, 2))
     check_pairs(grid_thw, frames.shape[1], config.vision.temporal_patch_size)
     check_placeholders(prompts.entry_index, prompts.compact_length, grid_thw, merge_size)
-    token_side = config.vision.patch_size * merge_size
-    max_height, max_width = (-(-side // token_side) * token_side for side in frames.shape[2:4])
+    if not isinstance(too_large, jax.core.Tracer) and too_large.any():
+        raise UserError(
+            f"a grid exceeds {most[0]} x {most[1]} patches, which is what max_scale {max_scale:g} "
+            "allows for these frames"
+        )
 
     def encode(clip: Array, grids: Array) -> tuple[Array, VisionPlan]:
         return encode_pairs(
@@ -248,7 +268,7 @@ def answer(
     return Answers(
         generation=generation,
         num_tokens=plan.num_tokens,
-        overflow=plan.overflow | layout.overflow,
+        overflow=plan.overflow | layout.overflow | too_large,
     )
 
 
@@ -313,7 +333,7 @@ def common_prefix(prompts: Prompts) -> int:
     """Positions before the first visual entry of any prompt, on the host.
 
     Allocations of one prompt differ in nothing before its first entry, so this many of their
-    positions may be shared: at most all but the last.
+    positions may be shared; never the last one that the prompts have room for.
     """
     index = np.asarray(prompts.entry_index)[:, :-1]
     present = np.arange(index.shape[1])[None, :] < np.asarray(prompts.compact_length)[:, None]

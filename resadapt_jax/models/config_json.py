@@ -1,7 +1,7 @@
 """Reading and writing single fields of a checkpoint's ``config.json``."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 
 def required(config: Mapping[str, Any], name: str) -> Any:
@@ -24,6 +24,26 @@ def token_id(config: Mapping[str, Any], name: str) -> int:
     if type(value := required(config, name)) is not int:
         raise ValueError(f"{name} must be a token id, got {value!r}")
     return value
+
+
+ConfigT = TypeVar("ConfigT")
+
+
+def typed(record: ConfigT) -> ConfigT:
+    """A frozen dataclass read from JSON, its numbers being of the kinds that it declares.
+
+    Raises:
+        ValueError: names the first field that is not, and its value.
+    """
+    kinds = {int: int, float: (int, float), bool: bool, tuple[int, ...]: tuple}
+    for name, hint in get_type_hints(type(record)).items():
+        value = getattr(record, name)
+        if hint not in kinds:
+            continue
+        right = isinstance(value, kinds[hint]) and (hint is bool or not isinstance(value, bool))
+        if not right or (isinstance(value, tuple) and any(type(x) is not int for x in value)):
+            raise ValueError(f"{name} is {value!r} in config.json")
+    return record
 
 
 def check_activation(config: Mapping[str, Any], expected: str) -> None:

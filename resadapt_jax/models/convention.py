@@ -24,7 +24,8 @@ class Convention(Enum):
             for a pair at t seconds whose video's first is at t₀; rows and columns begin at p in
             every pair. Text resumes behind the largest index of all of them.
         RESADAPT_NATIVE: as RESADAPT, rows and columns stretched over the native grid: ⌊i·R₀ / R⌋,
-            so that a place in the picture keeps its position at any size.
+            so that a place in the picture keeps its position at any size. Text resumes behind the
+            native grid, p + max(R₀, C₀), or the last time, so that it keeps its position too.
     """
 
     HF_4_57 = "hf-4.57"

@@ -39,7 +39,7 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.generation.backbone import load_backbone
 from resadapt_jax.models.families import ModelConfig, check_convention
 from resadapt_jax.operators import native_tokens, sizes_from_scales, token_counts
-from resadapt_jax.training.config import TrainConfig, resolve
+from resadapt_jax.training.config import TrainConfig, check_limits, resolve
 from resadapt_jax.training.encoder import (
     Encoded,
     describe_parameters,
@@ -180,14 +180,9 @@ def check_geometry(config: TrainConfig, backbone: ModelConfig) -> None:
     Raises:
         UserError: names both values.
     """
-    limits, vision = config.limits, backbone.vision
-    if (limits.patch_size, limits.merge_size) != (vision.patch_size, vision.spatial_merge_size):
-        raise UserError(
-            f"limits have patches of {limits.patch_size} pixels merged by {limits.merge_size}, "
-            f"the backbone has {vision.patch_size} and {vision.spatial_merge_size}"
-        )
+    check_limits(config.limits, backbone)
     world = config.world
-    levels = size_levels(world.size, world.size, config.scale_range, limits)
+    levels = size_levels(world.size, world.size, config.scale_range, config.limits)
     least = world.num_pairs * int(levels.tokens[0])
     if config.rollouts.token_capacity < least:
         raise UserError(

@@ -14,6 +14,7 @@ from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.errors import UserError
 from resadapt_jax.losses import AllocatorLossConfig
 from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.rollout import RolloutConfig
@@ -103,6 +104,20 @@ class TrainConfig:
         for name in ("num_steps", "batch_size", "updates_per_step", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def check_limits(limits: SizeLimits, backbone: ModelConfig) -> None:
+    """Refuses legal sizes that are another backbone's.
+
+    Raises:
+        UserError: names both values.
+    """
+    vision = backbone.vision
+    if (limits.patch_size, limits.merge_size) != (vision.patch_size, vision.spatial_merge_size):
+        raise UserError(
+            f"limits have patches of {limits.patch_size} pixels merged by {limits.merge_size}, "
+            f"the backbone has {vision.patch_size} and {vision.spatial_merge_size}"
+        )
 
 
 def resolve(config: TrainConfig, encoder: FrozenEncoder) -> TrainConfig:

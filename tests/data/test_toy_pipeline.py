@@ -1,22 +1,28 @@
 """From clips to token ids: one token a word, one placeholder a pair, no evidence."""
 
+import json
+
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from resadapt_jax.data.query import encode_query
 from resadapt_jax.data.toy_pipeline import (
     ANSWER_TOKENS,
     HEADER_TOKENS,
     TURN_TOKENS,
+    Room,
     dialogue_batches,
     pad_to,
     pair_seconds,
     question_batches,
 )
 from resadapt_jax.data.toy_source import ToyClips, ToyDialogues
-from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
+from resadapt_jax.data.toy_tokenizer import CHAT_TEMPLATE, build_toy_tokenizer
 from resadapt_jax.data.toy_world import COLOURS, TASKS, ToyWorldConfig, question_text
+from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.prompt_text import build_prompt
 
 WORLD = ToyWorldConfig(seed=5)
@@ -101,3 +107,27 @@ def test_a_query_is_the_question_alone():
     batch = next(question_batches(source, adding, 1))
     ids = batch["query_ids"][batch["query_mask"]]
     assert ids.tolist() == TOKENIZER.encode(source[0]["question"])
+
+
+def test_there_is_room_for_every_question_of_any_tokenizer():
+    """Bytes for tokens, and a chat template that says more: the longest question just fits."""
+    wordy = build_toy_tokenizer()
+    state = json.loads(wordy.backend_tokenizer.to_str())
+    state["model"]["merges"] = []
+    without_merges = Tokenizer.from_str(json.dumps(state))
+    template = "Look: " + CHAT_TEMPLATE
+    wordy = PreTrainedTokenizerFast(tokenizer_object=without_merges, chat_template=template)
+    room = Room.measure(wordy, TOKENIZER, WORLD.num_pairs, Convention.HF_5)
+    # Look:  <|im_start|> user \n, K times <11.2 seconds> in three wrapping tokens, the question's
+    # 41 bytes, <|im_end|> \n <|im_start|> assistant \n.
+    longest = len("How many points is the purple sign worth?")
+    header = len("<11.2 seconds>") + 3
+    assert room.prompt == 6 + 1 + 5 + WORLD.num_pairs * header + longest + 2 + 1 + 10
+    assert room.query == max(len(TOKENIZER.encode(q)) for q in all_questions())
+    batch = next(question_batches(ToyClips(WORLD, 8), wordy, 8, query_tokenizer=TOKENIZER))
+    assert batch["compact_ids"].shape == (8, room.prompt)
+    assert batch["compact_length"].max() <= room.prompt
+
+
+def all_questions():
+    return [question_text(task, colour) for task in TASKS for colour in COLOURS]

@@ -11,6 +11,7 @@ import pytest
 from allocator_factory import make_allocator
 from evaluation_parts import LIMITS, WORLD, backbone, clips
 
+from resadapt_jax.allocator import ThumbnailConfig
 from resadapt_jax.allocator.checkpoint import save_allocator
 from resadapt_jax.config import to_json
 from resadapt_jax.data.toy_source import ToyClips
@@ -20,7 +21,9 @@ from resadapt_jax.evaluation import run
 from resadapt_jax.evaluation.clips import other_colour
 from resadapt_jax.evaluation.evaluator import propose
 from resadapt_jax.evaluation.run import evaluate_run
+from resadapt_jax.models.prompt_text import build_prompt
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
+from resadapt_jax.operators import SizeLimits
 from resadapt_jax.report.frontier import frontier_table
 from resadapt_jax.training.config import EvaluationConfig, TrainConfig, resolve
 
@@ -93,8 +96,10 @@ def test_every_point_is_there_with_the_retention_it_says(record):
         assert sum(task["clips"] for task in point["tasks"].values()) == NUM_CLIPS
     assert points["vanilla", "scale 1"]["retention"] == 1.0
     # One layer's keys and values, 2 heads of 32 numbers of 4 bytes: 512 bytes a slot. 4 rows of
-    # 3 headers of 4 tokens and a turn of 26, 12 visual tokens for 3 placeholders, 4 of the answer.
-    assert points["vanilla", "scale 1"]["cache_bytes"] == 4 * (12 + 26 + 12 - 3 + 4) * 512
+    # 3 headers of 4 tokens, the longest question in its markup, 12 visual tokens, 4 of the answer.
+    longest = "How many points is the yellow sign worth?"
+    turn = len(build_prompt(backbone().tokenizer, longest, []).token_ids)
+    assert points["vanilla", "scale 1"]["cache_bytes"] == 4 * (12 + turn + 12 + 4) * 512
     assert points["random_drop", "tokens 0.5"]["retention"] == 0.5
     # Tokens are dropped after all were encoded; whatever resizes encodes what it keeps.
     assert points["random_drop", "tokens 0.5"]["encoded"] == 1.0
@@ -205,6 +210,21 @@ def test_shares_that_cannot_be_kept_are_refused_before_any_clip(
     monkeypatch.setattr(run, "evaluate", never)
     with pytest.raises(UserError, match=reason):
         evaluate_run(replace(config, evaluation=replace(config.evaluation, **changed)), "train me")
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"encoder": ThumbnailConfig(grid=2)}, "encoder.grid is 2, the allocator was .* with 4"),
+        ({"limits": SizeLimits(patch_size=16)}, "patches of 16 pixels .* the backbone has 14"),
+    ],
+)
+def test_another_view_or_other_sizes_are_refused_before_any_clip(
+    config, monkeypatch, changed, reason
+):
+    monkeypatch.setattr(run, "evaluate", None)
+    with pytest.raises(UserError, match=reason):
+        evaluate_run(replace(config, **changed), "train me")
 
 
 def test_a_damaged_config_is_refused_before_any_clip(config, monkeypatch):

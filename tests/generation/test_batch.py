@@ -1,5 +1,7 @@
 """A batch of unequal rows: several videos and images, one, none; a row alone is the row in it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import DecodingConfig, answer
 
 
-def answer_rows(params, frames, grid_thw, prompts, config, capacity=CAPACITY):
+def answer_rows(params, frames, grid_thw, prompts, config, capacity=CAPACITY, max_scale=1.0):
     return answer(
         params,
         config,
@@ -29,6 +31,7 @@ def answer_rows(params, frames, grid_thw, prompts, config, capacity=CAPACITY):
         capacity=capacity,
         decoding=DecodingConfig(max_new_tokens=NEW_TOKENS),
         key=jax.random.key(0),
+        max_scale=max_scale,
     )
 
 
@@ -71,7 +74,7 @@ def test_every_entry_is_seen_and_none_by_a_row_of_text(name, together):
 
 
 def test_without_any_padding_the_answer_is_the_same(name, together):
-    """The longest row at the capacity of its own tokens: no padded patch, token or position."""
+    """The longest row at the capacity of its own tokens: no padded patch or token."""
     grids = jnp.asarray(GRIDS[:1])
     alone = run(params_of(name), frames()[:1], grids, compact(PROMPTS[:1]), CONFIGS[name], 9)
     assert alone.num_tokens.tolist() == [9] and not alone.overflow.any()
@@ -126,3 +129,24 @@ def test_placeholders_that_are_not_the_plans_are_refused_before_the_model_runs(p
     grids = GRIDS[[1, 1, 0]]
     with pytest.raises(UserError, match=f"^prompt 2 .*{message}$"):
         answer_rows(None, frames(), grids, prompts, CONFIGS["qwen2_5_vl"])
+
+
+def test_an_absent_pair_needs_no_placeholder_and_takes_no_room(name, together):
+    """Third row: one pair of four is there, and only its own placeholder; 4 tokens are all."""
+    grids, prompts = jnp.asarray(GRIDS[2:]), compact(PROMPTS[2:])
+    alone = run(params_of(name), frames()[2:], grids, prompts, CONFIGS[name], 4)
+    assert alone.num_tokens.tolist() == [4] and not alone.overflow.any()
+    np.testing.assert_array_equal(alone.generation.token_ids[0], together.generation.token_ids[2])
+
+
+def test_grids_beyond_the_bound_are_refused_or_marked(name, together):
+    side = CONFIGS[name].vision.patch_size
+    small = frames()[:, :, : 2 * side, : 2 * side]  # grids of 4 x 4 patches are twice as large
+    arguments = (params_of(name), small, jnp.asarray(GRIDS), compact(PROMPTS), CONFIGS[name])
+    with pytest.raises(UserError, match="exceeds 2 x 2 patches, .* max_scale 1 allows"):
+        answer_rows(*arguments)
+    assert run(*arguments).overflow.tolist() == [True, False, True]
+    grown = jax.eval_shape(
+        functools.partial(answer_rows, max_scale=2.0, config=CONFIGS[name]), *arguments[:4]
+    )
+    assert grown.overflow.shape == (3,)

@@ -13,6 +13,7 @@ from resadapt_jax.models.config_json import (
     listed,
     required,
     token_id,
+    typed,
 )
 
 
@@ -180,17 +181,19 @@ def _text_from_hf(text: Mapping[str, Any]) -> TextConfig:
     check_activation(text, "silu")
     heads = required(text, "num_attention_heads")
     # The defaults are those of transformers' Qwen2_5_VLTextConfig.
-    return TextConfig(
-        vocab_size=required(text, "vocab_size"),
-        hidden_size=required(text, "hidden_size"),
-        intermediate_size=required(text, "intermediate_size"),
-        num_hidden_layers=required(text, "num_hidden_layers"),
-        num_attention_heads=heads,
-        num_key_value_heads=text.get("num_key_value_heads") or heads,
-        mrope_section=tuple(rope.get("mrope_section", (16, 24, 24))),
-        rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 1e6))),
-        rms_norm_eps=text.get("rms_norm_eps", 1e-5),
-        max_position_embeddings=text.get("max_position_embeddings", 32768),
+    return typed(
+        TextConfig(
+            vocab_size=required(text, "vocab_size"),
+            hidden_size=required(text, "hidden_size"),
+            intermediate_size=required(text, "intermediate_size"),
+            num_hidden_layers=required(text, "num_hidden_layers"),
+            num_attention_heads=heads,
+            num_key_value_heads=text.get("num_key_value_heads") or heads,
+            mrope_section=tuple(rope.get("mrope_section", (16, 24, 24))),
+            rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 1e6))),
+            rms_norm_eps=text.get("rms_norm_eps", 1e-5),
+            max_position_embeddings=text.get("max_position_embeddings", 32768),
+        )
     )
 
 
@@ -198,18 +201,20 @@ def _vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:
     check_activation(vision, "silu")
     rope = vision.get("rope_parameters") or {}
     # The defaults are those of transformers' Qwen2_5_VLVisionConfig.
-    return VisionConfig(
-        depth=required(vision, "depth"),
-        hidden_size=required(vision, "hidden_size"),
-        intermediate_size=required(vision, "intermediate_size"),
-        num_heads=required(vision, "num_heads"),
-        out_hidden_size=required(vision, "out_hidden_size"),
-        fullatt_block_indexes=tuple(vision.get("fullatt_block_indexes", (7, 15, 23, 31))),
-        in_channels=vision.get("in_channels", vision.get("in_chans", 3)),
-        patch_size=vision.get("patch_size", 14),
-        spatial_merge_size=vision.get("spatial_merge_size", 2),
-        temporal_patch_size=vision.get("temporal_patch_size", 2),
-        tokens_per_second=vision.get("tokens_per_second", 4),
-        window_size=vision.get("window_size", 112),
-        rope_theta=float(rope.get("rope_theta", 10000.0)),
+    return typed(
+        VisionConfig(
+            depth=required(vision, "depth"),
+            hidden_size=required(vision, "hidden_size"),
+            intermediate_size=required(vision, "intermediate_size"),
+            num_heads=required(vision, "num_heads"),
+            out_hidden_size=required(vision, "out_hidden_size"),
+            fullatt_block_indexes=tuple(vision.get("fullatt_block_indexes", (7, 15, 23, 31))),
+            in_channels=vision.get("in_channels", vision.get("in_chans", 3)),
+            patch_size=vision.get("patch_size", 14),
+            spatial_merge_size=vision.get("spatial_merge_size", 2),
+            temporal_patch_size=vision.get("temporal_patch_size", 2),
+            tokens_per_second=vision.get("tokens_per_second", 4),
+            window_size=vision.get("window_size", 112),
+            rope_theta=float(rope.get("rope_theta", 10000.0)),
+        )
     )

@@ -13,6 +13,7 @@ from resadapt_jax.models.config_json import (
     listed,
     required,
     token_id,
+    typed,
 )
 
 
@@ -68,9 +69,9 @@ class TextConfig:
     num_key_value_heads: int
     head_dim: int
     mrope_section: tuple[int, ...]
-    rope_theta: float = 5000000.0
+    rope_theta: float = 500000.0
     rms_norm_eps: float = 1e-6
-    max_position_embeddings: int = 262144
+    max_position_embeddings: int = 128000
     compute: Compute = Compute()
 
 
@@ -188,18 +189,20 @@ def _text_from_hf(text: Mapping[str, Any]) -> TextConfig:
     check_activation(text, "silu")
     heads = required(text, "num_attention_heads")
     # The defaults are those of transformers' Qwen3VLTextConfig.
-    return TextConfig(
-        vocab_size=required(text, "vocab_size"),
-        hidden_size=required(text, "hidden_size"),
-        intermediate_size=required(text, "intermediate_size"),
-        num_hidden_layers=required(text, "num_hidden_layers"),
-        num_attention_heads=heads,
-        num_key_value_heads=text.get("num_key_value_heads") or heads,
-        head_dim=text.get("head_dim", 128),
-        mrope_section=tuple(rope.get("mrope_section", (24, 20, 20))),
-        rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 5e5))),
-        rms_norm_eps=text.get("rms_norm_eps", 1e-6),
-        max_position_embeddings=text.get("max_position_embeddings", 128000),
+    return typed(
+        TextConfig(
+            vocab_size=required(text, "vocab_size"),
+            hidden_size=required(text, "hidden_size"),
+            intermediate_size=required(text, "intermediate_size"),
+            num_hidden_layers=required(text, "num_hidden_layers"),
+            num_attention_heads=heads,
+            num_key_value_heads=text.get("num_key_value_heads") or heads,
+            head_dim=text.get("head_dim", 128),
+            mrope_section=tuple(rope.get("mrope_section", (24, 20, 20))),
+            rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 5e5))),
+            rms_norm_eps=text.get("rms_norm_eps", 1e-6),
+            max_position_embeddings=text.get("max_position_embeddings", 128000),
+        )
     )
 
 
@@ -207,17 +210,19 @@ def _vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:
     check_activation(vision, "gelu_pytorch_tanh")
     rope = vision.get("rope_parameters") or {}
     # The defaults are those of transformers' Qwen3VLVisionConfig.
-    return VisionConfig(
-        depth=required(vision, "depth"),
-        hidden_size=required(vision, "hidden_size"),
-        intermediate_size=required(vision, "intermediate_size"),
-        num_heads=required(vision, "num_heads"),
-        out_hidden_size=required(vision, "out_hidden_size"),
-        deepstack_visual_indexes=tuple(vision.get("deepstack_visual_indexes", (8, 16, 24))),
-        num_position_embeddings=vision.get("num_position_embeddings", 2304),
-        in_channels=vision.get("in_channels", 3),
-        patch_size=vision.get("patch_size", 16),
-        spatial_merge_size=vision.get("spatial_merge_size", 2),
-        temporal_patch_size=vision.get("temporal_patch_size", 2),
-        rope_theta=float(rope.get("rope_theta", 10000.0)),
+    return typed(
+        VisionConfig(
+            depth=required(vision, "depth"),
+            hidden_size=required(vision, "hidden_size"),
+            intermediate_size=required(vision, "intermediate_size"),
+            num_heads=required(vision, "num_heads"),
+            out_hidden_size=required(vision, "out_hidden_size"),
+            deepstack_visual_indexes=tuple(vision.get("deepstack_visual_indexes", (8, 16, 24))),
+            num_position_embeddings=vision.get("num_position_embeddings", 2304),
+            in_channels=vision.get("in_channels", 3),
+            patch_size=vision.get("patch_size", 16),
+            spatial_merge_size=vision.get("spatial_merge_size", 2),
+            temporal_patch_size=vision.get("temporal_patch_size", 2),
+            rope_theta=float(rope.get("rope_theta", 10000.0)),
+        )
     )

@@ -50,6 +50,8 @@ def encode(
         return None, merge_tap(params, config, taps[index])
 
     mergers = params.get("deepstack_merger_list", {})  # a tower without taps has none
+    if isinstance(mergers, StackedLayers):
+        taps = jnp.asarray(taps)  # a list, if the blocks differ too much to be stacked
     _, deepstack = scan_layers(step, mergers, None, len(taps))
     return VisualFeatures(
         tokens=jnp.where(valid, merge(params["merger"], config, x), 0),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resadapt_jax.models.compute import Compute
-from resadapt_jax.models.config_json import check_activation, check_model_type, required
+from resadapt_jax.models.config_json import check_activation, check_model_type, required, typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,32 +133,36 @@ def _text_from_hf(text: Mapping[str, Any]) -> TextConfig:
             raise ValueError(f"{name} is not supported")
     hidden, heads = required(text, "hidden_size"), required(text, "num_attention_heads")
     # The defaults are those of transformers' LlamaConfig.
-    return TextConfig(
-        vocab_size=required(text, "vocab_size"),
-        hidden_size=hidden,
-        intermediate_size=required(text, "intermediate_size"),
-        num_hidden_layers=required(text, "num_hidden_layers"),
-        num_attention_heads=heads,
-        num_key_value_heads=text.get("num_key_value_heads") or heads,
-        head_dim=text.get("head_dim") or hidden // heads,
-        rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 10000.0))),
-        rms_norm_eps=text.get("rms_norm_eps", 1e-6),
-        max_position_embeddings=text.get("max_position_embeddings", 2048),
+    return typed(
+        TextConfig(
+            vocab_size=required(text, "vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=required(text, "intermediate_size"),
+            num_hidden_layers=required(text, "num_hidden_layers"),
+            num_attention_heads=heads,
+            num_key_value_heads=text.get("num_key_value_heads") or heads,
+            head_dim=text.get("head_dim") or hidden // heads,
+            rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 10000.0))),
+            rms_norm_eps=text.get("rms_norm_eps", 1e-6),
+            max_position_embeddings=text.get("max_position_embeddings", 2048),
+        )
     )
 
 
 def _vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:
     check_activation(vision, "gelu_pytorch_tanh")
     # The defaults are those of transformers' SmolVLMVisionConfig; released files rely on some.
-    return VisionConfig(
-        hidden_size=vision.get("hidden_size", 1152),
-        intermediate_size=vision.get("intermediate_size", 3072),
-        num_hidden_layers=vision.get("num_hidden_layers", 12),
-        num_attention_heads=vision.get("num_attention_heads", 16),
-        image_size=_side(vision, "image_size", 224),
-        patch_size=_side(vision, "patch_size", 32),
-        num_channels=vision.get("num_channels", 3),
-        layer_norm_eps=vision.get("layer_norm_eps", 1e-6),
+    return typed(
+        VisionConfig(
+            hidden_size=vision.get("hidden_size", 1152),
+            intermediate_size=vision.get("intermediate_size", 3072),
+            num_hidden_layers=vision.get("num_hidden_layers", 12),
+            num_attention_heads=vision.get("num_attention_heads", 16),
+            image_size=_side(vision, "image_size", 224),
+            patch_size=_side(vision, "patch_size", 32),
+            num_channels=vision.get("num_channels", 3),
+            layer_norm_eps=vision.get("layer_norm_eps", 1e-6),
+        )
     )
 
 
