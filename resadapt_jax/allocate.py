@@ -135,7 +135,7 @@ def propose_entry_scales(
         For each entry the scales of its temporal pairs, one for an image.
 
     Raises:
-        UserError: an empty query, or another encoder.
+        UserError: an empty query, another encoder, no entry, or other frames than the entries'.
     """
     if not query.strip():
         raise UserError("the query is empty")
@@ -289,6 +289,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a trained allocator (default: the one shipped)",
     )
     parser.add_argument(
+        "--encoder",
+        type=Path,
+        metavar="DIR",
+        help="where the SmolVLM2 that it was trained with lies now (default: where it lay then)",
+    )
+    parser.add_argument(
         "--backbone",
         type=Path,
         metavar="DIR",
@@ -317,7 +323,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """The command. Everything is computed before anything is written."""
     video.read_index(args.clip)  # what is no video is refused before any work
-    allocator = load_allocator(args.checkpoint)
+    allocator = load_allocator(args.checkpoint, smolvlm_directory=args.encoder)
     config, tokenizer = load_interface(args.backbone)
     convention = Convention(args.convention)
     check_convention(convention, config)

@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from resadapt_jax.errors import UserError
@@ -13,16 +15,33 @@ def atomic_write(path: str | os.PathLike, content: str | bytes) -> None:
     Parent folders are made. The bytes are on disk before the rename, so neither a killed process
     nor a lost machine leaves a truncated file behind.
     """
-    path = Path(path)
+    _write_aside(Path(path), content, os.replace)
+
+
+def write_if_absent(path: str | os.PathLike, content: str | bytes) -> None:
+    """As `atomic_write`, but the first to write wins: a file that is there stays as it is."""
+    try:
+        _write_aside(Path(path), content, os.link)
+    except FileExistsError:
+        pass
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is one of those that a killed write leaves behind."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def _write_aside(path: Path, content: str | bytes, place: Callable[[Path, Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of several machines may share the folder, so a process id would not do.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     data = content.encode() if isinstance(content, str) else content
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

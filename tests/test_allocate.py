@@ -255,6 +255,7 @@ def test_a_clip_damaged_in_the_middle_is_allocated_with_one_warning(folder, tmp_
         ({"frames": "-2"}, "at least 1, got -2"),
         ({"checkpoint": "nowhere"}, "no allocator at nowhere"),
         ({"backbone": "nowhere"}, "nowhere"),
+        ({"encoder": "nowhere"}, "was trained without a SmolVLM2"),
         ({"budgets": "5"}, "unrecognized arguments: --budgets 5"),
     ],
 )

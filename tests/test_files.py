@@ -10,7 +10,7 @@ import pytest
 
 from resadapt_jax import versions as versions_module
 from resadapt_jax.errors import UserError
-from resadapt_jax.files import atomic_write, require_writable
+from resadapt_jax.files import atomic_write, is_temporary, require_writable, write_if_absent
 from resadapt_jax.versions import versions
 
 
@@ -35,6 +35,26 @@ def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
         atomic_write(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_first_to_write_wins(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    write_if_absent(path, "first")
+    write_if_absent(path, "second")
+    assert path.read_text() == "first"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("write", "placed_by"), [(atomic_write, "os.replace"), (write_if_absent, "os.link")]
+)
+def test_two_writers_in_one_process_do_not_meet(tmp_path, monkeypatch, write, placed_by):
+    path, sources = tmp_path / "file.txt", []
+    monkeypatch.setattr(placed_by, lambda source, destination: sources.append(source))
+    write(path, "one")
+    write(path, "two")
+    assert len(set(sources)) == 2
+    assert all(is_temporary(source) for source in sources) and not is_temporary(path)
 
 
 def test_a_folder_that_can_be_made_passes_and_is_not_made(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from flax import traverse_util
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax.allocator import AllocatorConfig, ScaleRange, ThumbnailConfig, ThumbnailEncoder
 from resadapt_jax.allocator.network import init_params
@@ -19,6 +19,7 @@ from resadapt_jax.allocator.smolvlm_encoder import SmolVLMEncoder, SmolVLMSource
 from resadapt_jax.config import from_json, to_json
 from resadapt_jax.errors import UserError
 from resadapt_jax.models import hf
+from resadapt_jax.models.tokenizer import read_tokenizer
 from resadapt_jax.typing import Params
 
 
@@ -68,18 +69,18 @@ def load_allocator(
 
     Raises:
         UserError: a file is absent or unreadable, the tensors are not those of the config, or the
-            SmolVLM2 is gone or not the recorded one.
+            SmolVLM2 is gone or not the recorded one; or there is none and one is given.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f"no allocator at {directory}")
+    config = read_config(directory)
     try:
-        config = from_json(json.dumps(hf.read_config(directory)), TrainedAllocatorConfig)
         tensors = hf.load_params(directory, _shapes(config), rename={})
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (UserError, SafetensorError, OSError, ValueError) as error:
         raise UserError(_one_line(error, directory)) from error
+    tokenizer = read_tokenizer(directory)
     if isinstance(config.encoder, ThumbnailConfig):
+        if smolvlm_directory is not None:
+            raise UserError(f"the allocator at {directory} was trained without a SmolVLM2")
         encoder = ThumbnailEncoder(
             text_table=tensors["encoder"]["text_table"], config=config.encoder
         )
@@ -88,6 +89,21 @@ def load_allocator(
     return TrainedAllocator(
         config=config, params=tensors["network"], encoder=encoder, tokenizer=tokenizer
     )
+
+
+def read_config(directory: str | Path) -> TrainedAllocatorConfig:
+    """What an allocator's directory says of it; neither its weights nor its SmolVLM2 are read.
+
+    Raises:
+        UserError: there is no allocator, or its config is unreadable.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"no allocator at {directory}")
+    try:
+        return from_json(json.dumps(hf.read_config(directory)), TrainedAllocatorConfig)
+    except (OSError, ValueError) as error:
+        raise UserError(_one_line(error, directory)) from error
 
 
 def _shapes(config: TrainedAllocatorConfig) -> dict[str, tuple[int, ...]]:
@@ -101,7 +117,8 @@ def _shapes(config: TrainedAllocatorConfig) -> dict[str, tuple[int, ...]]:
 
 def _one_line(error: Exception, directory: Path) -> str:
     """The first of the problems found, and how many more there are."""
-    first, *problems = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first, *problems = lines or [type(error).__name__]
     if str(directory) not in first:
         first = f"cannot read {directory}: {first}"
     more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""

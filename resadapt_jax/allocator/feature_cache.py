@@ -4,7 +4,6 @@ One directory serves one way of making features; one file holds the features of 
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from safetensors.flax import save
 
 from resadapt_jax.config import differences, to_json
 from resadapt_jax.errors import UserError
-from resadapt_jax.files import atomic_write
+from resadapt_jax.files import atomic_write, is_temporary, write_if_absent
 from resadapt_jax.models.smolvlm.preprocess import PreprocessConfig
 from resadapt_jax.typing import Array
 
@@ -48,17 +47,19 @@ class FeatureCache:
         """Opens the cache, or starts it if there is nothing at ``directory``.
 
         Raises:
-            UserError: it was made by other settings, which are named; or it is no cache.
+            UserError: it was made by other settings, which are named; or it is no cache and
+                cannot become one.
         """
         self.directory = Path(directory)
         path = self.directory / _SETTINGS
-        if not path.exists():
-            if self.directory.exists() and any(self.directory.iterdir()):
-                raise UserError(f"{directory} is not empty and holds no {_SETTINGS}")
-            atomic_write(path, to_json(settings))
-            return
         try:
-            changed = differences(path.read_text(), settings)
+            if not path.exists():
+                self._start(settings)
+            saved = path.read_bytes()  # another process may have been first to write it
+        except OSError as error:
+            raise UserError(f"cannot keep features in {directory}: {error.strerror}") from error
+        try:
+            changed = differences(saved.decode(), settings)
         except ValueError as error:
             raise UserError(f"{path} is not JSON: {error}") from error
         if changed:
@@ -67,18 +68,14 @@ class FeatureCache:
                 f" ({'; '.join(changed)}); choose another directory"
             )
 
-    def fetch(self, key: str, compute: Callable[[], Array]) -> Array:
-        """The features under ``key``; computed and stored where there are none.
-
-        Raises:
-            UserError: as `read`.
-        """
-        stored = self.read(key)
-        if stored is not None:
-            return stored
-        features = compute()
-        self.write(key, features)
-        return features
+    def _start(self, settings: CacheSettings) -> None:
+        path = self.directory / _SETTINGS
+        found = self.directory.iterdir() if self.directory.exists() else ()
+        foreign = any(not is_temporary(entry) for entry in found)
+        # Another process that starts the cache writes the settings before anything else.
+        if foreign and not path.exists():
+            raise UserError(f"{self.directory} is not empty and holds no {_SETTINGS}")
+        write_if_absent(path, to_json(settings))
 
     def read(self, key: str) -> Array | None:
         """The features under ``key``, bit for bit as they were written; ``None`` if there are none.

@@ -86,6 +86,22 @@ def plan_rows(prompts: Sequence[Sequence[VisualEntry]], *, frames_per_unit: int 
     )
 
 
+def check_entries(
+    rows: PromptRows, entries: Sequence[Sequence[Num[np.ndarray, "f *rest"]]]
+) -> None:
+    """Refuses frames, or features of frames, that are not those of a plan.
+
+    Raises:
+        UserError: no entry at all, or other numbers of frames.
+    """
+    planned = [[span.num_frames for span in prompt] for prompt in rows.spans]
+    given = [[len(entry) for entry in prompt] for prompt in entries]
+    if given != planned:
+        raise UserError(f"the prompts' entries have {planned} frames, but {given} are given")
+    if not rows.prompt_index:
+        raise UserError("there is no image and no video")
+
+
 def join_entries(
     rows: PromptRows, entries: Sequence[Sequence[Num[np.ndarray, "f *rest"]]]
 ) -> tuple[Num[np.ndarray, "R F *rest"], Bool[np.ndarray, "R F"]]:
@@ -98,14 +114,12 @@ def join_entries(
         The rows and their ``frame_mask``.
 
     Raises:
-        ValueError: entries that do not match the plan or one another.
+        UserError: as `check_entries`.
+        ValueError: entries that do not match one another.
     """
+    check_entries(rows, entries)
     arrays = [np.asarray(entry) for prompt in entries for entry in prompt]
     spans = [span for prompt in rows.spans for span in prompt]
-    if list(map(len, entries)) != list(map(len, rows.spans)) or [len(a) for a in arrays] != [
-        span.num_frames for span in spans
-    ]:
-        raise ValueError("the entries are not those of the plan")
     if len({(a.shape[1:], a.dtype) for a in arrays}) > 1:
         raise ValueError(f"entries of one shape are needed, got {[a.shape for a in arrays]}")
     shape = len(rows.prompt_index), rows.num_frames

@@ -5,7 +5,7 @@ the language tower alone, without chat template or special tokens (ResAdapt, arX
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,13 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from resadapt_jax.allocator.encoder import EncoderFeatures
 from resadapt_jax.allocator.feature_cache import FeatureCache, content_key
-from resadapt_jax.allocator.prompt_rows import PromptRows, join_entries
+from resadapt_jax.allocator.prompt_rows import PromptRows, check_entries, join_entries
 from resadapt_jax.errors import UserError
 from resadapt_jax.models.smolvlm import text, vision
 from resadapt_jax.models.smolvlm.checkpoint import load_hf, load_preprocess
 from resadapt_jax.models.smolvlm.config import SmolVLMConfig
 from resadapt_jax.models.smolvlm.preprocess import FrameFilter, PreprocessConfig, preprocess
+from resadapt_jax.models.tokenizer import read_tokenizer
 from resadapt_jax.typing import Array, Bool, Float, Int, Params, UInt8
 
 
@@ -116,7 +117,8 @@ def encode_prompts(
 ) -> EncoderFeatures:
     """The allocator's input for a batch of prompts, each image, video and text encoded once.
 
-    Entries may differ in size; each new size, or number of frames, costs a compilation.
+    Frames of one size are encoded together, ``chunk_frames`` at once, whichever entries they are
+    of. Each new size costs a compilation, and so does each number of frames below that.
 
     Args:
         rows: from `plan_rows`.
@@ -126,17 +128,19 @@ def encode_prompts(
 
     Returns:
         Features whose leading axis counts rows.
+
+    Raises:
+        UserError: as `check_entries`, before anything is encoded; or as `FeatureCache.read`.
     """
-
-    def features_of(frames: np.ndarray) -> np.ndarray:
-        def compute() -> Array:
-            return _encode_frames(encoder, frames)
-
-        found = compute() if cache is None else cache.fetch(content_key(frames), compute)
-        return np.asarray(found)
-
-    features = [[features_of(np.asarray(frames)) for frames in prompt] for prompt in entries]
-    joined, frame_mask = join_entries(rows, features)
+    check_entries(rows, entries)
+    keys = [[content_key(frames) for frames in prompt] for prompt in entries]
+    contents = {
+        key: np.asarray(frames)
+        for prompt, own in zip(entries, keys, strict=True)
+        for frames, key in zip(prompt, own, strict=True)
+    }
+    features = _features_of(encoder, contents, cache)
+    joined, frame_mask = join_entries(rows, [[features[key] for key in own] for own in keys])
     prompt = np.asarray(rows.prompt_index)
     return EncoderFeatures(
         frames=jnp.asarray(joined),
@@ -144,6 +148,37 @@ def encode_prompts(
         text=_encode_text(encoder, text_ids, text_mask)[prompt],
         text_mask=jnp.asarray(text_mask)[prompt],
     )
+
+
+def _features_of(
+    encoder: SmolVLMEncoder,
+    contents: Mapping[str, UInt8[np.ndarray, "f height width 3"]],
+    cache: FeatureCache | None,
+) -> dict[str, Float[np.ndarray, "f L D"]]:
+    """Content key -> features; only what is not in the cache is encoded, and then stored."""
+    stored = {} if cache is None else {key: cache.read(key) for key in contents}
+    features = {key: np.asarray(found) for key, found in stored.items() if found is not None}
+    missing = [key for key in contents if key not in features]
+    for size in {contents[key].shape[1:]: None for key in missing}:
+        keys = [key for key in missing if contents[key].shape[1:] == size]
+        tokens = _encode_together(encoder, np.concatenate([contents[key] for key in keys]))
+        ends = np.cumsum([len(contents[key]) for key in keys])
+        features |= zip(keys, np.split(tokens, ends[:-1]), strict=True)
+    if cache is not None:
+        for key in missing:
+            cache.write(key, features[key])
+    return features
+
+
+def _encode_together(
+    encoder: SmolVLMEncoder, frames: UInt8[np.ndarray, "F height width 3"]
+) -> Float[np.ndarray, "F L D"]:
+    """Whole chunks one after the other, so that other numbers of frames need no compilation."""
+    count = len(frames)
+    chunk = min(encoder.chunk_frames, count)
+    padded = np.pad(frames, [(0, -count % chunk)] + [(0, 0)] * 3)
+    chunks = np.split(padded, len(padded) // chunk)
+    return np.concatenate([_encode_frames(encoder, part) for part in chunks])[:count]
 
 
 _encode_frames = jax.jit(SmolVLMEncoder.encode_frames)
@@ -201,16 +236,8 @@ def load_smolvlm_encoder(
         chunk_frames=chunk_frames,
         fingerprint=found,
     )
-    return encoder, _load_tokenizer(directory)
-
-
-def _load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
-    try:
-        # AutoTokenizer would read the model's config too, and import what its modules import.
-        return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot read a tokenizer from {directory}: {reason}") from error
+    # AutoTokenizer would read the model's config too, and import what its modules import.
+    return encoder, read_tokenizer(directory, PreTrainedTokenizerFast)
 
 
 def name_source(directory: str | Path, encoder: SmolVLMEncoder) -> SmolVLMSource:
@@ -242,8 +269,22 @@ def open_source(
     return encoder.replace(preprocess=source.preprocess), tokenizer
 
 
+_SETTINGS = (
+    "config.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "preprocessor_config.json",
+)
+"""What `load_smolvlm_encoder` reads besides the weights, of which a checkpoint may lack some."""
+
+
 def checkpoint_fingerprint(directory: str | Path) -> str:
-    """SHA-256 over the names and contents of config.json, tokenizer.json and the weights.
+    """SHA-256 over the names and contents of the weights and of the settings read beside them.
 
     Raises:
         UserError: there are no weights.
@@ -253,7 +294,7 @@ def checkpoint_fingerprint(directory: str | Path) -> str:
     if not weights:
         raise UserError(f"no SmolVLM checkpoint at {directory}")
     whole = hashlib.sha256()
-    for path in (directory / "config.json", directory / "tokenizer.json", *weights):
+    for path in (*(directory / name for name in _SETTINGS), *weights):
         if path.is_file():
             with open(path, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from resadapt_jax.allocator import SmolVLMEncoderConfig, ThumbnailConfig, ThumbnailEncoder
-from resadapt_jax.allocator.checkpoint import TrainedAllocator, load_allocator
+from resadapt_jax.allocator.checkpoint import TrainedAllocator, load_allocator, read_config
 from resadapt_jax.allocator.feature_cache import FeatureCache
+from resadapt_jax.allocator.smolvlm_encoder import SmolVLMSource
 from resadapt_jax.config import differences, to_json
 from resadapt_jax.data.toy_pipeline import held_out_batches
 from resadapt_jax.data.toy_source import ToyClips
@@ -125,18 +126,19 @@ def _trained(config: TrainConfig, train_command: str) -> TrainedAllocator:
     directory, chosen = Path(config.output_dir) / "allocator", config.encoder
     if not directory.is_dir():
         raise UserError(f"no trained allocator at {directory}; make one with: {train_command}")
-    is_smolvlm = isinstance(chosen, SmolVLMEncoderConfig)
-    allocator = load_allocator(
-        directory, smolvlm_directory=chosen.directory if is_smolvlm else None
-    )
-    if is_smolvlm == isinstance(allocator.encoder, ThumbnailEncoder):
+    recorded = read_config(directory).encoder
+    if isinstance(chosen, SmolVLMEncoderConfig) != isinstance(recorded, SmolVLMSource):
         raise UserError(
             f"{directory} was trained with another encoder, not {type(chosen).__name__}"
         )
-    if is_smolvlm:
-        encoder = allocator.encoder.replace(chunk_frames=chosen.chunk_frames)
-        allocator = replace(allocator, encoder=encoder)
-    return allocator
+    if isinstance(chosen, ThumbnailConfig):
+        return load_allocator(directory)
+    if chosen.fingerprint not in ("", recorded.fingerprint):
+        raise UserError(
+            f"{directory} was trained with another checkpoint than that of encoder.fingerprint"
+        )
+    allocator = load_allocator(directory, smolvlm_directory=chosen.directory)
+    return replace(allocator, encoder=allocator.encoder.replace(chunk_frames=chosen.chunk_frames))
 
 
 def _check(config: TrainConfig, backbone: Backbone, allocator: TrainedAllocator) -> None:

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.stopping import with_generation_eos
 from resadapt_jax.models.families import ModelConfig, load_hf
 from resadapt_jax.models.prompt_text import check_special_tokens
+from resadapt_jax.models.tokenizer import read_tokenizer
 from resadapt_jax.shipped import TOY_BACKBONE
 from resadapt_jax.typing import Params
 
@@ -47,11 +48,7 @@ def load_tokenizer(directory: Path, config: ModelConfig) -> PreTrainedTokenizerB
         UserError: there is none that can be read, it has no chat template, or its visual tokens
             are not those of the model.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except Exception as error:  # a damaged file raises whatever the parsers of transformers do
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"no tokenizer in {directory}: {reason}") from error
+    tokenizer = read_tokenizer(directory)
     try:
         check_special_tokens(tokenizer, config)
     except UserError as error:

@@ -11,7 +11,6 @@ from resadapt_jax.allocator import (
     ThumbnailConfig,
 )
 from resadapt_jax.data.toy_world import ToyWorldConfig
-from resadapt_jax.errors import UserError
 from resadapt_jax.losses import AllocatorLossConfig
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
@@ -25,6 +24,7 @@ AFTER_TRAINING = (
     "evaluation",
     "encoder.directory",  # its fingerprint may not
     "encoder.cache_dir",
+    "encoder.chunk_frames",  # bounds the memory alone
 )
 """Fields of a run's config that change nothing of what is learnt, so may differ afterwards."""
 
@@ -125,16 +125,11 @@ def resolve(config: TrainConfig, encoder: FrozenEncoder) -> TrainConfig:
 
     The advantage and the loss get the policy's range, the network the widths of the features of
     ``encoder``, which is the config's, opened; a SmolVLM2's fingerprint is recorded.
-
-    Raises:
-        UserError: the config asks for a checkpoint of another fingerprint.
     """
     span = {"s_min": config.scale_range.s_min, "s_max": config.scale_range.s_max}
     widths = {"frame_width": encoder.frame_width, "text_width": encoder.text_width}
     chosen = config.encoder
     if isinstance(chosen, SmolVLMEncoderConfig):
-        if chosen.fingerprint not in ("", encoder.fingerprint):
-            raise UserError(f"{chosen.directory} has not the encoder.fingerprint that is given")
         chosen = replace(chosen, fingerprint=encoder.fingerprint)
     return replace(
         config,

@@ -46,6 +46,7 @@ def open_encoder(
         filter=config.filter,
         dtype=config.dtype,
         chunk_frames=config.chunk_frames,
+        fingerprint=config.fingerprint,
     )
 
 

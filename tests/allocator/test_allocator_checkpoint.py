@@ -74,10 +74,13 @@ def test_absent_and_broken_files_are_refused_in_one_line(saved, name, content):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_tokenizer_is_refused_in_one_line(saved):
+@pytest.mark.parametrize("content", [None, '{"model": {}}', "{"])
+def test_an_absent_or_broken_tokenizer_is_refused_in_one_line(saved, content):
     _, directory = saved
     for path in directory.glob("tokenizer*"):
         path.unlink()
-    with pytest.raises(UserError, match=str(directory)) as caught:
+    if content is not None:
+        (directory / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match=f"no tokenizer in {directory}: .") as caught:
         load_allocator(directory)
     assert "\n" not in str(caught.value)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resadapt_jax.allocator import feature_cache
 from resadapt_jax.allocator.feature_cache import CacheSettings, FeatureCache, content_key
 from resadapt_jax.errors import UserError
 from resadapt_jax.models.smolvlm.preprocess import PreprocessConfig
@@ -24,21 +25,15 @@ def cache(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_features_are_computed_once_and_come_back_bit_for_bit(cache, dtype):
+def test_features_come_back_bit_for_bit(cache, dtype):
     features = jax.random.normal(jax.random.key(0), (2, 4, 3)).astype(dtype)
     features = features.at[0, 0, 0].set(jnp.nan)
-    calls = []
-
-    def compute():
-        calls.append(1)
-        return features
-
-    reopened = FeatureCache(cache.directory, SETTINGS)
-    for each in (cache, cache, reopened):
-        found = each.fetch(KEY, compute)
+    assert cache.read(KEY) is None
+    cache.write(KEY, features)
+    for each in (cache, FeatureCache(cache.directory, SETTINGS)):
+        found = each.read(KEY)
         assert found.dtype == dtype and found.shape == features.shape
         assert np.asarray(found).tobytes() == np.asarray(features).tobytes()
-    assert len(calls) == 1
     assert cache.read(content_key(np.arange(4))) is None
 
 
@@ -80,6 +75,47 @@ def test_a_folder_that_is_no_cache_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("name", ["file", "file/deeper"])
+def test_a_file_is_no_folder_for_a_cache(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=f"cannot keep features in {tmp_path / name}: [A-Z]"):
+        FeatureCache(tmp_path / name, SETTINGS)
+
+
+def test_what_a_killed_start_leaves_behind_is_no_hindrance(tmp_path, monkeypatch):
+    def killed(source, destination):
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.link", killed)
+        FeatureCache(tmp_path / "features", SETTINGS)
+    (left,) = tmp_path.glob(".*")
+    left.rename(tmp_path / "features" / left.name)
+    FeatureCache(tmp_path / "features", SETTINGS).write(KEY, jnp.ones(2))
+
+
+def test_of_two_that_start_a_cache_the_first_decides(tmp_path, monkeypatch):
+    def start(name, settings):
+        """Opens a cache; just before its settings are placed, another process places its own."""
+        write = feature_cache.write_if_absent
+
+        def late(path, content):
+            with monkeypatch.context() as patch:
+                patch.setattr(feature_cache, "write_if_absent", write)
+                FeatureCache(tmp_path / name, SETTINGS).write(KEY, jnp.ones(2))
+            write(path, content)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(feature_cache, "write_if_absent", late)
+            return FeatureCache(tmp_path / name, settings)
+
+    np.testing.assert_array_equal(start("shared", SETTINGS).read(KEY), 1)
+    with pytest.raises(UserError, match="fps: 2.0 -> 1.0"):
+        start("disputed", dataclasses.replace(SETTINGS, fps=1.0))
+    FeatureCache(tmp_path / "disputed", SETTINGS)
+
+
 def test_damaged_settings_are_one_line(cache):
     (cache.directory / "settings.json").write_text("{")
     with pytest.raises(UserError, match="settings.json"):
@@ -115,7 +151,7 @@ def test_a_damaged_entry_is_refused(cache, damage):
     cache.write(KEY, jnp.ones((3, 5)))
     damage(entry(cache))
     with pytest.raises(UserError, match=f"{KEY}.safetensors.*delete it"):
-        cache.fetch(KEY, lambda: pytest.fail("computed instead"))
+        cache.read(KEY)
 
 
 def test_an_entry_under_another_key_is_refused(cache):

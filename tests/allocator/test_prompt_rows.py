@@ -1,5 +1,7 @@
 """Images, videos and text of a prompt as rows of the allocator's batch, and back, by hand."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -79,9 +81,10 @@ def test_single_frames_as_units_leave_no_gap():
 
 def test_entries_must_be_those_of_the_plan():
     rows, arrays = plan_rows(PROMPTS), numbered(PROMPTS)
-    with pytest.raises(ValueError, match="not those of the plan"):
+    expected = "entries have [[3, 1, 4], [], [1, 1]] frames, but "
+    with pytest.raises(UserError, match=re.escape(f"{expected}[[3, 1], [], [1, 1]] are given")):
         join_entries(rows, [arrays[0][:2], *arrays[1:]])
-    with pytest.raises(ValueError, match="not those of the plan"):
+    with pytest.raises(UserError, match=re.escape(f"{expected}[[2, 1, 4], [], [1, 1]] are given")):
         join_entries(rows, [[arrays[0][0][:2], *arrays[0][1:]], *arrays[1:]])
     with pytest.raises(ValueError, match="of one shape"):
         join_entries(rows, [[arrays[0][0].repeat(2, 1), *arrays[0][1:]], *arrays[1:]])
@@ -97,6 +100,8 @@ def test_prompts_without_visuals_have_no_rows():
     rows = plan_rows([[], []])
     assert rows.prompt_index == () and rows.num_frames == 0
     assert split_units(rows, np.zeros((0, 2, 0))) == [[], []]
+    with pytest.raises(UserError, match="there is no image and no video"):
+        join_entries(rows, [[], []])
 
 
 def test_texts_are_the_users_alone():

@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 from allocator_factory import make_allocator
 from smolvlm_factory import CONFIG, random_params, write_smolvlm
+from video_factory import textured_frames, write_video
 
+from resadapt_jax import allocate as command
 from resadapt_jax.allocate import propose_entry_scales, propose_scales
 from resadapt_jax.allocator import (
     AllocatorConfig,
     FrozenEncoder,
+    ThumbnailEncoder,
     allocate,
     init_params,
+    smolvlm_encoder,
 )
 from resadapt_jax.allocator.checkpoint import (
     TrainedAllocator,
@@ -49,6 +53,14 @@ def encoder():
 @jax.jit
 def encode(encoder: FrozenEncoder, frames, frame_mask, text_ids, text_mask):
     return encoder.encode(frames, frame_mask, text_ids, text_mask)
+
+
+def test_the_protocol_is_what_both_encoders_share():
+    def members(kind):
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    shared = members(SmolVLMEncoder) & members(ThumbnailEncoder)
+    assert members(FrozenEncoder) == shared - {"replace"}  # of any flax.struct.dataclass
 
 
 def random_inputs(batch=2, num_frames=5, height=40, width=56, length=6):
@@ -146,7 +158,7 @@ def test_an_allocator_runs_on_it(encoded):
     assert np.ptp(out.alpha[0]) > 0 and np.isfinite(out.alpha).all()
 
 
-def test_prompts_are_encoded_once_and_laid_into_rows(encoder, tmp_path):
+def test_prompts_are_encoded_once_and_laid_into_rows(encoder, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     # A video and an image of another size; then two videos, the first of odd length.
     sizes = [[(3, 40, 56), (1, 24, 24)], [(1, 24, 24), (2, 24, 24)]]
@@ -162,7 +174,16 @@ def test_prompts_are_encoded_once_and_laid_into_rows(encoder, tmp_path):
         fingerprint="", preprocess=PREPROCESS, dtype="float32", fps=None, max_frames=4
     )
     cache = FeatureCache(tmp_path / "cache", settings)
+    shapes, encode_frames = [], smolvlm_encoder._encode_frames
+
+    def spying(encoder, frames):
+        shapes.append(frames.shape[:3])
+        return encode_frames(encoder, frames)
+
+    monkeypatch.setattr(smolvlm_encoder, "_encode_frames", spying)
     features = encode_prompts(encoder, rows, entries, ids, mask, cache)
+    # Two frames at once, those of the four small ones together whichever prompt they are of.
+    assert shapes == [(2, 40, 56)] * 2 + [(2, 24, 24)] * 2
     np.testing.assert_array_equal(
         features.frame_mask, np.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 0, 1, 1]], bool)
     )
@@ -206,6 +227,13 @@ def test_an_encoder_is_read_from_a_directory(encoder, directory):
     assert half.dtype == jnp.bfloat16 and half.preprocess.filter == "bicubic"
 
 
+def test_a_broken_tokenizer_is_one_line(directory):
+    (directory / "tokenizer.json").write_text('{"model": {}}')
+    with pytest.raises(UserError, match=f"no tokenizer in {directory}: .") as error:
+        load_smolvlm_encoder(directory)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("pattern", ["config.json", "model.safetensors", "tokenizer*"])
 def test_an_incomplete_directory_is_one_line(directory, pattern):
     for path in directory.glob(pattern):
@@ -220,11 +248,22 @@ def test_the_fingerprint_is_of_the_content(directory, tmp_path):
     copy = shutil.copytree(directory, tmp_path / "copy")
     (copy / "README.md").write_text("Anything.")
     assert checkpoint_fingerprint(copy) == fingerprint
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+    for name in (
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "preprocessor_config.json",
+        "model.safetensors",
+    ):
         content = (copy / name).read_bytes()
         (copy / name).write_bytes(content + b" ")
         assert checkpoint_fingerprint(copy) != fingerprint, name
         (copy / name).write_bytes(content)
+    for name in ("processor_config.json", "video_preprocessor_config.json"):
+        (copy / name).write_text("{}")
+        assert checkpoint_fingerprint(copy) != fingerprint, name
+        (copy / name).unlink()
+    assert checkpoint_fingerprint(copy) == fingerprint
     with pytest.raises(UserError, match="no SmolVLM checkpoint at"):
         checkpoint_fingerprint(tmp_path)
 
@@ -285,7 +324,28 @@ def test_a_trained_allocator_names_its_encoder(directory, tmp_path):
         load_allocator(tmp_path / "allocator", smolvlm_directory=moved)
 
 
-def test_an_image_beside_two_videos_from_pixels_to_scales(directory):
+def test_the_command_is_told_where_the_encoder_lies_now(directory, tmp_path, monkeypatch, capsys):
+    save_allocator(tmp_path / "allocator", trained_on(directory))
+    clip = write_video(tmp_path / "clip.mkv", textured_frames(2))
+    moved = directory.rename(tmp_path / "moved")
+    arguments = [str(clip), "--query", "why?", "--checkpoint", str(tmp_path / "allocator")]
+    arguments += ["--out", str(tmp_path / "out")]
+    opened = []
+    monkeypatch.setattr(
+        command, "allocate", lambda *arguments, **options: opened.append(arguments[3]) or stop()
+    )
+
+    def stop():
+        raise UserError("far enough")
+
+    assert command.main(arguments) == 2
+    assert f"no SmolVLM checkpoint at {directory}" in capsys.readouterr().err
+    assert command.main([*arguments, "--encoder", str(moved)]) == 2
+    assert "error: far enough" in capsys.readouterr().err
+    assert opened[0].encoder.config == CONFIG
+
+
+def test_an_image_beside_two_videos_from_pixels_to_scales(directory, monkeypatch):
     allocator = trained_on(directory)
     rng = np.random.default_rng(1)
     sizes = [(3, 40, 56), (1, 24, 24), (2, 24, 24)]
@@ -308,6 +368,12 @@ def test_an_image_beside_two_videos_from_pixels_to_scales(directory):
     np.testing.assert_array_equal(changed[1], alone)
     # The videos see one another.
     assert np.abs(changed[0] - first).max() > 1e-4
+    monkeypatch.setattr(smolvlm_encoder, "_encode_frames", None)  # no call from here on
+    for frames, given in [([odd, image], "3, 1"), ([even, image, even], "2, 1, 2")]:
+        with pytest.raises(UserError, match=rf"have \[\[3, 1, 2\]\] .* \[\[{given}\]\] are given"):
+            scales(*frames)
+    with pytest.raises(UserError, match="there is no image and no video"):
+        propose_entry_scales([], [], "?", allocator)
     with pytest.raises(UserError, match="the query is empty"):
         propose_entry_scales([], [], " ", allocator)
     with pytest.raises(UserError, match="need an allocator with a SmolVLM2 encoder"):

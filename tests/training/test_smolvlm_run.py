@@ -32,7 +32,7 @@ from tests.evaluation.evaluation_parts import LIMITS, WORLD, backbone
 from tests.smolvlm_factory import CONFIG, random_params, word_tokenizer, write_smolvlm
 from tests.training.toy_parts import ALLOCATOR
 
-NUM_STEPS, BATCH, NUM_CLIPS = 2, 2, 2
+NUM_STEPS, BATCH, NUM_CLIPS, CHUNK = 2, 2, 2, 4
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,7 @@ def root(tmp_path_factory):
 
 def run_config(root, name, **encoder) -> TrainConfig:
     here = {"directory": str(root / "smolvlm"), "cache_dir": str(root / f"{name}_features")}
+    here["chunk_frames"] = CHUNK
     return TrainConfig(
         output_dir=str(root / name),
         backbone=str(root / "backbone"),
@@ -85,12 +86,12 @@ def shared_compilations():
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """The number of frames in each video that goes through the tower."""
+    """The number of frames each time that some go through the tower."""
     frames, encode = [], smolvlm_encoder._encode_frames
 
-    def counting(encoder, video):
-        frames.append(len(video))
-        return encode(encoder, video)
+    def counting(encoder, chunk):
+        frames.append(len(chunk))
+        return encode(encoder, chunk)
 
     monkeypatch.setattr(smolvlm_encoder, "_encode_frames", counting)
     return frames
@@ -142,11 +143,11 @@ def test_each_prompt_is_encoded_once_and_read_from_disk_afterwards(
     with pytest.raises(RuntimeError, match="killed"):
         train(config)
     # One video a prompt, whatever the number of allocations.
-    assert encoded == [WORLD.num_frames] * BATCH * NUM_STEPS
+    assert encoded == [CHUNK] * (BATCH * WORLD.num_frames // CHUNK) * NUM_STEPS
     monkeypatch.setattr(capo, "update", update)
     encoded.clear()
     (root / "moved").symlink_to(root / "smolvlm")
-    train(run_config(root, "cut", directory=str(root / "moved")))
+    train(run_config(root, "cut", directory=str(root / "moved"), chunk_frames=CHUNK + 1))
     assert encoded == []
     assert_same(weights(config), weights(trained))
 
@@ -171,7 +172,7 @@ def test_evaluation_encodes_each_clip_once(root, trained, encoded, monkeypatch):
         monkeypatch.setattr(evaluation, picture, lambda *arguments, **options: b"")
     config = replace(trained, encoder=run_config(root, "whole").encoder)
     record = evaluate_run(config, "train me")
-    assert encoded == [WORLD.num_frames] * NUM_CLIPS
+    assert encoded == [CHUNK] * (NUM_CLIPS * WORLD.num_frames // CHUNK)
     assert "changed_since_training" not in record
     assert {point["clips"] for point in record["points"]} == {NUM_CLIPS}
     encoded.clear()
@@ -179,7 +180,7 @@ def test_evaluation_encodes_each_clip_once(root, trained, encoded, monkeypatch):
     assert encoded == []
 
 
-def test_another_checkpoint_is_refused(root, trained, tmp_path):
+def test_another_checkpoint_is_refused(root, trained, tmp_path, monkeypatch):
     other = write_smolvlm(tmp_path / "other", seed=1, tokenizer=word_tokenizer())
     encoder = replace(trained.encoder, directory=str(other))
     changed = replace(trained, encoder=encoder)
@@ -187,12 +188,16 @@ def test_another_checkpoint_is_refused(root, trained, tmp_path):
         train(changed)
     with pytest.raises(UserError, match=f"{other} is not the checkpoint that was recorded"):
         evaluate_run(changed, "train me")
-    pinned = replace(trained.encoder, fingerprint="3b5d")
-    with pytest.raises(UserError, match="has not the encoder.fingerprint that is given"):
-        train(replace(trained, encoder=pinned))
+    pinned = replace(trained, encoder=replace(trained.encoder, fingerprint="3b5d"))
+    monkeypatch.setattr(smolvlm_encoder, "load_hf", None)  # no weights are read
+    with pytest.raises(UserError, match="smolvlm is not the checkpoint that was recorded"):
+        train(pinned)
+    with pytest.raises(UserError, match="another checkpoint than that of encoder.fingerprint"):
+        evaluate_run(pinned, "train me")
 
 
-def test_another_kind_of_encoder_is_refused(root, trained):
+def test_another_kind_of_encoder_is_refused(root, trained, monkeypatch):
+    monkeypatch.setattr(evaluation, "load_allocator", None)
     with pytest.raises(UserError, match="was trained with another encoder, not ThumbnailConfig"):
         evaluate_run(replace(trained, encoder=ThumbnailConfig()), "train me")
 
