@@ -11,6 +11,7 @@ from resadapt_jax.allocator import (
     ThumbnailConfig,
 )
 from resadapt_jax.data.toy_world import ToyWorldConfig
+from resadapt_jax.errors import UserError
 from resadapt_jax.losses import AllocatorLossConfig
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
