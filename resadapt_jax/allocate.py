@@ -276,7 +276,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Decide what size each moment of a clip deserves for a query.",
         allow_abbrev=False,
     )
-    parser.add_argument("clip", type=Path, help="a video file")
+    parser.add_argument("clip", type=Path, help="a video file, or a picture: a clip of one frame")
     parser.add_argument("--query", required=True, help="what is asked about the clip")
     parser.add_argument("--budget", type=int, metavar="TOKENS", help="never exceed this many")
     parser.add_argument("--frames", type=int, default=32, help="frames to sample (default: 32)")

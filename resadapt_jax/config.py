@@ -144,11 +144,16 @@ def field_paths(config: Any, prefix: str = "") -> list[str]:
     return paths
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The entry of ``known`` most like ``name``, preferring one whose last component is equal."""
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The entry of ``known`` most like ``name``, preferring one whose last component is equal.
+
+    None where nothing is like it: a far-fetched guess misleads.
+    """
     known = list(known)
     same_leaf = [path for path in known if path.rpartition(".")[2] == name.rpartition(".")[2]]
-    return difflib.get_close_matches(name, same_leaf or known, n=1, cutoff=0.0)[0]
+    if same_leaf:
+        return difflib.get_close_matches(name, same_leaf, n=1, cutoff=0.0)[0]
+    return next(iter(difflib.get_close_matches(name, known, n=1)), None)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -194,8 +199,9 @@ def _unknown_message(token: str, paths: Sequence[str]) -> str:
     if not token.startswith("--"):
         return f"unexpected argument {token!r}; override a field with --{_flag(paths[0])} VALUE"
     name = token.removeprefix("--").partition("=")[0]
-    suggestion = _flag(nearest(name.replace("-", "_"), paths))
-    return f"unknown field --{name}; did you mean --{suggestion}?"
+    suggestion = nearest(name.replace("-", "_"), paths)
+    hint = f"did you mean --{_flag(suggestion)}?" if suggestion else "--help lists them all"
+    return f"unknown field --{name}; {hint}"
 
 
 def _flag(path: str) -> str:
@@ -256,8 +262,9 @@ def _decode_dataclass(choices: dict[str, type], value: dict[str, Any], path: str
     prefix = f"{path}." if path else ""
     for name in value:
         if name not in hints:
-            known = prefix + nearest(name, hints)
-            raise UserError(f"unknown config field {prefix}{name}; did you mean {known}?")
+            close = nearest(name, hints)
+            hint = f"; did you mean {prefix}{close}?" if close else ""
+            raise UserError(f"unknown config field {prefix}{name}{hint}")
     items = {name: _decode(hints[name], item, prefix + name) for name, item in value.items()}
     try:
         return choices[kind](**items)

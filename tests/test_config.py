@@ -147,6 +147,7 @@ def test_field_paths_lists_leaves():
     [
         ("--step 3", "unknown field --step; did you mean --steps?"),
         ("--step=3", "unknown field --step; did you mean --steps?"),
+        ("--hlep", "unknown field --hlep; --help lists them all"),
         (
             "--optimizer.lerning-rate 3",
             "unknown field --optimizer.lerning-rate; did you mean --optimizer.learning-rate?",

@@ -102,6 +102,8 @@ class TrainConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
+        if not self.output_dir:
+            raise ValueError("output_dir must not be empty")
         for name in ("num_steps", "batch_size", "updates_per_step", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -117,7 +119,8 @@ def check_limits(limits: SizeLimits, backbone: ModelConfig) -> None:
     if (limits.patch_size, limits.merge_size) != (vision.patch_size, vision.spatial_merge_size):
         raise UserError(
             f"limits have patches of {limits.patch_size} pixels merged by {limits.merge_size}, "
-            f"the backbone has {vision.patch_size} and {vision.spatial_merge_size}"
+            f"the backbone has {vision.patch_size} and {vision.spatial_merge_size}: set "
+            "limits.patch_size and limits.merge_size"
         )
 
 

@@ -43,3 +43,8 @@ def check(config, name, bad, good):
             config(**{name: value})
     for value in good:
         assert getattr(config(**{name: value}), name) == value
+
+
+def test_a_run_needs_a_folder():
+    with pytest.raises(ValueError, match="output_dir must not be empty"):
+        TrainConfig(output_dir="")
