@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from resadapt_jax.training.config import EvaluationConfig
+from resadapt_jax.training.config import EvaluationConfig, TrainConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
 
 
