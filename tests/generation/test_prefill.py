@@ -21,7 +21,7 @@ from resadapt_jax.models.families import family_of
 from resadapt_jax.models.kv_cache import cache_bytes
 from resadapt_jax.models.prompt_layout import expand_prompt
 
-LENGTH = 16 + 10 - 4  # compact positions, and the capacity in place of the placeholders
+LENGTH = 16 + 10  # compact positions, and the capacity behind them
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -84,7 +84,7 @@ def valid(cache):
     ]
 
 
-@pytest.mark.parametrize("chunk_size", [5, 21, LENGTH])
+@pytest.mark.parametrize("chunk_size", [5, 25, LENGTH])
 def test_chunks_equal_the_whole(batch, whole, chunk_size):
     last, cache = run(batch, chunk_size=chunk_size)
     np.testing.assert_allclose(last, whole[0], atol=2e-5)
@@ -227,8 +227,8 @@ def test_prefixes_and_groups_that_cannot_be_are_refused(batch, options):
 def test_cache_has_its_final_size_and_its_bytes_are_known(batch, dtype, options):
     _, cache = jax.eval_shape(lambda: run(batch, cache_dtype=dtype, **options))
     slots = cache_slots(LENGTH, NEW_TOKENS, **options)
-    # 22 positions: whole; in 5 chunks of 5; 7 in 2 chunks of 4, then 15 in 4 chunks of 4.
-    assert slots == {0: 22, 1: 25, 2: 8 + 16}[len(options)] + NEW_TOKENS - 1
+    # 26 positions: whole; in 6 chunks of 5; 7 in 2 chunks of 4, then 19 in 5 chunks of 4.
+    assert slots == {0: 26, 1: 30, 2: 8 + 20}[len(options)] + NEW_TOKENS - 1
     held = sum(x.size * x.dtype.itemsize for x in cache.keys + cache.values)
     assert cache_bytes(batch.config.text, 3, slots, dtype) == cache.nbytes == held
     assert cache.mask.shape == (3, slots)
