@@ -73,7 +73,7 @@ def shared_compilations():
 
     def sharing(step):
         def call(*arguments, config, **options):
-            config = replace(config, output_dir="", encoder=ThumbnailConfig())
+            config = replace(config, output_dir="any", encoder=ThumbnailConfig())
             return step(*arguments, config=config, **options)
 
         return call
