@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from resadapt_jax.allocator import mean_pair_scales, network
+from resadapt_jax.allocator import network
 from resadapt_jax.allocator.checkpoint import TrainedAllocator, load_allocator
 from resadapt_jax.allocator.prompt_rows import (
     VisualEntry,
@@ -38,7 +37,7 @@ from resadapt_jax.files import atomic_write, require_writable
 from resadapt_jax.generation.answer import Prompts, lay_out, pack_pairs
 from resadapt_jax.generation.backbone import load_tokenizer
 from resadapt_jax.models import families
-from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.convention import Convention, milliseconds
 from resadapt_jax.models.families import ModelConfig, check_convention
 from resadapt_jax.models.prompt_layout import PromptLayout, check_placeholders
 from resadapt_jax.models.prompt_text import build_prompt
@@ -54,6 +53,7 @@ from resadapt_jax.operators import (
 )
 from resadapt_jax.report.allocation import Allocation, draw, format_table, to_record
 from resadapt_jax.shipped import TOY_ALLOCATOR, TOY_BACKBONE
+from resadapt_jax.training.encoder import encode_clips
 from resadapt_jax.typing import Array, Float, UInt8
 from resadapt_jax.versions import versions
 
@@ -104,16 +104,12 @@ def propose_scales(
     """The scale of each temporal pair, the mean of the policy, before any budget."""
     if not query.strip():
         raise UserError("the query is empty")
-    query_ids = encode_query(allocator.tokenizer, query)
-    scales = _mean_scales(
-        allocator.encoder,
-        allocator.params,
-        jnp.asarray(frames)[None],
-        jnp.asarray(query_ids, jnp.int32)[None],
-        allocator.config.network,
-        allocator.config.scale_range,
-    )
-    return np.asarray(scales)
+    query_ids = np.array([encode_query(allocator.tokenizer, query)], np.int32)
+    query_mask = np.ones(query_ids.shape, bool)
+    features = encode_clips(allocator.encoder, frames[None], query_ids, query_mask)
+    config = allocator.config
+    scales = network.propose_scales(allocator.params, config.network, features, config.scale_range)
+    return np.asarray(scales[0])
 
 
 def propose_entry_scales(
@@ -145,7 +141,7 @@ def propose_entry_scales(
     text_ids, text_mask = tokenize_texts(allocator.tokenizer, [[query]])
     features = encode_prompts(allocator.encoder, rows, [frames], text_ids, text_mask)
     config = allocator.config
-    scales = _scales_of(allocator.params, features, config.network, config.scale_range)
+    scales = network.propose_scales(allocator.params, config.network, features, config.scale_range)
     return split_units(rows, scales)[0]
 
 
@@ -222,7 +218,7 @@ def build_inputs(
         compact_ids=jnp.asarray(prompt.token_ids)[None],
         compact_length=jnp.asarray([len(prompt.token_ids)]),
         entry_index=jnp.asarray(prompt.entry_index)[None],
-        pair_milliseconds=jnp.asarray(np.round(1000 * allocation.seconds), jnp.int32)[None],
+        pair_milliseconds=jnp.asarray(milliseconds(allocation.seconds))[None],
         native_thw=native_grids(present[None], *frames.shape[1:3], allocation.limits),
     )
     grid_thw = plan.grid_thw[None]
@@ -239,20 +235,6 @@ _lay_out = jax.jit(lay_out, static_argnums=(2, 3, 4))
 _pack_pairs = jax.jit(
     pack_pairs, static_argnums=0, static_argnames=("capacity", "max_height", "max_width")
 )
-
-
-@partial(jax.jit, static_argnums=(4, 5))
-def _mean_scales(encoder, params, frames, query_ids, config, scale_range):
-    frame_mask, query_mask = jnp.ones(frames.shape[:2], bool), jnp.ones(query_ids.shape, bool)
-    features = encoder.encode(frames, frame_mask, query_ids, query_mask)
-    output = network.allocate(params, config, features)
-    return mean_pair_scales(output, frame_mask, scale_range)[0]
-
-
-@partial(jax.jit, static_argnums=(2, 3))
-def _scales_of(params, features, config, scale_range):
-    output = network.allocate(params, config, features)
-    return mean_pair_scales(output, features.frame_mask, scale_range)
 
 
 def load_interface(directory: Path) -> tuple[ModelConfig, PreTrainedTokenizerBase]:

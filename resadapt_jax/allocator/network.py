@@ -154,6 +154,18 @@ def mean_pair_scales(
     return scales
 
 
+@jax.jit(static_argnames=("config", "scale_range"))
+def propose_scales(
+    params: Params,
+    config: AllocatorConfig,
+    features: EncoderFeatures,
+    scale_range: policy.ScaleRange,
+) -> Float[Array, "B E"]:
+    """`mean_pair_scales` of what the network gives: what a trained allocator proposes."""
+    allocation = allocate(params, config, features)
+    return mean_pair_scales(allocation, features.frame_mask, scale_range)
+
+
 def count_params(config: AllocatorConfig) -> int:
     """Trainable parameters of a config, without allocating any."""
     shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), config))

@@ -15,7 +15,7 @@ from resadapt_jax.data.toy_world import (
     ToyWorldConfig,
     question_text,
 )
-from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.convention import Convention, milliseconds
 from resadapt_jax.models.prompt_text import build_prompt
 
 # Longest texts of a dialogue in the toy tokenizer's tokens: a pair's header, a turn, a reply.
@@ -41,11 +41,6 @@ class ClipSource(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, position: SupportsIndex) -> dict[str, Any]: ...
-
-
-def milliseconds(seconds: np.ndarray) -> np.ndarray:
-    """As positions on a clock that pairs share are computed from."""
-    return np.round(1000 * seconds).astype(np.int32)
 
 
 def encode_dialogue(

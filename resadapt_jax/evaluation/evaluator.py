@@ -2,23 +2,22 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resadapt_jax.allocator import EncoderFeatures, allocate, mean_pair_scales
+from resadapt_jax.allocator import EncoderFeatures
 from resadapt_jax.allocator.checkpoint import TrainedAllocator
 from resadapt_jax.allocator.feature_cache import FeatureCache
-from resadapt_jax.evaluation import methods
+from resadapt_jax.allocator.network import propose_scales
 from resadapt_jax.evaluation.clips import Clips, other_colour
 from resadapt_jax.evaluation.methods import Proposals, Setting
 from resadapt_jax.evaluation.respond import respond, show
 from resadapt_jax.generation.answer import Answers
 from resadapt_jax.generation.backbone import Backbone
-from resadapt_jax.operators import CapacityLadder, native_tokens
+from resadapt_jax.operators import CapacityLadder, native_grids, native_tokens
 from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.encoder import encode_clips
 from resadapt_jax.training.grading import grade
@@ -78,9 +77,7 @@ def propose(
         allocator.encoder, batch.frames, batch.query_ids, batch.query_mask, cache
     )
     scales = [
-        _mean_scales(
-            allocator.params, asked, network=config.network, scale_range=config.scale_range
-        )
+        propose_scales(allocator.params, config.network, asked, config.scale_range)
         for asked in (features, _with_other_queries(features, clips.questions))
     ]
     return Proposals(*map(np.asarray, scales))
@@ -139,7 +136,8 @@ def _answers(
     native = clips.num_pairs * native_tokens(*clips.frame_size, config.limits)
     ladder = CapacityLadder.of_shares(config.evaluation.capacities, native)
     decoding = replace(config.rollouts.decoding, temperature=0.0, top_k=None, top_p=1.0)
-    full = methods.vanilla(clips, proposals, limits=config.limits).grid_thw
+    every_pair = np.ones((len(clips), clips.num_pairs), bool)
+    full = np.asarray(native_grids(every_pair, *clips.frame_size, config.limits))
     frames = jnp.asarray(clips.batch.frames)
     grid_thw, shown, waiting = None, None, None
     for setting in settings:
@@ -174,8 +172,3 @@ def _count(
     tally.scores += grade(token_ids, mask, tasks, truths, decode).tolist()
     tally.tasks += tasks
     tally.texts += [decode(ids[valid]).strip() for ids, valid in zip(token_ids, mask, strict=True)]
-
-
-@partial(jax.jit, static_argnames=("network", "scale_range"))
-def _mean_scales(params, features, *, network, scale_range):
-    return mean_pair_scales(allocate(params, network, features), features.frame_mask, scale_range)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,7 @@ def _check_encoder(
     """Refuses to record another view of the frames than the one that the allocator has."""
     known = allocator.config.encoder
     if isinstance(known, ThumbnailConfig):
-        names = ("size", "grid", "cell_pixels", "saturation_temperature")
+        names = [field.name for field in fields(known)]
         pairs = {name: (getattr(asked, name), getattr(known, name)) for name in names}
     else:
         pairs = {

@@ -1,6 +1,5 @@
 """From frames and sizes to answers: plan, resize, encode, place, generate. All of it inside jit."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -235,21 +234,15 @@ def answer(
             larger than ``max_scale`` allows, or a prompt does not show every pair of its clip
             once; and if nothing would end an answer, or the model does not know the convention.
     """
-    merge_size = config.vision.spatial_merge_size
-    token_side = config.vision.patch_size * merge_size
-    max_height, max_width = (
-        math.ceil(round(side * max_scale / token_side, 9)) * token_side
-        for side in frames.shape[2:4]
+    vision = config.vision
+    token_side = vision.patch_size * vision.spatial_merge_size
+    sides = np.array(frames.shape[2:4]) * max_scale / token_side
+    max_height, max_width = (int(side) * token_side for side in np.ceil(np.round(sides, 9)))
+    most = np.array([max_height, max_width]) // vision.patch_size
+    check_pairs(grid_thw, frames.shape[1], vision.temporal_patch_size, most)
+    check_placeholders(
+        prompts.entry_index, prompts.compact_length, grid_thw, vision.spatial_merge_size
     )
-    most = np.array([max_height, max_width]) // config.vision.patch_size
-    too_large = jnp.any(jnp.asarray(grid_thw)[:, :, 1:] > most[None, None, :], axis=(1, 2))
-    check_pairs(grid_thw, frames.shape[1], config.vision.temporal_patch_size)
-    check_placeholders(prompts.entry_index, prompts.compact_length, grid_thw, merge_size)
-    if not isinstance(too_large, jax.core.Tracer) and too_large.any():
-        raise UserError(
-            f"a grid exceeds {most[0]} x {most[1]} patches, which is what max_scale {max_scale:g} "
-            "allows for these frames"
-        )
 
     def encode(clip: Array, grids: Array) -> tuple[Array, VisionPlan]:
         return encode_pairs(
@@ -262,6 +255,7 @@ def answer(
             max_width=max_width,
         )
 
+    too_large = jnp.any(jnp.asarray(grid_thw)[:, :, 1:] > most[None, None, :], axis=(1, 2))
     visual, plan = jax.vmap(encode)(frames, grid_thw)
     layout = lay_out(prompts, grid_thw, config, capacity, convention)
     generation = generate_from(params, config, layout, visual, decoding, key)
@@ -272,11 +266,19 @@ def answer(
     )
 
 
-def check_pairs(grid_thw: Int[Array, "B K 3"], num_frames: int, temporal_patch_size: int) -> None:
+def check_pairs(
+    grid_thw: Int[Array, "B K 3"],
+    num_frames: int,
+    temporal_patch_size: int,
+    most: Int[np.ndarray, "2"],
+) -> None:
     """Refuses grids that are not one per pair of frames; under a trace, looks at their number only.
 
+    Args:
+        most: rows and columns of patches that a grid may have.
+
     Raises:
-        UserError: another number of grids, or one of several temporal patches.
+        UserError: another number of grids, one of several temporal patches, or one that is larger.
     """
     pairs = grid_thw.shape[1]
     if pairs != -(-num_frames // temporal_patch_size):
@@ -289,6 +291,10 @@ def check_pairs(grid_thw: Int[Array, "B K 3"], num_frames: int, temporal_patch_s
         raise UserError(
             f"prompt {row}: entry {pair} has {times[row, pair]} temporal patches, a pair of frames"
             " is one"
+        )
+    if (np.asarray(grid_thw)[:, :, 1:] > most).any():
+        raise UserError(
+            f"a grid exceeds {most[0]} x {most[1]} patches, the frames' own size times max_scale"
         )
 
 

@@ -7,6 +7,10 @@ only itself under the convention it is run with. Every result records the one in
 
 from enum import Enum
 
+import numpy as np
+
+from resadapt_jax.typing import Float, Int
+
 
 class Convention(Enum):
     """A rule for the positions of an entry that starts at ``p``, with T temporal patches at
@@ -38,3 +42,8 @@ class Convention(Enum):
     def shares_anchor(self) -> bool:
         """Pairs of a video stand in one wrapper and share their start."""
         return self in (Convention.RESADAPT, Convention.RESADAPT_NATIVE)
+
+
+def milliseconds(seconds: Float[np.ndarray, " E"]) -> Int[np.ndarray, " E"]:
+    """Times of pairs, as positions on a clock that they share are computed from in integers."""
+    return np.round(1000 * seconds).astype(np.int32)
