@@ -1,5 +1,15 @@
 """Resize frames to per-unit sizes and write them as normalised patches, packed."""
 
-from kernels.resize_patchify.api import resize_patchify
+from kernels.resize_patchify.api import PackedPatches, resize_patchify, shard_resize_patchify
+from kernels.resize_patchify.backends import Backend
+from kernels.resize_patchify.layout import Layout
+from kernels.resize_patchify.spec import PatchSpec
 
-__all__ = ["resize_patchify"]
+__all__ = [
+    "Backend",
+    "Layout",
+    "PackedPatches",
+    "PatchSpec",
+    "resize_patchify",
+    "shard_resize_patchify",
+]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from kernels.resize_patchify import resize_patchify
+from kernels.resize_patchify import PatchSpec, resize_patchify
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.decode import Generation, generate
 from resadapt_jax.generation.stopping import stop_tokens
@@ -109,6 +109,7 @@ def pack_pairs(
     capacity: int,
     max_height: int,
     max_width: int,
+    dtype: str = "float32",
 ) -> tuple[Float[Array, "P C"], VisionPlan]:
     """Patches of pairs of any legal sizes, as the tower takes them, and their layout.
 
@@ -116,23 +117,23 @@ def pack_pairs(
         grid_thw: (1, rows, cols) in patches per pair; zeros for an absent one.
         capacity: merged tokens that the layout holds.
         max_height, max_width: static bounds of the sizes in pixels.
+        dtype: of the patches.
     """
-    plan = plan_pairs(grid_thw, config, capacity)
-    patches = resize_patchify(
-        frames,
-        grid_thw[:, 1] * config.vision.patch_size,
-        grid_thw[:, 2] * config.vision.patch_size,
-        plan.patch_entry,
-        plan.patch_row,
-        plan.patch_col,
+    vision = config.vision
+    spec = PatchSpec(
+        capacity=capacity,
         max_height=max_height,
         max_width=max_width,
-        patch_size=config.vision.patch_size,
-        temporal_patch_size=config.vision.temporal_patch_size,
-        mean=config.vision.image_mean,
-        std=config.vision.image_std,
+        patch_size=vision.patch_size,
+        merge_size=vision.spatial_merge_size,
+        temporal_patch_size=vision.temporal_patch_size,
+        mean=vision.image_mean,
+        std=vision.image_std,
+        dtype=dtype,
     )
-    return patches, plan
+    heights, widths = (grid_thw[:, axis] * vision.patch_size for axis in (1, 2))
+    packed = resize_patchify(frames, heights, widths, spec)
+    return packed.patches, plan_pairs(grid_thw, config, capacity)
 
 
 def encode_pairs(
@@ -156,6 +157,7 @@ def encode_pairs(
         capacity=capacity,
         max_height=max_height,
         max_width=max_width,
+        dtype=params["visual"]["patch_embed"]["proj"]["weight"].dtype.name,
     )
     return family_of(config).model.encode_visual(params, config, patches, plan), plan
 

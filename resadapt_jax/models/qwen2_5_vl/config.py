@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from kernels.resize_patchify.api import CLIP_MEAN, CLIP_STD
+from kernels.resize_patchify.spec import CLIP_MEAN, CLIP_STD
 from resadapt_jax.models.compute import Compute
 from resadapt_jax.models.config_json import (
     check_activation,

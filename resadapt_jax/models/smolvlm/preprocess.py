@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from kernels.resize_patchify.reference import resize_weights
+from kernels.resize_patchify.weights import resize_weights
 from resadapt_jax.typing import Array, Float, UInt8
 
 FrameFilter = Literal["lanczos", "bicubic"]

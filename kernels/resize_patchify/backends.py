@@ -1,0 +1,109 @@
+"""Which backend runs: by name, by the environment, or by the platform that is compiled for."""
+
+import os
+import warnings
+from enum import Enum
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+import jax
+from jax import lax
+from jaxtyping import Array, Float, Num
+
+from kernels.resize_patchify import reference
+from kernels.resize_patchify.layout import Layout
+from kernels.resize_patchify.spec import PatchSpec
+
+ENVIRONMENT = "RESIZE_PATCHIFY_BACKEND"
+"""Names the backend where the call does not."""
+
+
+class Backend(Enum):
+    """An implementation; all compute what `reference` defines.
+
+    Attributes:
+        AUTO: the kernel of the platform that the program is compiled for, or the reference.
+        REFERENCE: XLA, any platform.
+        PALLAS_TPU: Pallas' Mosaic kernel, TPUs.
+        PALLAS_GPU: Pallas' Triton lowering, CUDA.
+        TRITON: a Triton kernel called through jax-triton, CUDA.
+    """
+
+    AUTO = "auto"
+    REFERENCE = "reference"
+    PALLAS_TPU = "pallas_tpu"
+    PALLAS_GPU = "pallas_gpu"
+    TRITON = "triton"
+
+
+# The first that can serve a call does; jax.lax.platform_dependent names the platforms.
+_BY_PLATFORM: dict[str, tuple[Backend, ...]] = {}
+
+
+def chosen(backend: Backend | None) -> Backend:
+    """What the call names, else the environment, else `Backend.AUTO`."""
+    if backend is not None:
+        return Backend(backend)
+    name = os.environ.get(ENVIRONMENT, Backend.AUTO.value)
+    try:
+        return Backend(name)
+    except ValueError:
+        choices = ", ".join(backend.value for backend in Backend)
+        raise ValueError(f"{ENVIRONMENT} is {name!r}, it may be one of {choices}") from None
+
+
+def run(
+    frames: Num[Array, "B F H W 3"] | Num[Array, "B F 3 H W"],
+    layout: Layout,
+    spec: PatchSpec,
+    backend: Backend,
+) -> Float[Array, "B P D"]:
+    """Runs a backend on a batch of clips.
+
+    Raises:
+        ValueError: the backend was named and cannot serve the call; says what it lacks.
+    """
+    if backend is Backend.AUTO:
+        return _automatic(frames, layout, spec)
+    if backend is Backend.REFERENCE:
+        return reference.resize_patchify(frames, layout, spec)
+    if lacks := _lacks(backend, frames, spec):
+        raise ValueError(f"backend {backend.value}: {lacks}")
+    return _module(backend).resize_patchify(frames, layout, spec)
+
+
+def _automatic(frames: Array, layout: Layout, spec: PatchSpec) -> Array:
+    """The platform is that of the compilation, not of this machine: one trace serves all."""
+
+    def plain(frames, layout):
+        return reference.resize_patchify(frames, layout, spec)
+
+    def of(backend: Backend):
+        return lambda frames, layout: _module(backend).resize_patchify(frames, layout, spec)
+
+    branches = {}
+    for platform, candidates in _BY_PLATFORM.items():
+        lacks = {backend: _lacks(backend, frames, spec) for backend in candidates}
+        able = [backend for backend in candidates if lacks[backend] is None]
+        if able:
+            branches[platform] = of(able[0])
+        elif jax.default_backend() == {"cuda": "gpu"}.get(platform, platform):
+            reasons = "; ".join(f"{backend.value}: {why}" for backend, why in lacks.items())
+            _warn(f"resize_patchify runs its slower XLA reference on this device ({reasons})")
+    return lax.platform_dependent(frames, layout, **branches, default=plain)
+
+
+def _lacks(backend: Backend, frames: Array, spec: PatchSpec) -> str | None:
+    """What keeps a backend from serving a call: a package, its version, or a limit of its own."""
+    return _module(backend).lacks(frames.shape, spec)
+
+
+def _module(backend: Backend) -> ModuleType:
+    return import_module(f"kernels.resize_patchify.{backend.value}")
+
+
+@cache
+def _warn(message: str) -> None:
+    """Once a process, whatever the filters say of repetitions."""
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
