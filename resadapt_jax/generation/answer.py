@@ -150,6 +150,7 @@ def encode_pairs(
 
     A row holds all that the decoder takes of a token (``model.encode_visual`` of its family).
     """
+    model = family_of(config).model
     patches, plan = pack_pairs(
         config,
         frames,
@@ -157,9 +158,9 @@ def encode_pairs(
         capacity=capacity,
         max_height=max_height,
         max_width=max_width,
-        dtype=params["visual"]["patch_embed"]["proj"]["weight"].dtype.name,
+        dtype=model.patch_dtype(params),
     )
-    return family_of(config).model.encode_visual(params, config, patches, plan), plan
+    return model.encode_visual(params, config, patches, plan), plan
 
 
 def lay_out(

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="parity with HF transformers needs t
 from transformers.models.qwen2_vl import image_processing_qwen2_vl as hf_image  # noqa: E402
 from transformers.models.qwen2_vl import video_processing_qwen2_vl as hf_video  # noqa: E402
 
-from kernels.resize_patchify import resize_patchify  # noqa: E402
+from kernels.resize_patchify import PatchSpec, resize_patchify  # noqa: E402
 from resadapt_jax.operators import SizeLimits, smart_resize  # noqa: E402
 
 LEVELS = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
@@ -33,19 +33,16 @@ def natural_frames(rng, count, height, width):
     return np.clip(frames, 0, 255).astype(np.uint8)
 
 
-def whole_unit_table(height, width):
-    rows, cols = np.mgrid[: height // 14, : width // 14].reshape(2, -1)
-    return np.zeros_like(rows), rows, cols
-
-
 def resized(frames, height, width, **kwargs):
     """The op, its patches put back into a picture: [F, 3, height, width] grey levels."""
-    kwargs = {"max_height": height, "max_width": width, **LEVELS, **kwargs}
-    op = jax.jit(partial(resize_patchify, **kwargs))
-    sizes = jnp.array([height]), jnp.array([width])
-    patches = np.asarray(op(frames, *sizes, *whole_unit_table(height, width)))
-    grid = patches.reshape(height // 14, width // 14, 3, 2, 14, 14)
-    return grid.transpose(3, 2, 0, 4, 1, 5).reshape(2, 3, height, width)
+    bounds = {"max_height": height, "max_width": width}
+    rows, cols = height // 28, width // 28
+    spec = PatchSpec(**{**bounds, "capacity": rows * cols, **LEVELS, **kwargs})
+    patches = jax.jit(partial(resize_patchify, spec=spec))(
+        frames, jnp.array([height]), jnp.array([width])
+    ).patches
+    grid = np.asarray(patches[: 4 * rows * cols]).reshape(rows, cols, 2, 2, 3, 2, 14, 14)
+    return grid.transpose(5, 4, 0, 2, 6, 1, 3, 7).reshape(2, 3, height, width)
 
 
 def torch_resized(frames, height, width, filter, antialias):
@@ -81,10 +78,8 @@ def test_antialiased_resize_equals_torch(native, size, filter):
 def test_a_larger_canvas_changes_nothing():
     frames = natural_frames(np.random.default_rng(1), 2, 100, 150)
     want = torch_resized(frames, 56, 84, "bicubic", antialias=True)
-    op = jax.jit(partial(resize_patchify, max_height=196, max_width=140, **LEVELS))
-    patches = op(frames, jnp.array([56]), jnp.array([84]), *whole_unit_table(56, 84))
-    grid = np.asarray(patches).reshape(4, 6, 3, 2, 14, 14).transpose(3, 2, 0, 4, 1, 5)
-    assert np.abs(grid.reshape(2, 3, 56, 84) - want).max() <= 0.02
+    got = resized(frames, 56, 84, max_height=196, max_width=140, capacity=12)
+    assert np.abs(got - want).max() <= 0.02
 
 
 @pytest.mark.parametrize("filter", ["bicubic", "bilinear"])
@@ -105,16 +100,6 @@ def test_antialias_off_misses_torch():
     assert np.abs(resized(frames, 252, 448, antialias=False) - want).max() > 0.5
 
 
-def block_table(height, width):
-    """HF's order: 2x2 blocks of patches, row by row."""
-    rows, cols = np.mgrid[: height // 14, : width // 14]
-    order = [
-        a.reshape(height // 28, 2, width // 28, 2).transpose(0, 2, 1, 3).ravel()
-        for a in (rows, cols)
-    ]
-    return order
-
-
 @pytest.mark.parametrize("num_frames", [4, 3, 1])
 def test_patch_order_is_exactly_that_of_the_video_processor(num_frames):
     height, width = 56, 84
@@ -123,12 +108,15 @@ def test_patch_order_is_exactly_that_of_the_video_processor(num_frames):
     video = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float()
     want, *grid = processor.patchify(video, 14, 2, 2)
     assert grid == [-(-num_frames // 2), 4, 6]
-    rows, cols = block_table(height, width)
-    units = np.repeat(np.arange(grid[0]), len(rows))
     sizes = (jnp.full(grid[0], side) for side in (height, width))
-    table = units, np.tile(rows, grid[0]), np.tile(cols, grid[0])
-    kwargs = {"max_height": height, "max_width": width, "mean": (0.0,) * 3, "std": (1.0,) * 3}
-    got = 255 * resize_patchify(jnp.asarray(frames), *sizes, *table, **kwargs)
+    spec = PatchSpec(
+        capacity=6 * grid[0],
+        max_height=height,
+        max_width=width,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+    )
+    got = 255 * resize_patchify(jnp.asarray(frames), *sizes, spec).patches
     np.testing.assert_array_equal(np.rint(got), want[0].numpy())
 
 
@@ -143,12 +131,14 @@ def test_whole_video_processor_on_float_frames():
     out = processor(videos=[video], do_sample_frames=False, return_tensors="pt")
     height, width = smart_resize(100, 150, limits)
     assert out["video_grid_thw"].tolist() == [[2, height // 14, width // 14]]
-    rows, cols = block_table(height, width)
-    table = np.repeat([0, 1], len(rows)), np.tile(rows, 2), np.tile(cols, 2)
     sizes = jnp.full(2, height), jnp.full(2, width)
-    got = resize_patchify(jnp.asarray(frames), *sizes, *table, max_height=112, max_width=112)
+    blocks = 2 * (height // 28) * (width // 28)
+    spec = PatchSpec(capacity=blocks, max_height=112, max_width=112)
+    got = resize_patchify(jnp.asarray(frames), *sizes, spec)
     # 0.02 grey level after normalisation by the smallest deviation, .2613.
-    np.testing.assert_allclose(got, out["pixel_values_videos"].numpy(), atol=0.02 / 255 / 0.26)
+    np.testing.assert_allclose(
+        got.patches, out["pixel_values_videos"].numpy(), atol=0.02 / 255 / 0.26
+    )
 
 
 def test_image_processor_at_native_size():
@@ -156,11 +146,9 @@ def test_image_processor_at_native_size():
     processor = hf_image.Qwen2VLImageProcessor()
     out = processor(images=[torch.from_numpy(image[0]).permute(2, 0, 1)], return_tensors="pt")
     assert out["image_grid_thw"].tolist() == [[1, 6, 4]]
-    rows, cols = block_table(84, 56)
-    table = np.zeros_like(rows), rows, cols
-    sizes = jnp.array([84]), jnp.array([56])
-    got = resize_patchify(jnp.asarray(image), *sizes, *table, max_height=84, max_width=56)
-    np.testing.assert_allclose(got, out["pixel_values"].numpy(), atol=1e-5)
+    spec = PatchSpec(capacity=6, max_height=84, max_width=56)
+    got = resize_patchify(jnp.asarray(image), jnp.array([84]), jnp.array([56]), spec)
+    np.testing.assert_allclose(got.patches, out["pixel_values"].numpy(), atol=1e-5)
 
 
 def test_smart_resize_is_hf():

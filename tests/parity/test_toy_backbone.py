@@ -9,7 +9,6 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from transformers import Qwen2_5_VLForConditionalGeneration  # noqa: E402
 
-from kernels.resize_patchify import resize_patchify  # noqa: E402
 from resadapt_jax.data.toy_pipeline import question_batches  # noqa: E402
 from resadapt_jax.data.toy_source import ToyClips  # noqa: E402
 from resadapt_jax.data.toy_world import ToyWorldConfig  # noqa: E402
@@ -18,7 +17,7 @@ from resadapt_jax.generation.answer import (  # noqa: E402
     Prompts,
     answer,
     lay_out,
-    plan_pairs,
+    pack_pairs,
 )
 from resadapt_jax.generation.backbone import load_backbone  # noqa: E402
 from resadapt_jax.shipped import TOY_BACKBONE  # noqa: E402
@@ -56,16 +55,8 @@ def test_transformers_gives_the_same_answers(clips):
     hf = hf.eval()
     said = set()
     for row in range(CLIPS):
-        plan = plan_pairs(grid_thw[row], config, 192)
-        patches = resize_patchify(
-            frames[row],
-            14 * grid_thw[row, :, 1],
-            14 * grid_thw[row, :, 2],
-            plan.patch_entry,
-            plan.patch_row,
-            plan.patch_col,
-            max_height=112,
-            max_width=112,
+        patches, plan = pack_pairs(
+            config, frames[row], grid_thw[row], capacity=192, max_height=112, max_width=112
         )
         ids = np.asarray(layouts.token_ids[row, : int(layouts.length[row])])[None]
         with torch.no_grad():

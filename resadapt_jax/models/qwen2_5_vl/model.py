@@ -14,6 +14,11 @@ from resadapt_jax.models.vision_plan import VisionPlan
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params
 
 
+def patch_dtype(params: Params) -> str:
+    """What the tower casts patches to: the dtype of its first weight."""
+    return params["visual"]["patch_embed"]["proj"]["weight"].dtype.name
+
+
 def encode_visual(
     params: Params, config: Qwen2_5VLConfig, patches: Float[Array, "P C"], plan: VisionPlan
 ) -> Float[Array, "U D"]:

@@ -32,6 +32,11 @@ class PromptEmbeds:
     deepstack: tuple[Float[Array, "B T D"], ...]
 
 
+def patch_dtype(params: Params) -> str:
+    """What the tower casts patches to: the dtype of its first weight."""
+    return params["model"]["visual"]["patch_embed"]["proj"]["weight"].dtype.name
+
+
 def encode_visual(
     params: Params, config: Qwen3VLConfig, patches: Float[Array, "P C"], plan: VisionPlan
 ) -> Float[Array, "U W"]:
