@@ -7,29 +7,9 @@ from typing import Any, TypeVar
 
 import jax
 
+from kernels.segment_attention import Backend
+
 ConfigT = TypeVar("ConfigT")
-
-
-class Attention(Enum):
-    """Which implementation of attention runs; all compute the same.
-
-    Attributes:
-        AUTO: dense for short sequences and single queries; beyond, splash on a lone TPU, and in
-            blocks elsewhere.
-        DENSE: one array of all scores; the definition.
-        BLOCKWISE: `blockwise_attention`, memory linear in the sequence, any target.
-        SPLASH: `splash_attention`, JAX's kernel for TPUs; single queries are dense. On a mesh it
-            must be called inside a ``shard_map``.
-        CUDNN: cuDNN's kernel through ``jax.nn.dot_product_attention``; CUDA and half precision.
-        TOKAMAX: what the package tokamax picks for the device; install it yourself.
-    """
-
-    AUTO = "auto"
-    DENSE = "dense"
-    BLOCKWISE = "blockwise"
-    SPLASH = "splash"
-    CUDNN = "cudnn"
-    TOKAMAX = "tokamax"
 
 
 class Remat(Enum):
@@ -50,7 +30,7 @@ class Remat(Enum):
 class Compute:
     """Choices that a model's config carries, but no checkpoint."""
 
-    attention: Attention = Attention.AUTO
+    attention: Backend = Backend.AUTO
     remat: Remat = Remat.NONE
 
     def wrap(self, layer: Callable[..., Any], *, scanned: bool = False) -> Callable[..., Any]:

@@ -6,8 +6,7 @@ from typing import Protocol
 
 import jax.numpy as jnp
 
-from resadapt_jax.models.attention import attend_in_places
-from resadapt_jax.models.blockwise_attention import Places
+from kernels.segment_attention import Places, attend_in_places
 from resadapt_jax.models.compute import Compute
 from resadapt_jax.models.kv_cache import KVCache, write_slots
 from resadapt_jax.models.layers import linear, rms_norm, swiglu

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from generation_parts import CONFIGS, GRIDS, NEW_TOKENS, PROMPTS, compact, embedded, params_of
 
+from kernels.segment_attention import Backend
 from resadapt_jax.generation.answer import (
     DecodingConfig,
     common_prefix,
@@ -16,7 +17,7 @@ from resadapt_jax.generation.answer import (
 )
 from resadapt_jax.generation.prefill import cache_slots, prefill
 from resadapt_jax.generation.stopping import stop_tokens
-from resadapt_jax.models.compute import Attention, Compute, with_compute
+from resadapt_jax.models.compute import Compute, with_compute
 from resadapt_jax.models.families import family_of
 from resadapt_jax.models.kv_cache import cache_bytes
 from resadapt_jax.models.prompt_layout import expand_prompt
@@ -126,7 +127,7 @@ def test_deepstack_reaches_every_chunk():
 
 
 def test_memory_of_chunks_grows_with_the_chunk_not_with_the_square():
-    config = with_compute(CONFIGS["qwen2_5_vl"], Compute(attention=Attention.DENSE))
+    config = with_compute(CONFIGS["qwen2_5_vl"], Compute(attention=Backend.DENSE))
     length = 1024
     family = family_of(config)
     layout = expand_prompt(

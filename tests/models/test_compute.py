@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax.models.compute import Attention, Compute, Remat, with_compute
+from kernels.segment_attention import Backend
+from resadapt_jax.models.compute import Compute, Remat, with_compute
 from resadapt_jax.models.prompt_layout import expand_prompt
 from resadapt_jax.models.qwen2_5_vl import model, text
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
@@ -36,8 +37,8 @@ CONFIG = Qwen2_5VLConfig(
     vision_start_token_id=28,
     vision_end_token_id=29,
 )
-# Attention that every machine can run; test_attention_implementations.py has the others.
-ANYWHERE = Attention.AUTO, Attention.DENSE, Attention.BLOCKWISE
+# Attention of a kind of its own; test_segment_attention_backends.py has the other backends.
+WAYS = [Compute(attention=Backend.BLOCKWISE), *(Compute(remat=x) for x in Remat if x != Remat.NONE)]
 
 
 def inputs(grid=((1, 4, 6), (2, 6, 4))):
@@ -71,14 +72,10 @@ def value_and_gradients(compute):
 
 @pytest.fixture(scope="module")
 def reference():
-    return value_and_gradients(Compute(attention=Attention.DENSE))
+    return value_and_gradients(Compute(attention=Backend.DENSE))
 
 
-@pytest.mark.parametrize(
-    "compute",
-    [Compute(attention=choice) for choice in ANYWHERE] + [Compute(remat=remat) for remat in Remat],
-    ids=str,
-)
+@pytest.mark.parametrize("compute", WAYS, ids=str)
 def test_however_computed_values_and_gradients_are_the_same(compute, reference):
     got = value_and_gradients(compute)
     for x, y in zip(*map(jax.tree.leaves, (got, reference)), strict=True):

@@ -12,8 +12,9 @@ from flax import traverse_util
 from jax.sharding import PartitionSpec as P
 from smolvlm_factory import CONFIG, random_params
 
+from kernels.segment_attention import Backend
 from resadapt_jax.errors import UserError
-from resadapt_jax.models.compute import Attention, Compute, with_compute
+from resadapt_jax.models.compute import Compute, with_compute
 from resadapt_jax.models.partition import partition_specs
 from resadapt_jax.models.smolvlm import text, vision
 from resadapt_jax.models.smolvlm.checkpoint import load_hf, load_preprocess, save_hf
@@ -251,7 +252,7 @@ def test_texts_are_causal_and_padding_is_not_seen(params):
 def test_blockwise_attention_changes_nothing(params):
     pixels = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
     mask = jnp.ones((1, 4, 4), bool).at[0, 2:].set(False)
-    config = with_compute(CONFIG, Compute(attention=Attention.BLOCKWISE))
+    config = with_compute(CONFIG, Compute(attention=Backend.BLOCKWISE))
     blockwise = jax.jit(lambda x: vision.encode(params, config, x, mask))(pixels)
     dense = encode(params, pixels, mask)
     np.testing.assert_allclose(blockwise[0, :2], dense[0, :2], atol=1e-5)

@@ -11,7 +11,8 @@ from flax import traverse_util
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from resadapt_jax.models.compute import Attention, Compute, Remat, with_compute
+from kernels.segment_attention import Backend
+from resadapt_jax.models.compute import Compute, Remat, with_compute
 from resadapt_jax.models.families import family_of, load_hf
 from resadapt_jax.models.partition import tree_shardings
 from resadapt_jax.models.prompt_layout import expand_prompt
@@ -122,7 +123,7 @@ def test_scanned_layers_give_the_same(config, remat):
 
 def test_scanned_windows_and_frames_stay_apart():
     """By the attention in blocks, whose blocks are skipped by ids that the scan selects."""
-    config = with_compute(QWEN2_5, Compute(attention=Attention.BLOCKWISE))
+    config = with_compute(QWEN2_5, Compute(attention=Backend.BLOCKWISE))
     patches, plan, _ = jax.tree.map(lambda x: x[0], inputs(config))
     params = stack_layers(random_params(QWEN2_5))
 

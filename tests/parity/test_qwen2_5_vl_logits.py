@@ -11,8 +11,9 @@ torch = pytest.importorskip("torch", reason="parity with HF transformers needs t
 
 from hf_qwen2_5_vl import MIXED, SHORT, TEXT, VIDEOS, inputs_of, random_hf_model  # noqa: E402
 
+from kernels.segment_attention import Backend  # noqa: E402
 from resadapt_jax.models import rope  # noqa: E402
-from resadapt_jax.models.compute import Attention, Compute, with_compute  # noqa: E402
+from resadapt_jax.models.compute import Compute, with_compute  # noqa: E402
 from resadapt_jax.models.qwen2_5_vl import model, text, vision  # noqa: E402
 from resadapt_jax.models.qwen2_5_vl.checkpoint import load_hf  # noqa: E402
 
@@ -57,7 +58,7 @@ def worst(logits, expected):
     return max(np.abs(ours[: len(theirs)] - theirs).max() for ours, theirs in pairs)
 
 
-@pytest.mark.parametrize("attention", [Attention.DENSE, Attention.BLOCKWISE])
+@pytest.mark.parametrize("attention", [Backend.DENSE, Backend.BLOCKWISE])
 @pytest.mark.parametrize("case", [VIDEOS, MIXED], ids=["videos", "image and video"])
 def test_logits_match(expected, loaded, case, attention):
     config, params = loaded

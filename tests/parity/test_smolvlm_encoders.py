@@ -13,8 +13,8 @@ from hf_smolvlm import random_hf_model  # noqa: E402
 from transformers import SmolVLMModel  # noqa: E402
 from transformers.models.smolvlm import modeling_smolvlm as hf_smolvlm  # noqa: E402
 
+from kernels.segment_attention import attend_in_places  # noqa: E402
 from resadapt_jax.models import decoder, layers  # noqa: E402
-from resadapt_jax.models.attention import attend_in_places  # noqa: E402
 from resadapt_jax.models.smolvlm import text, vision  # noqa: E402
 from resadapt_jax.models.smolvlm.checkpoint import load_hf, save_hf  # noqa: E402
 

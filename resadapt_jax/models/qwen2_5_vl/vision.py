@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resadapt_jax.models.attention import attend_within_segments
+from kernels.segment_attention import attend_within_segments
 from resadapt_jax.models.layers import linear, rms_norm, swiglu
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, VisionConfig
 from resadapt_jax.models.rope import rotate, vision_angles

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resadapt_jax.models.attention import attend_within_segments
+from kernels.segment_attention import attend_within_segments
 from resadapt_jax.models.layers import layer_norm, linear
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig, VisionConfig
 from resadapt_jax.models.rope import rotate, vision_angles

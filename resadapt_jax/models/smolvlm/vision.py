@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resadapt_jax.models.attention import attend_in_places
-from resadapt_jax.models.blockwise_attention import Places
+from kernels.segment_attention import Places, attend_in_places
 from resadapt_jax.models.layers import layer_norm, linear
 from resadapt_jax.models.smolvlm.config import SmolVLMConfig, VisionConfig
 from resadapt_jax.models.stacking import StackedLayers, scan_layers

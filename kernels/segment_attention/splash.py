@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
+from jaxtyping import Array, Bool, Float, Int
 
-from resadapt_jax.models.blockwise_attention import Places, pad_keys, pad_queries
-from resadapt_jax.typing import Array, Bool, Float, Int
+from kernels.segment_attention.places import Places, pad_keys, pad_queries, zero_unseeing
 
 _LANES = 128
 
@@ -58,7 +58,7 @@ def attend_splash(
 
     segments = places.query_segment, places.key_segment
     out = jax.lax.map(of_row, (*heads, *segments, blocks))[:, :, :length, :dim]
-    return jnp.where((places.query_segment[:, :length] != 0)[:, None, :, None], out, 0)
+    return zero_unseeing(out, places.query_segment[:, :length])
 
 
 def _kernel(

@@ -15,36 +15,43 @@ import numpy as np
 import pytest
 from jax.experimental import topologies
 
-from resadapt_jax.errors import UserError
-from resadapt_jax.models import attention, splash_attention
-from resadapt_jax.models.attention import attend_in_places, attend_within_segments
-from resadapt_jax.models.blockwise_attention import Places, attend_blockwise
-from resadapt_jax.models.compute import Attention
-from resadapt_jax.models.splash_attention import attend_splash
+from kernels.segment_attention import (
+    Backend,
+    Places,
+    api,
+    attend_in_places,
+    attend_within_segments,
+    backends,
+    splash,
+)
+from kernels.segment_attention.blockwise import attend_blockwise
+from kernels.segment_attention.splash import attend_splash
 
 PLATFORM = jax.default_backend()
 
 
-def absent(choice):
+def absent(backend):
     """Why this machine cannot run it."""
-    if choice is Attention.CUDNN and PLATFORM != "gpu":
+    if backend is Backend.CUDNN and PLATFORM != "gpu":
         return "cuDNN needs a CUDA device"
-    if choice is Attention.TOKAMAX and importlib.util.find_spec("tokamax") is None:
+    if backend is Backend.TOKAMAX and importlib.util.find_spec("tokamax") is None:
         return "tokamax is not installed"
     return None
 
 
-EVERY = [
-    pytest.param(choice, marks=pytest.mark.skipif(bool(absent(choice)), reason=str(absent(choice))))
-    for choice in Attention
-]
+def mark(backend):
+    reason = absent(backend)
+    return pytest.param(backend, marks=pytest.mark.skipif(bool(reason), reason=str(reason)))
+
+
+EVERY = [mark(backend) for backend in Backend]
 
 
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch):
     """Splash in small blocks, several to a sequence, and by the interpreter where it must be."""
-    splash = partial(attend_splash, block=128, interpret=PLATFORM != "tpu")
-    monkeypatch.setattr(attention, "attend_splash", splash)
+    in_blocks = partial(attend_splash, block=128, interpret=PLATFORM != "tpu")
+    monkeypatch.setattr(api, "attend_splash", in_blocks)
 
 
 def definition(query, key, value, visible):
@@ -82,18 +89,18 @@ def chunk():
 CASES = {"packed": packed(), "chunk": chunk()}
 
 
-@pytest.mark.parametrize("choice", EVERY)
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize(
     "case, dim", [("packed", 80), ("chunk", 64), ("chunk", 72), ("chunk", 128)]
 )
-def test_values_and_gradients(choice, case, dim):
+def test_values_and_gradients(backend, case, dim):
     places, visible = CASES[case]
     rng = np.random.default_rng(dim)
     shapes = [(2, 4, visible.shape[1], dim)] + 2 * [(2, 2, visible.shape[2], dim)]
     query, key, value, weight = (rng.normal(size=shape) for shape in [*shapes, shapes[0]])
     weight *= visible.any(-1)[:, None, :, None]  # what sees nothing may come out as anything
     dtype, unit = jnp.float32, 2e-6
-    if choice is Attention.CUDNN:
+    if backend is Backend.CUDNN:
         dtype, unit = jnp.bfloat16, 2**-8
     query, key, value = (jnp.asarray(x, dtype) for x in (query, key, value))
     present = (places.key_segment != 0)[:, None, :, None]
@@ -107,7 +114,7 @@ def test_values_and_gradients(choice, case, dim):
         gradients, out = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*arrays)
         return out, *gradients
 
-    attend = partial(attend_in_places, places=places, choice=choice)
+    attend = partial(attend_in_places, places=places, backend=backend)
     got = run(attend, query, *poisoned)
     wanted = run(
         partial(definition, visible=visible), *(x.astype(jnp.float32) for x in (query, key, value))
@@ -119,8 +126,8 @@ def test_values_and_gradients(choice, case, dim):
         np.testing.assert_allclose(x, y, atol=unit * float(np.abs(y).max()) * 4)
 
 
-@pytest.mark.parametrize("choice", EVERY)
-def test_one_query_over_a_cache(choice):
+@pytest.mark.parametrize("backend", EVERY)
+def test_one_query_over_a_cache(backend):
     """A step of generation: the cache is longer than the queries, its end still empty."""
     rng = np.random.default_rng(0)
     query, key, value = (jnp.asarray(rng.normal(size=s), jnp.float32)
@@ -129,26 +136,26 @@ def test_one_query_over_a_cache(choice):
     places = Places(
         jnp.ones((2, 1), jnp.int32), jnp.asarray(filled, jnp.int32), jnp.array([40]), jnp.arange(50)
     )
-    if choice is Attention.CUDNN:
+    if backend is Backend.CUDNN:
         query, key, value = (x.astype(jnp.bfloat16) for x in (query, key, value))
-    out = jax.jit(partial(attend_in_places, choice=choice))(query, key, value, places)
+    out = jax.jit(partial(attend_in_places, backend=backend))(query, key, value, places)
     wanted = definition(query, key, value, filled[:, None, :])
-    np.testing.assert_allclose(out, wanted, atol=2**-6 if choice is Attention.CUDNN else 1e-5)
+    np.testing.assert_allclose(out, wanted, atol=2**-6 if backend is Backend.CUDNN else 1e-5)
 
 
-@pytest.mark.parametrize("choice", EVERY)
-def test_segments_of_a_tower(choice):
+@pytest.mark.parametrize("backend", EVERY)
+def test_segments_of_a_tower(backend):
     rng = np.random.default_rng(0)
-    dtype = jnp.bfloat16 if choice is Attention.CUDNN else jnp.float32
+    dtype = jnp.bfloat16 if backend is Backend.CUDNN else jnp.float32
     query, key, value = (jnp.asarray(rng.normal(size=(40, 2, 8)), dtype) for _ in range(3))
     ids = jnp.asarray(np.repeat([1, 2, 3, 4, 0], [3, 8, 7, 8, 14]))
-    out = jax.jit(partial(attend_within_segments, choice=choice))(query, key, value, ids)
+    out = jax.jit(partial(attend_within_segments, backend=backend))(query, key, value, ids)
     for segment in range(1, 5):
         at = np.flatnonzero(ids == segment)
         heads = (x[at].swapaxes(0, 1)[None].astype(jnp.float32) for x in (query, key, value))
         wanted = definition(*heads, np.ones((1, len(at), len(at)), bool))[0].swapaxes(0, 1)
         np.testing.assert_allclose(
-            out[at], wanted, atol=2**-6 if choice is Attention.CUDNN else 1e-5
+            out[at], wanted, atol=2**-6 if backend is Backend.CUDNN else 1e-5
         )
 
 
@@ -163,8 +170,8 @@ def test_splash_skips_blocks_without_a_visible_key(monkeypatch):
     def blind(query_segment, key_segment):
         return honest(jnp.zeros_like(query_segment), jnp.zeros_like(key_segment))
 
-    honest = splash_attention.splash.SegmentIds
-    monkeypatch.setattr(splash_attention.splash, "SegmentIds", blind)
+    honest = splash.splash.SegmentIds
+    monkeypatch.setattr(splash.splash, "SegmentIds", blind)
     run = jax.jit(partial(attend_splash, block=128, interpret=True))
     out = run(query, key, value, Places.of_segments(ids))
     wanted = definition(query, key, value, ids[:, :, None] == ids[:, None, :])
@@ -219,7 +226,7 @@ def test_cudnn_gets_head_sizes_and_lengths_that_it_takes(dim, padded, monkeypatc
     from jax._src.cudnn import fused_attention_stablehlo
 
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
-    attend = partial(attend_in_places, choice=Attention.CUDNN)
+    attend = partial(attend_in_places, backend=Backend.CUDNN)
     text = lowered(attend, "cuda", shapes(dim)).as_text()
     assert "__cudnn$fmhaScaleBiasSoftmax(" in text
     assert "__cudnn$fmhaScaleBiasSoftmaxBackward(" in text
@@ -230,16 +237,16 @@ def test_cudnn_gets_head_sizes_and_lengths_that_it_takes(dim, padded, monkeypatc
 def test_cudnn_refuses_float32():
     arrays = [jnp.zeros((1, 1, 8, 64))] * 3
     places = Places.of_segments(jnp.ones((1, 8), jnp.int32))
-    with pytest.raises(UserError, match="bfloat16 or float16, not float32"):
-        attend_in_places(*arrays, places, Attention.CUDNN)
+    with pytest.raises(ValueError, match="bfloat16 or float16, not float32"):
+        attend_in_places(*arrays, places, Backend.CUDNN)
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokamax", None)
     arrays = [jnp.zeros((1, 1, 8, 64))] * 3
     places = Places.of_segments(jnp.ones((1, 8), jnp.int32))
-    with pytest.raises(UserError, match="needs the package tokamax"):
-        attend_in_places(*arrays, places, Attention.TOKAMAX)
+    with pytest.raises(ValueError, match="needs the package tokamax"):
+        attend_in_places(*arrays, places, Backend.TOKAMAX)
 
 
 def test_automatic_choice(monkeypatch):
@@ -247,15 +254,15 @@ def test_automatic_choice(monkeypatch):
 
     def chosen(length, slots):
         query, key = jnp.zeros((1, 2, length, 8)), jnp.zeros((1, 2, slots, 8))
-        return attention._automatic(query, key)
+        return backends._automatic(query, key)
 
     for backend, devices, long in (
-        ("cpu", 1, Attention.BLOCKWISE),
-        ("gpu", 1, Attention.BLOCKWISE),
-        ("tpu", 1, Attention.SPLASH),
-        ("tpu", 8, Attention.BLOCKWISE),
+        ("cpu", 1, Backend.BLOCKWISE),
+        ("gpu", 1, Backend.BLOCKWISE),
+        ("tpu", 1, Backend.SPLASH),
+        ("tpu", 8, Backend.BLOCKWISE),
     ):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
         monkeypatch.setattr(jax, "device_count", lambda devices=devices: devices)
         assert chosen(385, 384) is long
-        assert chosen(384, 384) is chosen(1, 100_000) is Attention.DENSE
+        assert chosen(384, 384) is chosen(1, 100_000) is Backend.DENSE

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax.models.attention import attend, attend_within_segments
+from kernels.segment_attention import attend_within_segments
+from kernels.segment_attention.reference import attend
 
 within = jax.jit(attend_within_segments)
 

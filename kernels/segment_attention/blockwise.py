@@ -7,59 +7,15 @@ about the sum of their squares.
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
-from resadapt_jax.typing import Array, Bool, Float, Int
+from kernels.segment_attention.places import Places, pad_keys, pad_queries, spans
 
 # A score that is never reached; finite, so that differences of two of them are no NaN.
 _NEVER = -1e30
-
-
-class Places(NamedTuple):
-    """What decides who sees whom: same segment, other than 0, and no later slot.
-
-    Slots of keys never decrease.
-    """
-
-    query_segment: Int[Array, "B T"]
-    key_segment: Int[Array, "B S"]
-    query_slot: Int[Array, " T"]
-    key_slot: Int[Array, " S"]
-
-    @classmethod
-    def of_segments(cls, ids: Int[Array, "B P"]) -> "Places":
-        """Packed segments that see themselves, whatever the order."""
-        slots = jnp.zeros(ids.shape[1], jnp.int32)
-        return cls(ids, ids, slots, slots)
-
-    def visible(self) -> Bool[Array, "B T S"]:
-        """The same as a mask."""
-        same = self.query_segment[:, :, None] == self.key_segment[:, None, :]
-        same &= self.key_segment[:, None, :] != 0
-        return same & (self.key_slot[None, :] <= self.query_slot[:, None])[None]
-
-    def visible_blocks(self, queries: int, keys: int) -> Bool[Array, "B I J"]:
-        """Pairs of blocks of so many queries and keys: all in which anything is visible.
-
-        Few others if equal ids are contiguous and in order. The blocks divide the lengths.
-        """
-        query_low, query_high = (x[:, :, None] for x in _bounds(self.query_segment, queries))
-        key_low, key_high = (x[:, None, :] for x in _bounds(self.key_segment, keys))
-        latest = self.query_slot.reshape(-1, queries).max(axis=1)
-        earliest = self.key_slot.reshape(-1, keys).min(axis=1)
-        in_time = earliest[None, :] <= latest[:, None]
-        return (query_low <= key_high) & (key_low <= query_high) & in_time[None]
-
-
-def _bounds(segment: Int[Array, "B S"], block: int) -> tuple[Array, Array]:
-    """Lowest and highest segment of each block; padding alone gives bounds that hold nothing."""
-    ids = segment.reshape(len(segment), -1, block)
-    limits = jnp.iinfo(ids.dtype)
-    lowest = jnp.where(ids != 0, ids, limits.max).min(axis=-1)
-    return lowest, jnp.where(ids != 0, ids, limits.min).max(axis=-1)
 
 
 def attend_blockwise(
@@ -86,23 +42,6 @@ def attend_blockwise(
     return out.reshape(query.shape)[:, :, :length]
 
 
-def pad_queries(query, places, extra):
-    query = jnp.pad(query, ((0, 0), (0, 0), (0, extra), (0, 0)))
-    segment = jnp.pad(places.query_segment, ((0, 0), (0, extra)))
-    slot = jnp.pad(places.query_slot, (0, extra))
-    return query, places._replace(query_segment=segment, query_slot=slot)
-
-
-def pad_keys(key, value, places, extra):
-    key, value = (jnp.pad(x, ((0, 0), (0, 0), (0, extra), (0, 0))) for x in (key, value))
-    segment = jnp.pad(places.key_segment, ((0, 0), (0, extra)))
-    slot = jnp.pad(places.key_slot, (0, extra))
-    # What is padding may hold anything, and 0 times NaN is NaN.
-    present = (segment != 0)[:, None, :, None]
-    key, value = (jnp.where(present, x, 0) for x in (key, value))
-    return key, value, places._replace(key_segment=segment, key_slot=slot)
-
-
 def _blocks(x: Array, axis: int, block: int) -> Array:
     """Cuts an axis into blocks, which come first."""
     shape = x.shape[:axis] + (x.shape[axis] // block, block) + x.shape[axis + 1 :]
@@ -113,13 +52,6 @@ def _joined(x: Array, axis: int) -> Array:
     """Undoes `_blocks`."""
     x = jnp.moveaxis(x, 0, axis)
     return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-
-
-def _spans(visible: Bool[Array, "B I J"]) -> tuple[Int[Array, " I"], Int[Array, " I"]]:
-    """First column and one past the last that a row of any example needs."""
-    needed = visible.any(axis=0)
-    past_last = needed.shape[1] - jnp.argmax(needed[:, ::-1], axis=1)
-    return jnp.argmax(needed, axis=1), jnp.where(needed.any(axis=1), past_last, 0)
 
 
 def _scores(query: Array, key: Array, visible: Array) -> Array:
@@ -158,8 +90,8 @@ def _forward(query, key, value, places, block):
         safe = jnp.where(total > 0.0, total, 1.0)
         return (out / safe[..., None]).astype(query.dtype), top + jnp.log(safe)
 
-    spans = _spans(places.visible_blocks(block, block))
-    out, log_sum = jax.lax.map(of_queries, (queries, *spans))
+    needed = places.visible_blocks(block, block).any(axis=0)
+    out, log_sum = jax.lax.map(of_queries, (queries, *spans(needed)))
     out, log_sum = _joined(out, 3), _joined(log_sum, 3)
     return out, (query, key, value, places, out, log_sum)
 
@@ -192,10 +124,10 @@ def _backward(block, residuals, cotangent):
         d_query, *of_block = jax.lax.fori_loop(first, past_last, add, start)
         return d_query, of_block
 
-    spans = _spans(places.visible_blocks(block, block).swapaxes(1, 2))
+    needed = places.visible_blocks(block, block).any(axis=0)
     keys = _key_blocks(key, value, places, block)
     start = jnp.zeros(queries[0].shape)
-    d_query, (d_key, d_value) = jax.lax.scan(of_keys, start, (keys, *spans))
+    d_query, (d_key, d_value) = jax.lax.scan(of_keys, start, (keys, *spans(needed.T)))
     gradients = _joined(d_query, 3), _joined(d_key, 2), _joined(d_value, 2)
     dtypes = query.dtype, key.dtype, value.dtype
     return *(x.astype(dtype) for x, dtype in zip(gradients, dtypes, strict=True)), None

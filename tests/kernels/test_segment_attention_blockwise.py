@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax.models import blockwise_attention
-from resadapt_jax.models.blockwise_attention import Places, attend_blockwise
+from kernels.segment_attention import Places, blockwise
+from kernels.segment_attention.blockwise import attend_blockwise
 
 BATCH, HEADS, KV_HEADS = 2, 4, 2
 
@@ -167,10 +167,10 @@ def test_blocks_without_a_visible_key_are_not_computed(monkeypatch):
     arrays = inputs(length, length, 8)
     places = Places(ids, ids, slots, slots)
     wanted = attend_blockwise(*arrays, places, block=block)
-    honest = blockwise_attention._scores
+    honest = blockwise._scores
 
     def broken(query, key, visible):
         return jnp.where(visible.any(), honest(query, key, visible), jnp.nan)
 
-    monkeypatch.setattr(blockwise_attention, "_scores", broken)
+    monkeypatch.setattr(blockwise, "_scores", broken)
     np.testing.assert_array_equal(attend_blockwise(*arrays, places, block=block), wanted)

@@ -8,10 +8,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from resadapt_jax.errors import UserError
-from resadapt_jax.models.blockwise_attention import Places, pad_keys, pad_queries
-from resadapt_jax.typing import Array, Float
+from kernels.segment_attention.places import Places, pad_keys, pad_queries, zero_unseeing
 
 # cuDNN takes head sizes that are multiples of it, and no odd lengths where it differentiates.
 _MULTIPLE = 8
@@ -29,10 +28,10 @@ def attend_cudnn(
     ``jax.nn`` does not offer it. The tests lower this for CUDA and do not run it.
 
     Raises:
-        UserError: for inputs that are not in half precision.
+        ValueError: for inputs that are not in half precision.
     """
     if query.dtype not in (jnp.bfloat16, jnp.float16):
-        raise UserError(f"cudnn attention takes bfloat16 or float16, not {query.dtype}")
+        raise ValueError(f"cudnn attention takes bfloat16 or float16, not {query.dtype}")
     attention = partial(jax.nn.dot_product_attention, implementation="cudnn")
     return _attend(attention, query, key, value, places)
 
@@ -46,13 +45,13 @@ def attend_tokamax(
     """Attention by tokamax, which picks one of its kernels for the device, or plain XLA.
 
     Raises:
-        UserError: tokamax is not installed.
+        ValueError: tokamax is not installed.
     """
     try:
         import tokamax
         from absl import flags
     except ImportError as error:
-        raise UserError(f"tokamax attention needs the package tokamax: {error}") from error
+        raise ValueError(f"tokamax attention needs the package tokamax: {error}") from error
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # or tokamax would take the program's arguments for its own
     return _attend(tokamax.dot_product_attention, query, key, value, places)
@@ -69,4 +68,4 @@ def _attend(
     heads = (jnp.pad(x, extra).swapaxes(1, 2) for x in (query, key, value))
     out = attention(*heads, mask=places.visible()[:, None], scale=dim**-0.5)
     out = out.swapaxes(1, 2)[:, :, :length, :dim]
-    return jnp.where((places.query_segment[:, :length] != 0)[:, None, :, None], out, 0)
+    return zero_unseeing(out, places.query_segment[:, :length])
