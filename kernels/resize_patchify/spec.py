@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-Filter = Literal["bicubic", "bilinear"]
+Filter = Literal["bicubic", "bilinear", "lanczos"]
 Rounding = Literal["none", "final"]
 Precision = Literal["normal", "high"]
 
@@ -26,7 +26,7 @@ class PatchSpec:
         patch_size: side of a patch in pixels.
         merge_size: side of a merge block in patches; sizes are multiples of their product.
         temporal_patch_size: consecutive frames of a unit, which share a size.
-        filter: kernel of the resize.
+        filter: kernel of the resize; lanczos is defined with antialias only.
         antialias: widen the kernel when shrinking.
         rounding: "none" (ResAdapt), or "final": clamp to [0, 255], round half to even.
         precision: "normal" lets a backend take one product in half precision (0.3 grey level at
@@ -63,13 +63,15 @@ class PatchSpec:
                     f"{name} must be a multiple of {self.block_size} up to {MAX_SIDE}, got {value}"
                 )
         for name, choices in (
-            ("filter", ("bicubic", "bilinear")),
+            ("filter", ("bicubic", "bilinear", "lanczos")),
             ("rounding", ("none", "final")),
             ("precision", ("normal", "high")),
             ("dtype", ("float32", "bfloat16", "float16")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+        if self.filter == "lanczos" and not self.antialias:
+            raise ValueError("filter lanczos is defined with antialias only")
 
     @property
     def block_size(self) -> int:

@@ -4,8 +4,6 @@ All is elementwise in integer coordinates, so the bodies of kernels compute the 
 need where they need them, from `unnormalised`, and divide by their sum.
 """
 
-from typing import Literal
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -37,7 +35,7 @@ def unnormalised(
     in_size: int,
     out_size: Int[Array, ""],
     *,
-    filter: Filter | Literal["lanczos"],
+    filter: Filter,
     antialias: bool,
 ) -> Float[Array, "Y X"]:
     """k((j - c_i)/f) of output pixel i and input pixel j; 0 where either lies outside.
@@ -89,15 +87,13 @@ def resize_weights(
     out_size: Int[Array, ""],
     max_out_size: int,
     *,
-    filter: Filter | Literal["lanczos"] = "bicubic",
+    filter: Filter = "bicubic",
     antialias: bool = True,
 ) -> Float[Array, "max_out_size in_size"]:
     """W_ij = k((j - c_i)/f) / Σ_j: `unnormalised` as a matrix whose rows sum to 1.
 
-    Rows from `out_size` on are zero. Lanczos, which the op does without, is antialiased only.
+    Rows from `out_size` on are zero.
     """
-    if filter == "lanczos" and not antialias:
-        raise ValueError("lanczos is defined with antialias only")
     i = jnp.arange(max_out_size, dtype=jnp.int32)[:, None]
     j = jnp.arange(in_size, dtype=jnp.int32)[None, :]
     out_size = jnp.maximum(jnp.asarray(out_size, jnp.int32), 1)

@@ -93,8 +93,8 @@ class SmolVLMEncoder:
         chunks = padded.reshape(-1, chunk, *frames.shape[1:])
 
         def encode_chunk(chunk):
-            pixels = preprocess(chunk, self.preprocess)
-            return vision.encode(self.params, self.config, pixels)
+            patches = preprocess(chunk, self.preprocess, self.config.vision.patch_size)
+            return vision.encode(self.params, self.config, patches)
 
         tokens = jax.lax.map(encode_chunk, chunks)
         return tokens.reshape(-1, *tokens.shape[2:])[:count]

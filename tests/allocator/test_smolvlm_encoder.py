@@ -85,8 +85,8 @@ def test_features_are_those_of_the_towers(encoder, encoded):
 
     @jax.jit
     def towers(frames):
-        pixels = preprocess(frames, PREPROCESS)
-        tokens = vision.encode(encoder.params, CONFIG, pixels)
+        patches = preprocess(frames, PREPROCESS, CONFIG.vision.patch_size)
+        tokens = vision.encode(encoder.params, CONFIG, patches)
         return tokens, text.forward(encoder.params, CONFIG, text_ids, text_mask)
 
     tokens, hidden = towers(frames[0])

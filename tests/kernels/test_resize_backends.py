@@ -21,6 +21,7 @@ CASES = {
     "one pair, one block": ((2, 33, 29), [28], [28], {}),
     "an image": ((1, 30, 47), [28], [56], {}),
     "bilinear": ((2, 61, 45), [28], [56], {"filter": "bilinear"}),
+    "lanczos": ((2, 61, 45), [28], [56], {"filter": "lanczos"}),
     "without antialias": ((2, 75, 40), [28], [56], {"antialias": False}),
     "bilinear without antialias": (
         (2, 40, 75),

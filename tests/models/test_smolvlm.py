@@ -95,7 +95,7 @@ def test_a_frame_of_the_released_shape_is_64_tokens_of_576():
     frames = jax.ShapeDtypeStruct((3, 360, 640, 3), jnp.uint8)
 
     def encode(params, frames):
-        return vision.encode(params, config, preprocess(frames, PreprocessConfig()))
+        return vision.encode(params, config, preprocess(frames, PreprocessConfig(), 16))
 
     assert jax.eval_shape(encode, params, frames).shape == (3, 64, 576)
 
@@ -197,20 +197,20 @@ def test_loading_onto_a_mesh(tmp_path, params):
 
 
 @jax.jit
-def encode(params, pixels, patch_mask):
-    return vision.encode(params, CONFIG, pixels, patch_mask)
+def encode(params, patches, patch_mask):
+    return vision.encode(params, CONFIG, patches, patch_mask)
 
 
 def test_masked_patches_are_not_seen(params):
-    pixels = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    patches = jax.random.normal(jax.random.key(0), (2, 4, 4, 192))
     # Whole blocks of the connector: the first rows of patches, and all of them.
     mask = jnp.ones((2, 4, 4), bool).at[0, 2:].set(False)
-    tokens = encode(params, pixels, mask)
-    poisoned = jnp.where(mask.repeat(8, 1).repeat(8, 2)[..., None], pixels, jnp.nan)
+    tokens = encode(params, patches, mask)
+    poisoned = jnp.where(mask[:, :, :, None], patches, jnp.nan)
     again = encode(params, poisoned, mask)
     np.testing.assert_array_equal(again[0, :2], tokens[0, :2])
     np.testing.assert_array_equal(again[1], tokens[1])
-    alone = encode(params, pixels[:1, :16], mask[:1, :2])
+    alone = encode(params, patches[:1, :2], mask[:1, :2])
     np.testing.assert_allclose(alone[0], tokens[0, :2], atol=1e-5)
 
 
@@ -250,31 +250,31 @@ def test_texts_are_causal_and_padding_is_not_seen(params):
 
 
 def test_blockwise_attention_changes_nothing(params):
-    pixels = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
+    patches = jax.random.normal(jax.random.key(0), (1, 4, 4, 192))
     mask = jnp.ones((1, 4, 4), bool).at[0, 2:].set(False)
     config = with_compute(CONFIG, Compute(attention=Backend.BLOCKWISE))
-    blockwise = jax.jit(lambda x: vision.encode(params, config, x, mask))(pixels)
-    dense = encode(params, pixels, mask)
+    blockwise = jax.jit(lambda x: vision.encode(params, config, x, mask))(patches)
+    dense = encode(params, patches, mask)
     np.testing.assert_allclose(blockwise[0, :2], dense[0, :2], atol=1e-5)
 
 
 def test_stacked_layers_change_nothing(params):
     stacked = stack_layers(params)
     assert len(jax.tree.leaves(stacked)) < len(jax.tree.leaves(params))
-    pixels = jax.random.normal(jax.random.key(0), (1, 32, 32, 3)), jnp.ones((1, 4, 4), bool)
+    frame = jax.random.normal(jax.random.key(0), (1, 4, 4, 192)), jnp.ones((1, 4, 4), bool)
     words = jnp.arange(12).reshape(2, 6), jnp.ones((2, 6), bool)
-    for run, batch in ((encode, pixels), (encode_text, words)):
+    for run, batch in ((encode, frame), (encode_text, words)):
         expected = run(params, *batch)
         error = np.abs(run(stacked, *batch) - expected).max()
         assert error <= 1e-5 * np.abs(expected).max()
 
 
 def test_bfloat16_is_near_float32(params):
-    pixels = jax.random.normal(jax.random.key(1), (1, 32, 32, 3))
+    patches = jax.random.normal(jax.random.key(1), (1, 4, 4, 192))
     mask, half = jnp.ones((1, 4, 4), bool), jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-    tokens = encode(half, pixels, mask)
+    tokens = encode(half, patches, mask)
     assert tokens.dtype == jnp.bfloat16
-    exact = encode(params, pixels, mask)
+    exact = encode(params, patches, mask)
     # bfloat16 keeps 8 bits: about 0.4 % a rounding, over some dozens of roundings.
     assert jnp.linalg.norm(tokens.astype(jnp.float32) - exact) / jnp.linalg.norm(exact) < 0.05
 
@@ -300,9 +300,11 @@ def test_scaled_size_by_hand(native, edge, expected):
 
 def test_a_frame_of_one_colour_is_normalised():
     frames = jnp.full((1, 20, 30, 3), jnp.array([0, 51, 255], jnp.uint8))
-    pixels = jax.jit(preprocess, static_argnums=1)(frames, PreprocessConfig(size=16))
-    # 51 / 255 = 0.2, (0.2 - 0.5) / 0.5 = -0.6.
-    np.testing.assert_allclose(pixels, jnp.broadcast_to(jnp.array([-1, -0.6, 1]), (1, 16, 16, 3)))
+    config = PreprocessConfig(size=16)
+    patches = jax.jit(preprocess, static_argnums=(1, 2))(frames, config, 8)
+    # 51 / 255 = 0.2, (0.2 - 0.5) / 0.5 = -0.6; a channel's pixels lie together.
+    expected = np.broadcast_to(np.repeat([-1, -0.6, 1], 64), (1, 2, 2, 192))
+    np.testing.assert_allclose(patches, expected, atol=1e-6)
 
 
 SQUARE = {"max_image_size": {"longest_edge": 64}}

@@ -13,7 +13,7 @@ from resadapt_jax.operators import (
     sizes_from_scales,
     smart_resize,
 )
-from resadapt_jax.operators.sizes import size_ladder, size_table
+from resadapt_jax.operators.sizes import SizeTable, look_up, size_ladder, size_table
 
 QWEN = SizeLimits()
 QWEN3 = SizeLimits(patch_size=16, min_pixels=3136, max_pixels=768 * 32 * 32)
@@ -104,6 +104,24 @@ def test_traced_sizes_equal_python_over_many_scales():
         np.testing.assert_array_equal(np.stack([heights, widths], -1), expected)
         compared += len(scales)
     assert compared > 100_000
+
+
+def test_a_million_random_sizes_and_scales_equal_python():
+    rng = np.random.default_rng(1)
+    limits, count, scales_each = SizeLimits(), 250, 4000
+    natives = np.exp(rng.uniform(np.log(20), np.log(1500), (count, 2))).astype(int)
+    scales = rng.uniform(0, 2, (count, scales_each)).astype(np.float32)
+    tables = [size_table(*map(int, native), limits) for native in natives]
+    # Padded to one length, so that one compilation looks up in all of them.
+    longest = max(len(table.thresholds) for table in tables)
+    thresholds = np.full((count, longest), np.inf, np.float32)
+    for row, table in zip(thresholds, tables, strict=True):
+        row[: len(table.thresholds)] = table.thresholds
+    find = jax.jit(lambda t, s: look_up(SizeTable(t, t, t), s))
+    for native, table, row, own in zip(natives, tables, thresholds, scales, strict=True):
+        step = np.asarray(find(row, own))
+        want = [scaled_size(*map(int, native), scale, limits) for scale in own.tolist()]
+        np.testing.assert_array_equal(np.stack([table.heights[step], table.widths[step]], 1), want)
 
 
 def test_float32_arithmetic_would_not_do():

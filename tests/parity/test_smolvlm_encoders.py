@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,11 +75,13 @@ def features(params, config, pixels, patch_mask=None):
     tower = params["model"]["vision_model"]
 
     @jax.jit
-    def run(pixels):
-        hidden = vision.hidden_states(tower, config.vision, pixels, patch_mask)
-        return hidden, vision.encode(params, config, pixels, patch_mask)
+    def run(patches):
+        hidden = vision.hidden_states(tower, config.vision, patches, patch_mask)
+        return hidden, vision.encode(params, config, patches, patch_mask)
 
-    return [np.asarray(x) for x in run(pixels)]
+    size = config.vision.patch_size
+    cut = "b (rows y) (cols x) c -> b rows cols (c y x)"
+    return [np.asarray(x) for x in run(einops.rearrange(pixels, cut, y=size, x=size))]
 
 
 def assert_close(ours, theirs):

@@ -12,6 +12,7 @@ roundings meet may it become two. With K taps of b fractional bits ε ≤ 255 K 
   sign), and the mean below 0.08.
 """
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +29,7 @@ from resadapt_jax.models.smolvlm import preprocess as ours  # noqa: E402
 from resadapt_jax.models.smolvlm.checkpoint import load_preprocess  # noqa: E402
 from resadapt_jax.models.smolvlm.config import SmolVLMConfig, TextConfig, VisionConfig  # noqa: E402
 
+PATCH = 16
 RESAMPLE = {"lanczos": 1, "bicubic": 3}
 # Native size, longest edge, square: shrunk, enlarged, both; landscape, portrait, square.
 LANDSCAPE = [((90, 160), 64, 64), ((37, 53), 96, 64), ((48, 48), 64, 64), ((61, 200), 128, 64)]
@@ -68,7 +70,10 @@ def image_pixels(frames, **how):
 def our_pixels(frames, filter, longest_edge, size):
     config = ours.PreprocessConfig(size=size, longest_edge=longest_edge, filter=filter)
     # Not cached across tests: an ablation changes what is traced.
-    return np.asarray(jax.jit(lambda x: ours.preprocess(x, config))(frames))
+    patches = jax.jit(lambda x: ours.preprocess(x, config, PATCH))(frames)
+    return einops.rearrange(
+        np.asarray(patches), "b r c (d y x) -> b (r y) (c x) d", y=PATCH, x=PATCH
+    )
 
 
 def levels_apart(x, y):
@@ -176,5 +181,6 @@ def test_settings_are_read_from_what_hf_saves(tmp_path, kind):
 def test_frames_stay_bytes_under_jit():
     # The levels before normalisation are whole, whatever the sizes.
     config = ours.PreprocessConfig(size=64, longest_edge=96)
-    levels = jax.jit(lambda x: ours.preprocess(x, config))(frames_of((37, 53))) * 127.5 + 127.5
+    levels = jax.jit(lambda x: ours.preprocess(x, config, PATCH))(frames_of((37, 53)))
+    levels = levels * 127.5 + 127.5
     np.testing.assert_allclose(levels, jnp.round(levels), atol=1e-3)

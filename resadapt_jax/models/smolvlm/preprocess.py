@@ -1,4 +1,4 @@
-"""Frames to the vision tower's pixels: two resizes to a square, inside jit."""
+"""Frames to the vision tower's patches: two resizes to a square, inside jit."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from kernels.resize_patchify import PatchSpec, resize_patchify
 from kernels.resize_patchify.weights import resize_weights
 from resadapt_jax.typing import Array, Float, UInt8
 
@@ -32,18 +33,38 @@ class PreprocessConfig:
 
 
 def preprocess(
-    frames: UInt8[Array, "B height width 3"], config: PreprocessConfig
-) -> Float[Array, "B size size 3"]:
-    """``(resize(resize(frame, longest edge), square) / 255 - μ) / σ``; the aspect is not kept.
+    frames: UInt8[Array, "B height width 3"], config: PreprocessConfig, patch_size: int
+) -> Float[Array, "B rows cols C"]:
+    """Patches of ``(resize(resize(frame, longest edge), square) / 255 - μ) / σ``.
 
-    Levels are rounded and clipped to 0 ... 255 after each pass of each resize, horizontal before
-    vertical, as PIL and torchvision do with bytes.
+    The aspect is not kept. Levels are rounded and clipped to 0 ... 255 after each pass of each
+    resize, horizontal before vertical, as PIL and torchvision do with bytes; the last vertical
+    pass is that of `resize_patchify`, which normalises and patchifies as it goes.
+
+    Args:
+        patch_size: side of a patch; it divides the square's.
     """
     height, width = scaled_size(*frames.shape[1:3], config.longest_edge)
-    levels = resize(frames.astype(jnp.float32), height, width, config.filter)
-    levels = resize(levels, config.size, config.size, config.filter)
-    mean, std = (255 * jnp.asarray(x)[None, None, None, :] for x in (config.mean, config.std))
-    return (levels - mean) / std
+    levels = _horizontally(frames.astype(jnp.float32), width, config.filter)
+    levels = _vertically(levels, height, config.filter)
+    levels = _horizontally(levels, config.size, config.filter)
+    side = config.size // patch_size
+    spec = PatchSpec(
+        capacity=len(frames) * side**2,
+        max_height=config.size,
+        max_width=config.size,
+        patch_size=patch_size,
+        merge_size=1,
+        temporal_patch_size=1,
+        filter=config.filter,
+        rounding="final",
+        precision="high",
+        mean=config.mean,
+        std=config.std,
+    )
+    sizes = jnp.full(len(frames), config.size)
+    patches = resize_patchify(levels, sizes, sizes, spec).patches
+    return patches.reshape(len(frames), side, side, spec.features)
 
 
 def scaled_size(height: int, width: int, longest_edge: int) -> tuple[int, int]:
@@ -56,17 +77,19 @@ def scaled_size(height: int, width: int, longest_edge: int) -> tuple[int, int]:
     return longest_edge, max(other + other % 2, 1)
 
 
-def resize(
-    levels: Float[Array, "B Y X 3"], height: int, width: int, filter: FrameFilter
-) -> Float[Array, "B height width 3"]:
-    """Antialiased resize of whole grey levels to whole grey levels."""
-    if levels.shape[2] != width:
-        weights = resize_weights(levels.shape[2], width, width, filter=filter)
-        levels = _whole(_apply("xX,bYXc->bYxc", weights, levels))
-    if levels.shape[1] != height:
-        weights = resize_weights(levels.shape[1], height, height, filter=filter)
-        levels = _whole(_apply("yY,bYxc->byxc", weights, levels))
-    return levels
+def _horizontally(levels: Array, width: int, filter: FrameFilter) -> Array:
+    """One antialiased pass from whole grey levels to whole grey levels."""
+    if levels.shape[2] == width:
+        return levels
+    weights = resize_weights(levels.shape[2], width, width, filter=filter)
+    return _whole(_apply("xX,bYXc->bYxc", weights, levels))
+
+
+def _vertically(levels: Array, height: int, filter: FrameFilter) -> Array:
+    if levels.shape[1] == height:
+        return levels
+    weights = resize_weights(levels.shape[1], height, height, filter=filter)
+    return _whole(_apply("yY,bYxc->byxc", weights, levels))
 
 
 def _apply(product: str, weights: Array, levels: Array) -> Array:

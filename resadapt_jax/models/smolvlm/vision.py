@@ -16,7 +16,7 @@ from resadapt_jax.typing import Array, Bool, Float, Int, Params
 def encode(
     params: Params,
     config: SmolVLMConfig,
-    pixels: Float[Array, "B height width 3"],
+    patches: Float[Array, "B rows cols C"],
     patch_mask: Bool[Array, "B rows cols"] | None = None,
 ) -> Float[Array, "B U D"]:
     """Encodes frames into tokens of the text tower's width.
@@ -24,29 +24,30 @@ def encode(
     Args:
         params: the whole model's tree.
         config: the whole model's architecture.
-        pixels: normalised frames; sides multiples of ``patch_size * scale_factor``.
+        patches: normalised, features (channel, y, x); rows and columns multiples of
+            ``scale_factor``.
         patch_mask: patches to encode, a rectangle at the upper left of each frame; the others are
             seen by none of them. ``None`` encodes all.
 
     Returns:
         ``rows * cols / scale_factor²`` tokens per frame in raster order.
     """
-    params, grid = params["model"], _grid(config.vision, pixels)
-    x = hidden_states(params["vision_model"], config.vision, pixels, patch_mask)
-    x = pixel_shuffle(x.reshape(len(x), *grid, -1), config.scale_factor)
+    params = params["model"]
+    x = hidden_states(params["vision_model"], config.vision, patches, patch_mask)
+    x = pixel_shuffle(x.reshape(*patches.shape[:3], -1), config.scale_factor)
     return linear(params["connector"]["modality_projection"]["proj"], x)
 
 
 def hidden_states(
     params: Params,
     config: VisionConfig,
-    pixels: Float[Array, "B height width 3"],
+    patches: Float[Array, "B rows cols C"],
     patch_mask: Bool[Array, "B rows cols"] | None = None,
 ) -> Float[Array, "B P D"]:
     """What the tower gives the connector, for the tower's own parameters and config."""
     if patch_mask is None:
-        patch_mask = jnp.ones((len(pixels), *_grid(config, pixels)), bool)
-    x = embed_patches(params["embeddings"], config, pixels, patch_mask)
+        patch_mask = jnp.ones(patches.shape[:3], bool)
+    x = embed_patches(params["embeddings"], config, patches, patch_mask)
     places = Places.of_segments(patch_mask.reshape(len(x), -1).astype(jnp.int32))
 
     layers = params["encoder"]["layers"]
@@ -64,15 +65,13 @@ def hidden_states(
 def embed_patches(
     params: Params,
     config: VisionConfig,
-    pixels: Float[Array, "B height width 3"],
+    patches: Float[Array, "B rows cols C"],
     patch_mask: Bool[Array, "B rows cols"],
 ) -> Float[Array, "B P D"]:
     """The patch convolution, as a matrix product, plus the learned positions."""
-    rows, cols = _grid(config, pixels)
-    size, conv = config.patch_size, params["patch_embedding"]
-    x = pixels.reshape(len(pixels), rows, size, cols, size, -1)
-    x = x.transpose(0, 1, 3, 5, 2, 4).reshape(len(pixels), rows * cols, -1)
-    x = jnp.where(patch_mask.reshape(len(x), -1, 1), x, 0).astype(conv["weight"].dtype)
+    conv = params["patch_embedding"]
+    x = jnp.where(patch_mask[:, :, :, None], patches, 0).astype(conv["weight"].dtype)
+    x = x.reshape(len(x), -1, x.shape[-1])
     x = linear({"weight": conv["weight"].reshape(config.hidden_size, -1), "bias": conv["bias"]}, x)
     ids = position_ids(patch_mask, config.patches_per_side).reshape(len(x), -1)
     return x + params["position_embedding"]["weight"][ids]
@@ -127,7 +126,3 @@ def pixel_shuffle(x: Float[Array, "B rows cols D"], scale: int) -> Float[Array, 
     batch, rows, cols, width = x.shape
     x = x.reshape(batch, rows // scale, scale, cols // scale, scale, width)
     return x.swapaxes(2, 3).reshape(batch, -1, scale**2 * width)
-
-
-def _grid(config: VisionConfig, pixels: Float[Array, "B height width 3"]) -> tuple[int, int]:
-    return pixels.shape[1] // config.patch_size, pixels.shape[2] // config.patch_size
