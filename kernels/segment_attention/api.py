@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from kernels.segment_attention.backends import Backend, resolve
 from kernels.segment_attention.blockwise import attend_blockwise
+from kernels.segment_attention.pallas_gpu import attend_pallas_gpu
 from kernels.segment_attention.places import Places
 from kernels.segment_attention.reference import attend_dense
 from kernels.segment_attention.splash import attend_splash
@@ -51,6 +52,8 @@ def attend_in_places(
             return attend_dense(query, key, value, places)
         case Backend.SPLASH:
             return attend_splash(query, key, value, places)
+        case Backend.PALLAS_GPU:
+            return attend_pallas_gpu(query, key, value, places)
         case Backend.CUDNN:
             return attend_cudnn(query, key, value, places)
         case Backend.TOKAMAX:

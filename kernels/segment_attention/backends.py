@@ -1,10 +1,15 @@
 """The implementations by name, and which of them runs where none is named."""
 
+import functools
 import os
+import re
+import warnings
 from enum import Enum
 
 import jax
 from jaxtyping import Array, Float
+
+from kernels.segment_attention import pallas_gpu
 
 ENVIRONMENT = "SEGMENT_ATTENTION_BACKEND"
 """The environment variable whose value, a backend's name, replaces AUTO."""
@@ -18,12 +23,14 @@ class Backend(Enum):
 
     Attributes:
         AUTO: what the environment variable SEGMENT_ATTENTION_BACKEND names; without it, dense for
-            short sequences and single queries; beyond, splash on a lone TPU, and in blocks
-            elsewhere.
+            short sequences and single queries; beyond, splash on a lone TPU, pallas_gpu on a lone
+            CUDA device, and in blocks elsewhere.
         DENSE: `reference`, one array of all scores; the definition.
         BLOCKWISE: `blockwise`, memory linear in the sequence, any target.
         SPLASH: `splash`, JAX's kernel for TPUs; single queries are dense. On a mesh it must be
             called inside a ``shard_map``.
+        PALLAS_GPU: `pallas_gpu`, for CUDA devices of compute capability 8.0 and heads of at most
+            128; single queries are dense. On a mesh it must be called inside a ``shard_map``.
         CUDNN: cuDNN's kernel through ``jax.nn.dot_product_attention``; CUDA and half precision.
         TOKAMAX: what the package tokamax picks for the device; install it yourself.
     """
@@ -32,6 +39,7 @@ class Backend(Enum):
     DENSE = "dense"
     BLOCKWISE = "blockwise"
     SPLASH = "splash"
+    PALLAS_GPU = "pallas_gpu"
     CUDNN = "cudnn"
     TOKAMAX = "tokamax"
 
@@ -48,7 +56,7 @@ def resolve(
         backend = _from_environment()
     if backend is Backend.AUTO:
         backend = _automatic(query, key)
-    if backend is Backend.SPLASH and query.shape[2] == 1:
+    if backend in (Backend.SPLASH, Backend.PALLAS_GPU) and query.shape[2] == 1:
         return Backend.DENSE
     return backend
 
@@ -71,6 +79,27 @@ def _automatic(query: Array, key: Array) -> Backend:
     length, slots = query.shape[2], key.shape[2]
     if length == 1 or length * slots <= _MOST_DENSE:
         return Backend.DENSE
-    # XLA cannot split the kernel over a mesh by itself.
-    alone = jax.default_backend() == "tpu" and jax.device_count() == 1
-    return Backend.SPLASH if alone else Backend.BLOCKWISE
+    if jax.device_count() > 1:  # XLA cannot split a kernel over a mesh by itself
+        return Backend.BLOCKWISE
+    if jax.default_backend() == "tpu":
+        return Backend.SPLASH
+    if jax.default_backend() == "gpu" and query.shape[3] <= pallas_gpu.MAX_HEAD_SIZE:
+        reason = pallas_gpu.missing() or _old_device()
+        if reason is None:
+            return Backend.PALLAS_GPU
+        _warn(f"attention runs in blocks of XLA's own, for want of pallas_gpu: {reason}")
+    return Backend.BLOCKWISE
+
+
+def _old_device() -> str | None:
+    """Why Triton has no code for the device, or ``None`` if it has."""
+    capability = str(getattr(jax.devices()[0], "compute_capability", "unknown"))
+    if re.fullmatch(r"([89]|\d\d+)\.\d+", capability):
+        return None
+    return f"its compute capability is {capability}, not 8.0 or more"
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Once, however many layers ask."""
+    warnings.warn(message, stacklevel=2)

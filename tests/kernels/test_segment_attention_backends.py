@@ -1,19 +1,22 @@
 """Every implementation of attention that this machine has, held against one definition.
 
-Splash is a kernel for TPUs: its interpreter runs it here. What only another device can run is
+Kernels for TPUs and GPUs run here by their interpreters. What only another device can run is
 compiled or lowered for it.
 """
 
 import importlib.util
 import os
 import sys
+import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import topologies
+from jax.experimental import pallas, topologies
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from kernels.segment_attention import (
     Backend,
@@ -25,6 +28,7 @@ from kernels.segment_attention import (
     splash,
 )
 from kernels.segment_attention.blockwise import attend_blockwise
+from kernels.segment_attention.pallas_gpu import Tile, Tiles, attend_pallas_gpu
 from kernels.segment_attention.splash import attend_splash
 
 PLATFORM = jax.default_backend()
@@ -44,14 +48,24 @@ def mark(backend):
     return pytest.param(backend, marks=pytest.mark.skipif(bool(reason), reason=str(reason)))
 
 
+def dtype_and_unit(backend, dim):
+    """What to compute with, and its rounding; the GPU's kernel has one form for each precision."""
+    if backend is Backend.CUDNN or (backend is Backend.PALLAS_GPU and dim in (72, 80)):
+        return jnp.bfloat16, 2**-8
+    return jnp.float32, 2e-6
+
+
+TILES = Tiles(Tile(64, 32, 4, 2), Tile(32, 64, 4, 2), Tile(32, 64, 4, 2))
 EVERY = [mark(backend) for backend in Backend]
 
 
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch):
-    """Splash in small blocks, several to a sequence, and by the interpreter where it must be."""
+    """Kernels in small blocks, several to a sequence, and by the interpreter where they must be."""
     in_blocks = partial(attend_splash, block=128, interpret=PLATFORM != "tpu")
     monkeypatch.setattr(api, "attend_splash", in_blocks)
+    in_tiles = partial(attend_pallas_gpu, tiles=TILES, interpret=PLATFORM != "gpu")
+    monkeypatch.setattr(api, "attend_pallas_gpu", in_tiles)
 
 
 def definition(query, key, value, visible):
@@ -86,6 +100,13 @@ def chunk():
     return places, visible & (slots[None, :] <= at[:, None])
 
 
+# What the lowering asks of a device, for want of one.
+H100 = AbstractMesh(
+    (1,),
+    ("data",),
+    axis_types=(AxisType.Auto,),
+    abstract_device=AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu"),
+)
 CASES = {"packed": packed(), "chunk": chunk()}
 
 
@@ -99,9 +120,7 @@ def test_values_and_gradients(backend, case, dim):
     shapes = [(2, 4, visible.shape[1], dim)] + 2 * [(2, 2, visible.shape[2], dim)]
     query, key, value, weight = (rng.normal(size=shape) for shape in [*shapes, shapes[0]])
     weight *= visible.any(-1)[:, None, :, None]  # what sees nothing may come out as anything
-    dtype, unit = jnp.float32, 2e-6
-    if backend is Backend.CUDNN:
-        dtype, unit = jnp.bfloat16, 2**-8
+    dtype, unit = dtype_and_unit(backend, dim)
     query, key, value = (jnp.asarray(x, dtype) for x in (query, key, value))
     present = (places.key_segment != 0)[:, None, :, None]
     poisoned = [jnp.where(present, x, jnp.nan) for x in (key, value)]
@@ -178,6 +197,29 @@ def test_splash_skips_blocks_without_a_visible_key(monkeypatch):
     np.testing.assert_allclose(out, wanted, atol=1e-5)
 
 
+def test_the_gpu_kernels_visit_no_block_without_a_visible_key():
+    """Four segments of a block each, one of them NaN: a weight of 0 would carry it over."""
+    ids = jnp.asarray(np.repeat(np.arange(1, 5), 64))[None]
+    rng = np.random.default_rng(0)
+    arrays = [jnp.asarray(rng.normal(size=(1, 1, 256, 16)), jnp.float32) for _ in "qkv"]
+    tiles = Tiles(*[Tile(32, 64, 4, 2)] * 3)
+
+    @jax.jit
+    def run(*arrays):
+        def loss(*arrays):
+            return attend_pallas_gpu(
+                *arrays, Places.of_segments(ids), tiles=tiles, interpret=PLATFORM != "gpu"
+            ).sum()
+
+        return jax.value_and_grad(loss, argnums=(0, 1, 2))(*arrays)[1]
+
+    bad = (ids == 2)[:, None, :, None]
+    dirty = run(*(jnp.where(bad, jnp.nan, x) for x in arrays))
+    for x, y in zip(run(*arrays), dirty, strict=True):
+        np.testing.assert_array_equal(np.isnan(y), np.broadcast_to(bad, y.shape))
+        np.testing.assert_array_equal(np.where(bad, 0, x), np.where(bad, 0, y))
+
+
 def shapes(dim, dtype=jnp.bfloat16, sharding=None):
     """Of a call with lengths that are no multiples of anything."""
     new = partial(jax.ShapeDtypeStruct, sharding=sharding)
@@ -205,6 +247,32 @@ def test_splash_is_three_kernels_on_a_tpu():
     # The forward pass, the gradient of queries, that of keys and values; heads in whole lanes.
     assert text.count("@tpu_custom_call") == 3
     assert "tensor<4x256x128xbf16>" in text
+
+
+@pytest.mark.parametrize(
+    "dtype, padded", [(jnp.bfloat16, "8x256x80xbf16"), (jnp.float32, "8x224x128xf32")]
+)
+def test_pallas_gpu_is_three_kernels_on_a_gpu(dtype, padded):
+    arguments = shapes(72, dtype)
+    with jax.sharding.use_abstract_mesh(H100):
+        text = lowered(attend_pallas_gpu, "cuda", arguments).as_text()
+    # The forward pass, the gradient of queries, that of keys and values; heads in whole pieces.
+    assert text.count("__gpu$xla.gpu.triton") == 3
+    assert f"tensor<{padded}>" in text
+
+
+def test_a_batch_of_towers_lowers_for_a_gpu():
+    """``jax.vmap`` adds an axis to the grid, of which Triton takes three at most."""
+    x = jax.ShapeDtypeStruct((3, 1, 2, 200, 80), jnp.bfloat16)
+    ids = jax.ShapeDtypeStruct((3, 1, 200), jnp.int32)
+
+    @jax.vmap
+    def towers(query, key, value, ids):
+        return attend_pallas_gpu(query, key, value, Places.of_segments(ids))
+
+    with jax.sharding.use_abstract_mesh(H100):
+        text = lowered(towers, "cuda", (x, x, x, ids)).as_text()
+    assert text.count("__gpu$xla.gpu.triton") == 3
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -250,19 +318,85 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 def test_automatic_choice(monkeypatch):
-    """Dense while it is short; beyond, splash where a TPU is alone and in blocks elsewhere."""
+    """Dense while it is short; beyond, the kernel of a device that is alone, else in blocks."""
 
-    def chosen(length, slots):
-        query, key = jnp.zeros((1, 2, length, 8)), jnp.zeros((1, 2, slots, 8))
-        return backends._automatic(query, key)
+    def chosen(length, slots, dim=80):
+        query, key = jnp.zeros((1, 2, length, dim)), jnp.zeros((1, 2, slots, dim))
+        return backends.resolve(Backend.AUTO, query, key)
 
-    for backend, devices, long in (
+    monkeypatch.setattr(backends, "_old_device", lambda: None)
+    for platform, devices, long in (
         ("cpu", 1, Backend.BLOCKWISE),
-        ("gpu", 1, Backend.BLOCKWISE),
+        ("gpu", 1, Backend.PALLAS_GPU),
+        ("gpu", 8, Backend.BLOCKWISE),
         ("tpu", 1, Backend.SPLASH),
         ("tpu", 8, Backend.BLOCKWISE),
     ):
-        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
         monkeypatch.setattr(jax, "device_count", lambda devices=devices: devices)
         assert chosen(385, 384) is long
         assert chosen(384, 384) is chosen(1, 100_000) is Backend.DENSE
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert chosen(385, 384, dim=256) is Backend.BLOCKWISE
+
+
+@pytest.mark.parametrize("capability, fits", [("9.0", True), ("12.1", True), ("7.5", False)])
+def test_an_old_gpu_is_told_of_once(monkeypatch, capability, fits):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    device = SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    backends._warn.cache_clear()
+    x = jnp.zeros((1, 1, 400, 64))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        chosen = {backends.resolve(Backend.AUTO, x, x) for _ in range(3)}
+    assert chosen == {Backend.PALLAS_GPU if fits else Backend.BLOCKWISE}
+    assert len(caught) == (0 if fits else 1)
+    assert fits or "compute capability is 7.5, not 8.0" in str(caught[0].message)
+
+
+def test_a_jax_without_the_triton_lowering(monkeypatch):
+    """Asked for by name it is an error; where it would have been chosen, blocks and a warning."""
+    monkeypatch.delattr(pallas, "triton", raising=False)
+    monkeypatch.setitem(sys.modules, "jax.experimental.pallas.triton", None)
+    arrays = [jnp.zeros((1, 1, 400, 64))] * 3
+    places = Places.of_segments(jnp.ones((1, 400), jnp.int32))
+    with pytest.raises(ValueError, match=f"jax {jax.__version__} has no Triton lowering of Pallas"):
+        attend_in_places(*arrays, places, Backend.PALLAS_GPU)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    backends._warn.cache_clear()
+    with pytest.warns(UserWarning, match="has no Triton lowering of Pallas"):
+        assert backends.resolve(Backend.AUTO, *arrays[:2]) is Backend.BLOCKWISE
+
+
+def test_the_environment_names_another_default(monkeypatch):
+    x = jnp.zeros((1, 1, 400, 64))
+    monkeypatch.setenv("SEGMENT_ATTENTION_BACKEND", "dense")
+    assert backends.resolve(Backend.AUTO, x, x) is Backend.DENSE
+    assert backends.resolve(Backend.BLOCKWISE, x, x) is Backend.BLOCKWISE
+    monkeypatch.setenv("SEGMENT_ATTENTION_BACKEND", "fastest")
+    with pytest.raises(ValueError, match="SEGMENT_ATTENTION_BACKEND='fastest' is none of auto, de"):
+        backends.resolve(Backend.AUTO, x, x)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"query": jnp.zeros((1, 3, 8, 16))}, "the heads of the query be a multiple"),
+        ({"value": jnp.zeros((1, 2, 9, 16))}, "value \\[B, Hk, S, D\\]: got"),
+        (
+            {"key": jnp.zeros((1, 2, 8, 16), jnp.bfloat16)},
+            "floating dtype, got float32, bfloat16",
+        ),
+        ({"places": Places.of_segments(jnp.ones((1, 9), int))}, "places.query_segment must be"),
+        ({"places": Places.of_segments(jnp.ones((1, 8)))}, "integers \\(1, 8\\), got float32"),
+    ],
+)
+def test_what_does_not_fit_together_is_named(change, message):
+    x = jnp.zeros((1, 2, 8, 16))
+    good = {"query": x, "key": x, "value": x, "places": Places.of_segments(jnp.ones((1, 8), int))}
+    with pytest.raises(ValueError, match=message):
+        attend_in_places(**good | change)
