@@ -291,7 +291,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="how the backbone's positions are numbered (default: hf-5)",
     )
     args = parser.parse_args(argv)
-    args.out = args.out or Path("runs", "allocate", args.clip.stem)
+    args.out = args.out or Path("runs", "allocate", args.clip.name)
     require_writable(args.out)
     if args.budget is not None and args.budget < 1:
         raise UserError(f"the budget must be at least 1 token, got {args.budget}")

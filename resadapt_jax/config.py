@@ -162,9 +162,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _load_module(path: Path) -> types.ModuleType:
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"no such config file: {path}")
-    if path.suffix != ".py":
+    if path.is_dir() or path.suffix != ".py":
         raise UserError(f"a config is a Python file, got {path}")
     name = f"resadapt_config_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
