@@ -349,35 +349,46 @@ def _turn(chunk, turned, offset, static):
     """
     size, merge, planes = static.spec.patch_size, static.spec.merge_size, static.planes
     lane = lax.broadcasted_iota(jnp.int32, (planes, _LANES), 1)
-    for token_row in range(merge):
+
+    @pl.loop(0, merge, unroll=True)
+    def _(token_row):
         for group, ys in enumerate(static.groups):
             rolled = [
                 _roll(chunk[token_row, pl.ds(y, planes, stride=static.lead)], size * (y - ys[0]))
                 for y in ys
             ]
-            for col in range(static.blocks * merge):
+
+            @pl.loop(0, static.blocks * merge, unroll=True)
+            def _(col, group=group, rolled=rolled):
                 place = (lane - size * col) & (_LANES - 1)
                 row = rolled[-1]
                 for n in reversed(range(len(rolled) - 1)):
                     row = jnp.where(place < size * (n + 1), rolled[n], row)
                 token = col // merge * merge**2 + token_row * merge + col % merge
                 where = pl.ds(offset + token, planes, stride=static.tiles * _TILE)
-                turned[group, where] = _roll(row, -size * col)
+                turned[group, where] = _roll(row, (-size * col) & (_LANES - 1))
 
 
 def _normalise(turned, tiles, static):
     """Features of a chunk to output tiles, (x/255 - μ)/σ."""
     spec, rows = static.spec, static.tiles * _TILE
-    for plane in range(static.planes):
+
+    @pl.loop(0, static.planes, unroll=True)
+    def _(plane):
         channel = plane // spec.temporal_patch_size
-        scale = 1.0 / (255.0 * spec.std[channel])
-        shift = -spec.mean[channel] / spec.std[channel]
+        scale, shift = (
+            jnp.where(channel == 0, values[0], jnp.where(channel == 1, values[1], values[2]))
+            for values in (
+                [1.0 / (255.0 * std) for std in spec.std],
+                [-mean / std for mean, std in zip(spec.mean, spec.std, strict=True)],
+            )
+        )
         for group, ys in enumerate(static.groups):
             width = len(ys) * spec.patch_size
-            values = turned[group, plane * rows : (plane + 1) * rows, :width] * scale + shift
+            values = turned[group, pl.ds(plane * rows, rows), :width] * scale + shift
             at = (plane * spec.patch_size + ys[0]) * spec.patch_size
             values = values.reshape(static.tiles, _TILE, width)
-            tiles[:, :, at : at + width] = values.astype(tiles.dtype)
+            tiles[:, :, pl.ds(at, width)] = values.astype(tiles.dtype)
 
 
 def _clear(tiles):
@@ -470,4 +481,4 @@ def _inverse(total):
 
 
 def _roll(x, by):
-    return pltpu.roll(x, by % _LANES, 1) if by % _LANES else x
+    return pltpu.roll(x, by, 1)
