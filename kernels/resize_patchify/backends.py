@@ -38,7 +38,7 @@ class Backend(Enum):
 
 
 # The first that can serve a call does; jax.lax.platform_dependent names the platforms.
-_BY_PLATFORM: dict[str, tuple[Backend, ...]] = {}
+_BY_PLATFORM: dict[str, tuple[Backend, ...]] = {"tpu": (Backend.PALLAS_TPU,)}
 
 
 def chosen(backend: Backend | None) -> Backend:

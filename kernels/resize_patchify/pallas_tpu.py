@@ -78,7 +78,7 @@ class _Static:
 
 
 def lacks(frames_shape: tuple[int, ...], spec: PatchSpec) -> str | None:
-    """Blocks fit into 128 lanes, a band of rows into vector memory, the table into scalar memory."""
+    """Wide blocks, very wide frames, more clips than scalar memory holds the table of."""
     if spec.block_size > _LANES:
         return f"merge blocks have at most {_LANES} pixels a side, not {spec.block_size}"
     width = frames_shape[-2] if frames_shape[-1] == 3 else frames_shape[-1]
@@ -163,7 +163,9 @@ def _strips(layout: Layout, spec: PatchSpec) -> tuple[Array, ...]:
 
     def clip(rows, cols):
         ends, blocks = jnp.cumsum(rows), jnp.cumsum(rows * cols)
-        unit = jnp.minimum(jnp.searchsorted(ends, index, side="right", method="compare_all"), units - 1)
+        unit = jnp.minimum(
+            jnp.searchsorted(ends, index, side="right", method="compare_all"), units - 1
+        )
         row = index - (ends - rows)[unit]
         first = (blocks - rows * cols)[unit] + row * cols[unit]
         used, rest = blocks[-1], spec.capacity - blocks[-1]
@@ -233,7 +235,11 @@ def _program(
             _horizontal(done, widths[unit], halves, chunk, frames.shape[-1], static)
             row = (first + done) * static.block_rows
             _turn(chunk, turned, row % _TILE, static)
-            put(partial(_normalise, turned, static=static), row, jnp.minimum(count - done, static.blocks))
+            put(
+                partial(_normalise, turned, static=static),
+                row,
+                jnp.minimum(count - done, static.blocks),
+            )
 
     @pl.when(unit < 0)
     def _():

@@ -36,7 +36,9 @@ def _compiled(implementation, spec):
         layout, _ = lay_out(heights, widths, spec)
         return IMPLEMENTATIONS[implementation](frames, layout, spec)
 
-    return jax.jit(run)
+    # An interpreted kernel is thousands of small operations: their compilation is what takes time.
+    quick = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    return jax.jit(run, compiler_options=None if implementation == "reference" else quick)
 
 
 def run(implementation, frames, heights, widths, spec):
