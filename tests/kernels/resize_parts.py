@@ -37,7 +37,9 @@ def _compiled(implementation, spec):
         return IMPLEMENTATIONS[implementation](frames, layout, spec)
 
     # An interpreted kernel is thousands of small operations: their compilation is what takes time.
-    quick = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    quick = {"xla_backend_optimization_level": 0}
+    if jax.__version_info__ < (0, 11):  # later ones have no such option
+        quick["xla_cpu_use_fusion_emitters"] = False
     return jax.jit(run, compiler_options=None if implementation == "reference" else quick)
 
 
