@@ -80,7 +80,8 @@ def attend_pallas_gpu(
     """See `kernels.segment_attention.api.attend_in_places`.
 
     Lengths are padded to whole blocks with a segment that none sees, heads with zeros; the scale is
-    that of the true size. Works under one ``jax.vmap``.
+    that of the true size. float32 is multiplied as ``jax_default_matmul_precision`` says, like
+    everywhere in JAX on a GPU: in TF32 if it says nothing. Works under one ``jax.vmap``.
 
     Args:
         query: heads of at most 128; its ``Hq`` heads share the ``Hk`` of the keys.

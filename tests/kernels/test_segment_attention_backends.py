@@ -1,11 +1,10 @@
 """Every implementation of attention that this machine has, held against one definition.
 
-Kernels for TPUs and GPUs run here by their interpreters. What only another device can run is
-compiled or lowered for it.
+Kernels for TPUs and GPUs run here by their interpreters and are lowered for their devices;
+tests/aot compiles them.
 """
 
 import importlib.util
-import os
 import sys
 import warnings
 from functools import partial
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import pallas, topologies
+from jax.experimental import pallas
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from kernels.segment_attention import (
@@ -119,10 +118,10 @@ def test_values_and_gradients(backend, case, dim):
     rng = np.random.default_rng(dim)
     shapes = [(2, 4, visible.shape[1], dim)] + 2 * [(2, 2, visible.shape[2], dim)]
     query, key, value, weight = (rng.normal(size=shape) for shape in [*shapes, shapes[0]])
-    weight *= visible.any(-1)[:, None, :, None]  # what sees nothing may come out as anything
     dtype, unit = dtype_and_unit(backend, dim)
     query, key, value = (jnp.asarray(x, dtype) for x in (query, key, value))
     present = (places.key_segment != 0)[:, None, :, None]
+    seeing = visible.any(-1)[:, None, :, None]
     poisoned = [jnp.where(present, x, jnp.nan) for x in (key, value)]
 
     def run(attend, *arrays):
@@ -138,9 +137,8 @@ def test_values_and_gradients(backend, case, dim):
     wanted = run(
         partial(definition, visible=visible), *(x.astype(jnp.float32) for x in (query, key, value))
     )
-    seeing = np.broadcast_to(visible.any(-1)[:, None, :, None], query.shape)
-    assert got[0].dtype == dtype and np.isfinite(got[0]).all()
-    np.testing.assert_allclose(got[0][seeing], wanted[0][seeing], atol=4 * unit)
+    assert got[0].dtype == dtype and not np.any(got[0][~np.broadcast_to(seeing, query.shape)])
+    np.testing.assert_allclose(got[0], wanted[0], atol=4 * unit)
     for x, y in zip(got[1:], wanted[1:], strict=True):
         np.testing.assert_allclose(x, y, atol=unit * float(np.abs(y).max()) * 4)
 
@@ -220,9 +218,9 @@ def test_the_gpu_kernels_visit_no_block_without_a_visible_key():
         np.testing.assert_array_equal(np.where(bad, 0, x), np.where(bad, 0, y))
 
 
-def shapes(dim, dtype=jnp.bfloat16, sharding=None):
+def shapes(dim, dtype=jnp.bfloat16):
     """Of a call with lengths that are no multiples of anything."""
-    new = partial(jax.ShapeDtypeStruct, sharding=sharding)
+    new = jax.ShapeDtypeStruct
     places = [new(shape, jnp.int32) for shape in ((2, 201), (2, 301), (201,), (301,))]
     key = new((2, 2, 301, dim), dtype)
     return new((2, 4, 201, dim), dtype), key, key, Places(*places)
@@ -273,19 +271,6 @@ def test_a_batch_of_towers_lowers_for_a_gpu():
     with jax.sharding.use_abstract_mesh(H100):
         text = lowered(towers, "cuda", (x, x, x, ids)).as_text()
     assert text.count("__gpu$xla.gpu.triton") == 3
-
-
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
-@pytest.mark.parametrize("dim", [64, 72, 80, 128])
-def test_splash_compiles_for_a_tpu(dim, monkeypatch):
-    for name in ("ALLOW_MULTIPLE_LIBTPU_LOAD", "TPU_SKIP_MDS_QUERY"):
-        monkeypatch.setenv(name, os.environ.get(name, "1"))
-    one_chip = {"topology_name": "v5e:1x1", "chips_per_host_bounds": [1, 1, 1]}
-    topology = topologies.get_topology_desc(platform="tpu", **one_chip)
-    mesh = jax.sharding.Mesh(np.array(topology.devices), ("data",))
-    arguments = shapes(dim, sharding=jax.NamedSharding(mesh, jax.P()))
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        lowered(attend_splash, "tpu", arguments).compile()
 
 
 @pytest.mark.parametrize("dim, padded", [(72, 72), (80, 80), (100, 104)])
