@@ -81,7 +81,7 @@ def attend_pallas_gpu(
 
     Lengths are padded to whole blocks with a segment that none sees, heads with zeros; the scale is
     that of the true size. float32 is multiplied as ``jax_default_matmul_precision`` says, like
-    everywhere in JAX on a GPU: in TF32 if it says nothing. Works under one ``jax.vmap``.
+    everywhere in JAX on a GPU: in TF32 if it says nothing. Works under ``jax.vmap``.
 
     Args:
         query: heads of at most 128; its ``Hq`` heads share the ``Hk`` of the keys.
@@ -130,7 +130,7 @@ def _attend(query, key, value, places, scale, tiles, interpret):
 def _forward(query, key, value, places, scale, tiles, interpret):
     tile, (heads, length, _) = tiles.forward, query.shape
     out, log_sum = _launch(
-        partial(_forward_kernel, tile=tile, scale=scale),
+        partial(_segment_attention_forward, tile=tile, scale=scale),
         (length // tile.queries, heads),
         [*_by_query(places, tile), (query, tile.queries), (key, None), (value, None)],
         [
@@ -150,7 +150,7 @@ def _backward(scale, tiles, interpret, residuals, d_out):
     tile, (heads, length, _) = tiles.d_query, query.shape
     asked = [(x, tile.queries) for x in (query, d_out, log_sum, mean)]
     [d_query] = _launch(
-        partial(_d_query_kernel, tile=tile, scale=scale),
+        partial(_segment_attention_d_query, tile=tile, scale=scale),
         (length // tile.queries, heads),
         [*_by_query(places, tile), *asked, (key, None), (value, None)],
         [(jax.ShapeDtypeStruct(query.shape, query.dtype), tile.queries)],
@@ -161,7 +161,7 @@ def _backward(scale, tiles, interpret, residuals, d_out):
     grouped = (x.reshape(kv_heads, -1, *x.shape[1:]) for x in (query, d_out, log_sum, mean))
     seen = [(key, tile.keys), (value, tile.keys)]
     d_key, d_value = _launch(
-        partial(_d_key_value_kernel, tile=tile, scale=scale),
+        partial(_segment_attention_d_key_value, tile=tile, scale=scale),
         (slots // tile.keys, kv_heads),
         [*_by_key(places, tile), *((x, None) for x in grouped), *seen],
         [(jax.ShapeDtypeStruct(x.shape, x.dtype), length) for x, length in seen],
@@ -228,10 +228,11 @@ def _launch(
     )(*(array for array, _ in inputs))
 
 
-def _forward_kernel(
+def _segment_attention_forward(
     span, query_segment, key_segment, query_slot, key_slot, query, key, value, out, log_sum,
     *, tile, scale,
 ):  # fmt: skip
+    """Of a block of queries, the result and log₂ of the sum of 2 to the scores."""
     queries, segment, slot = _head(query, _ALL), query_segment[:], query_slot[:]
 
     def add(block, carry):
@@ -248,18 +249,19 @@ def _forward_kernel(
         return new_top, total * decay + weights.sum(axis=1), sums
 
     # Between a score and one that is never reached, so that the latter's weight is 0.
-    top, total = jnp.full((tile.queries,), _NEVER / 2), jnp.zeros((tile.queries,))
-    start = top, total, _zeros(tile.queries, query)
+    top = jnp.full((tile.queries,), _NEVER / 2, jnp.float32)
+    start = top, jnp.zeros((tile.queries,), jnp.float32), _zeros(tile.queries, query)
     top, total, sums = jax.lax.fori_loop(span[0, 0], span[0, 1], add, start)
     safe = jnp.where(total > 0.0, total, 1.0)
     _store(out, [x / safe[:, None] for x in sums])
     log_sum[:] = top + jnp.log2(safe)
 
 
-def _d_query_kernel(
+def _segment_attention_d_query(
     span, query_segment, key_segment, query_slot, key_slot,
     query, d_out, log_sum, mean, key, value, d_query, *, tile, scale,
 ):  # fmt: skip
+    """Of a block of queries: dQ = W ∘ (dO Vᵀ - mean) K / √D."""
     queries, d_outs = _head(query, _ALL), _head(d_out, _ALL)
     segment, slot, log_sums, means = query_segment[:], query_slot[:], log_sum[:], mean[:]
 
@@ -278,11 +280,14 @@ def _d_query_kernel(
     _store(d_query, [x * scale for x in sums])
 
 
-def _d_key_value_kernel(
+def _segment_attention_d_key_value(
     span, query_segment, key_segment, query_slot, key_slot,
     query, d_out, log_sum, mean, key, value, d_key, d_value, *, tile, scale,
 ):  # fmt: skip
-    """Scores lie with keys first, so that no array of them need be turned round."""
+    """Of a block of keys: dK = (W ∘ (dO Vᵀ - mean))ᵀ Q / √D and dV = Wᵀ dO.
+
+    Scores lie with keys first, so that no array of them need be turned round.
+    """
     keys, values = _head(key, _ALL), _head(value, _ALL)
     segment, slot = key_segment[:], key_slot[:]
 
@@ -325,7 +330,7 @@ def _head(ref: Any, *rows: Any) -> Pieces:
 
 
 def _zeros(rows: int, like: Any) -> Pieces:
-    return [jnp.zeros((rows, columns.size)) for columns in _columns(like.shape[-1])]
+    return [jnp.zeros((rows, columns.size), jnp.float32) for columns in _columns(like.shape[-1])]
 
 
 def _store(ref: Any, pieces: Pieces) -> None:

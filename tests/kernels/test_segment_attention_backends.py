@@ -260,7 +260,7 @@ def test_pallas_gpu_is_three_kernels_on_a_gpu(dtype, padded):
 
 
 def test_a_batch_of_towers_lowers_for_a_gpu():
-    """``jax.vmap`` adds an axis to the grid, of which Triton takes three at most."""
+    """The models map their towers over a batch; it is one launch of each kernel."""
     x = jax.ShapeDtypeStruct((3, 1, 2, 200, 80), jnp.bfloat16)
     ids = jax.ShapeDtypeStruct((3, 1, 200), jnp.int32)
 
