@@ -1,0 +1,194 @@
+"""The kernel in Pallas for CUDA GPUs, by Pallas' Triton lowering: nothing beyond jax is needed.
+
+JAX has announced the removal of that lowering, so `lacks` looks for it; `triton` holds the same
+program as a Triton kernel, which does not depend on it.
+"""
+
+from functools import cache, partial
+from importlib import import_module
+from math import prod
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jaxtyping import Array, Float, Num
+
+from kernels.resize_patchify.gpu_tiles import (
+    ALIGNMENT,
+    TILE_COLS,
+    TILE_ROWS,
+    block_table,
+    padded_side,
+    too_large,
+)
+from kernels.resize_patchify.layout import Layout
+from kernels.resize_patchify.spec import PatchSpec
+from kernels.resize_patchify.weights import unnormalised, window
+
+NUM_WARPS = 8
+NUM_STAGES = 2
+
+
+def resize_patchify(
+    frames: Num[Array, "B F H W 3"] | Num[Array, "B F 3 H W"],
+    layout: Layout,
+    spec: PatchSpec,
+    *,
+    interpret: bool = False,
+) -> Float[Array, "B P D"]:
+    """See `kernels.resize_patchify.api.resize_patchify`.
+
+    Args:
+        interpret: run on the CPU what the kernel would do, for tests.
+    """
+    plt = _lowering()
+    table = block_table(layout)
+    tokens = len(table) * spec.merge_size**2
+    patches = pl.pallas_call(
+        partial(_kernel, spec=spec),
+        out_shape=jax.ShapeDtypeStruct((tokens, spec.features), spec.output_dtype),
+        grid=(len(table) * spec.temporal_patch_size,),
+        compiler_params=plt.CompilerParams(num_warps=NUM_WARPS, num_stages=NUM_STAGES),
+        interpret=interpret,
+        name="resize_patchify",
+    )(table, frames)
+    return patches.reshape(frames.shape[0], -1, spec.features)
+
+
+def lacks(frames_shape: tuple[int, ...], spec: PatchSpec) -> str | None:
+    """What keeps the kernel from a call: the lowering, or a limit of its own."""
+    if _lowering() is None:
+        return f"needs Pallas' Triton lowering, which jax {jax.__version__} is without"
+    if 2**31 <= prod(frames_shape) <= 2**32:
+        # Between these Pallas computes the offsets of bytes with the wrong sign.
+        return f"cannot address {prod(frames_shape)} pixel values, split the batch"
+    return too_large(spec)
+
+
+@cache
+def _lowering():
+    try:
+        return import_module("jax.experimental.pallas.triton")
+    except ImportError:
+        return None
+
+
+def _kernel(table, frames, out, *, spec):
+    """One merge block at one temporal slot; see `gpu_tiles`."""
+    channels_last = frames.shape[-1] == 3
+    in_height, in_width = frames.shape[2:4] if channels_last else frames.shape[3:]
+    side, padded = spec.block_size, padded_side(spec)
+    num_blocks = table.shape[0] // frames.shape[0]
+    block = lax.div(pl.program_id(0), spec.temporal_patch_size)
+    slot = lax.rem(pl.program_id(0), spec.temporal_patch_size)
+    unit, row, col, height, width = (table[block, k] for k in range(5))
+    present = unit >= 0
+    height, width = jnp.maximum(height, 1), jnp.maximum(width, 1)
+    clip = lax.div(block, num_blocks)
+    frame = jnp.clip(unit * spec.temporal_patch_size + slot, 0, frames.shape[1] - 1)
+
+    how = {"filter": spec.filter, "antialias": spec.antialias}
+    lane = jnp.arange(padded, dtype=jnp.int32)
+    out_rows, out_cols = row * side + lane, col * side + lane
+    top, bottom = window(row * side, row * side + side - 1, in_height, height, **how)
+    left, right = window(col * side, col * side + side - 1, in_width, width, **how)
+    left = lax.div(left, ALIGNMENT) * ALIGNMENT
+    weight_parts = 2 if spec.precision == "high" else 1
+    pixel_parts = weight_parts if jnp.finfo(jnp.float16).nmant < _mantissa(frames.dtype) else 1
+
+    def pixels(channel, rows, cols):
+        at = (rows[:, None], cols[None, :])
+        at = (*at, channel) if channels_last else (channel, *at)
+        inside = (rows < in_height)[:, None] & (cols < in_width)[None, :]
+        loaded = _lowering().load(frames.at[clip, frame, *at], mask=inside, other=0)
+        return _halves(loaded, pixel_parts)
+
+    def over_rows(k, sums, cols):
+        *resized, total = sums
+        rows = top + k * TILE_ROWS + jnp.arange(TILE_ROWS, dtype=jnp.int32)
+        weights = unnormalised(out_rows[:, None], rows[None, :], in_height, height, **how)
+        weights = _halves(weights, weight_parts)
+        resized = [a + _dot(weights, pixels(c, rows, cols)) for c, a in enumerate(resized)]
+        return *resized, total + jnp.sum(_whole(weights), axis=1)
+
+    def over_cols(k, sums):
+        *resized, total = sums
+        cols = left + k * TILE_COLS + jnp.arange(TILE_COLS, dtype=jnp.int32)
+        zeros = [jnp.zeros((padded, TILE_COLS), jnp.float32) for _ in range(3)]
+        *tall, tall_total = lax.fori_loop(
+            0,
+            jnp.where(present, pl.cdiv(bottom - top, TILE_ROWS), 0),
+            partial(over_rows, cols=cols),
+            (*zeros, jnp.zeros(padded, jnp.float32)),
+        )
+        weights = unnormalised(out_cols[None, :], cols[:, None], in_width, width, **how)
+        weights = _halves(weights, weight_parts)
+        scale = _reciprocal(tall_total)[:, None]
+        resized = [
+            a + _dot(_halves(b * scale, weight_parts), weights)
+            for a, b in zip(resized, tall, strict=True)
+        ]
+        return *resized, total + jnp.sum(_whole(weights), axis=0)
+
+    zeros = [jnp.zeros((padded, padded), jnp.float32) for _ in range(3)]
+    *resized, total = lax.fori_loop(
+        0,
+        jnp.where(present, pl.cdiv(right - left, TILE_COLS), 0),
+        over_cols,
+        (*zeros, jnp.zeros(padded, jnp.float32)),
+    )
+    scale = _reciprocal(total)[None, :]
+    for channel, values in enumerate(resized):
+        values = _normalised(values * scale, channel, spec)
+        values = jnp.where(present, values, 0.0).astype(out.dtype)
+        _store(out, values, block, slot, channel, spec)
+
+
+def _store(out, values, block, slot, channel, spec):
+    """[y, x] of a block to its patches, features in the order (channel, time, y, x)."""
+    p, m, per_unit = spec.patch_size, spec.merge_size, spec.temporal_patch_size
+    lane = jnp.arange(values.shape[0], dtype=jnp.int32)
+    y, x = lane[:, None], lane[None, :]
+    token = block * m**2 + lax.div(y, p) * m + lax.div(x, p)
+    feature = ((channel * per_unit + slot) * p + lax.rem(y, p)) * p + lax.rem(x, p)
+    inside = (y < spec.block_size) & (x < spec.block_size)
+    _lowering().store(out.at[token, feature], values, mask=inside)
+
+
+def _normalised(values, channel, spec):
+    if spec.rounding == "final":
+        # Adding 1.5 · 2²³ leaves no bit for a fraction, and float32 rounds half to even.
+        whole = 1.5 * 2.0**23
+        values = (jnp.clip(values, 0.0, 255.0) + whole) - whole
+    return (values - 255.0 * spec.mean[channel]) * (1.0 / (255.0 * spec.std[channel]))
+
+
+def _halves(x, parts):
+    """x as a sum of so many float16; the second is what the first rounds off."""
+    high = x.astype(jnp.float16)
+    if parts == 1:
+        return (high,)
+    return high, (x.astype(jnp.float32) - high.astype(jnp.float32)).astype(jnp.float16)
+
+
+def _whole(parts):
+    return sum(part.astype(jnp.float32) for part in parts)
+
+
+def _dot(a, b):
+    """a · b without the product of the two low parts."""
+    return sum(
+        jnp.dot(x, y, preferred_element_type=jnp.float32, precision=lax.Precision.DEFAULT)
+        for i, x in enumerate(a)
+        for j, y in enumerate(b)
+        if i + j < 2
+    )
+
+
+def _reciprocal(total):
+    return 1.0 / jnp.where(total == 0.0, 1.0, total)
+
+
+def _mantissa(dtype):
+    return jnp.finfo(dtype).nmant if jnp.issubdtype(dtype, jnp.floating) else 8
