@@ -38,7 +38,10 @@ class Backend(Enum):
 
 
 # The first that can serve a call does; jax.lax.platform_dependent names the platforms.
-_BY_PLATFORM: dict[str, tuple[Backend, ...]] = {"tpu": (Backend.PALLAS_TPU,)}
+_BY_PLATFORM: dict[str, tuple[Backend, ...]] = {
+    "tpu": (Backend.PALLAS_TPU,),
+    "cuda": (Backend.PALLAS_GPU, Backend.TRITON),
+}
 
 
 def chosen(backend: Backend | None) -> Backend:

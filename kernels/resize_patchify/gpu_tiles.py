@@ -1,10 +1,10 @@
 """What the two GPU kernels share: their table of blocks, their tiles and their limits.
 
 Both run one program per merge block and temporal slot. A program finds its window of the frame,
-walks over it in tiles of `TILE_ROWS` x `TILE_COLS` pixels, makes the weights of each tile in
+walks over it in tiles (`tile`), makes the weights of each tile in
 registers, multiplies on tensor cores, and stores its part of the block's patches:
 
-    A_c = Σ_rows W_y · X_c / Σ W_y        [side, TILE_COLS], once per column of tiles
+    A_c = Σ_rows W_y · X_c / Σ W_y        [side, columns of a tile]
     O_c = Σ_cols A_c · W_xᵀ / Σ W_x       [side, side]
 
 Pixels of 8 bits are exact in half precision. At precision "high" whatever is not is the sum of
@@ -17,12 +17,17 @@ from jaxtyping import Array, Int
 from kernels.resize_patchify.layout import Layout
 from kernels.resize_patchify.spec import PatchSpec
 
-TILE_ROWS = 32
-TILE_COLS = 64
+NUM_WARPS = 8
+NUM_STAGES = 2
 ALIGNMENT = 16
 """Windows begin at a multiple of this column, so that a thread loads 16 bytes at once."""
 
 _MAX_SIDE = 64
+
+
+def tile(spec: PatchSpec) -> tuple[int, int]:
+    """Rows and columns of input pixels at once: the largest for which no register spills."""
+    return (32, 32) if spec.precision == "high" else (32, 64)
 
 
 def padded_side(spec: PatchSpec) -> int:
@@ -35,6 +40,12 @@ def too_large(spec: PatchSpec) -> str | None:
     if spec.block_size <= _MAX_SIDE:
         return None
     return f"serves merge blocks of at most {_MAX_SIDE} pixels a side, got {spec.block_size}"
+
+
+def splits_pixels(dtype: jnp.dtype, spec: PatchSpec) -> bool:
+    """Whether pixels of this dtype, too, are two halves each."""
+    whole = dtype == jnp.uint8 or jnp.finfo(dtype).nmant <= jnp.finfo(jnp.float16).nmant
+    return spec.precision == "high" and not whole
 
 
 def block_table(layout: Layout) -> Int[Array, "B*N 5"]:

@@ -16,18 +16,17 @@ from jaxtyping import Array, Float, Num
 
 from kernels.resize_patchify.gpu_tiles import (
     ALIGNMENT,
-    TILE_COLS,
-    TILE_ROWS,
+    NUM_STAGES,
+    NUM_WARPS,
     block_table,
     padded_side,
+    splits_pixels,
+    tile,
     too_large,
 )
 from kernels.resize_patchify.layout import Layout
 from kernels.resize_patchify.spec import PatchSpec
 from kernels.resize_patchify.weights import unnormalised, window
-
-NUM_WARPS = 8
-NUM_STAGES = 2
 
 
 def resize_patchify(
@@ -94,54 +93,58 @@ def _kernel(table, frames, out, *, spec):
     top, bottom = window(row * side, row * side + side - 1, in_height, height, **how)
     left, right = window(col * side, col * side + side - 1, in_width, width, **how)
     left = lax.div(left, ALIGNMENT) * ALIGNMENT
-    weight_parts = 2 if spec.precision == "high" else 1
-    pixel_parts = weight_parts if jnp.finfo(jnp.float16).nmant < _mantissa(frames.dtype) else 1
+    high = spec.precision == "high"
+    tile_rows, tile_cols = tile(spec)
+
+    def weights(i, j, in_size, out_size):
+        weights = unnormalised(i, j, in_size, out_size, **how)
+        return weights if high else weights.astype(jnp.float16).astype(jnp.float32)
 
     def pixels(channel, rows, cols):
         at = (rows[:, None], cols[None, :])
         at = (*at, channel) if channels_last else (channel, *at)
         inside = (rows < in_height)[:, None] & (cols < in_width)[None, :]
-        loaded = _lowering().load(frames.at[clip, frame, *at], mask=inside, other=0)
-        return _halves(loaded, pixel_parts)
+        return _lowering().load(frames.at[clip, frame, *at], mask=inside, other=0)
 
     def over_rows(k, sums, cols):
-        *resized, total = sums
-        rows = top + k * TILE_ROWS + jnp.arange(TILE_ROWS, dtype=jnp.int32)
-        weights = unnormalised(out_rows[:, None], rows[None, :], in_height, height, **how)
-        weights = _halves(weights, weight_parts)
-        resized = [a + _dot(weights, pixels(c, rows, cols)) for c, a in enumerate(resized)]
-        return *resized, total + jnp.sum(_whole(weights), axis=1)
+        *tall, total = sums
+        rows = top + k * tile_rows + jnp.arange(tile_rows, dtype=jnp.int32)
+        vertical = weights(out_rows[:, None], rows[None, :], in_height, height)
+        split = high, splits_pixels(frames.dtype, spec)
+        tall = [_add_dot(a, vertical, pixels(c, rows, cols), *split) for c, a in enumerate(tall)]
+        return *tall, total + jnp.sum(vertical, axis=1)
 
     def over_cols(k, sums):
         *resized, total = sums
-        cols = left + k * TILE_COLS + jnp.arange(TILE_COLS, dtype=jnp.int32)
-        zeros = [jnp.zeros((padded, TILE_COLS), jnp.float32) for _ in range(3)]
+        cols = left + k * tile_cols + jnp.arange(tile_cols, dtype=jnp.int32)
+        zeros = [jnp.zeros((padded, tile_cols), jnp.float32) for _ in range(3)]
         *tall, tall_total = lax.fori_loop(
             0,
-            jnp.where(present, pl.cdiv(bottom - top, TILE_ROWS), 0),
+            jnp.where(present, pl.cdiv(bottom - top, tile_rows), 0),
             partial(over_rows, cols=cols),
             (*zeros, jnp.zeros(padded, jnp.float32)),
         )
-        weights = unnormalised(out_cols[None, :], cols[:, None], in_width, width, **how)
-        weights = _halves(weights, weight_parts)
+        horizontal = weights(out_cols[None, :], cols[:, None], in_width, width)
+        # Divided before it is halved: the sums of a large window pass what float16 holds.
         scale = _reciprocal(tall_total)[:, None]
         resized = [
-            a + _dot(_halves(b * scale, weight_parts), weights)
+            _add_dot(a, b * scale, horizontal, high, high)
             for a, b in zip(resized, tall, strict=True)
         ]
-        return *resized, total + jnp.sum(_whole(weights), axis=0)
+        return *resized, total + jnp.sum(horizontal, axis=0)
 
     zeros = [jnp.zeros((padded, padded), jnp.float32) for _ in range(3)]
     *resized, total = lax.fori_loop(
         0,
-        jnp.where(present, pl.cdiv(right - left, TILE_COLS), 0),
+        jnp.where(present, pl.cdiv(right - left, tile_cols), 0),
         over_cols,
         (*zeros, jnp.zeros(padded, jnp.float32)),
     )
-    scale = _reciprocal(total)[None, :]
+    total = total[None, :]
     for channel, values in enumerate(resized):
-        values = _normalised(values * scale, channel, spec)
-        values = jnp.where(present, values, 0.0).astype(out.dtype)
+        values = _normalised(values * _reciprocal(total), channel, spec)
+        # Padding has no weights.
+        values = jnp.where(total == 0.0, 0.0, values).astype(out.dtype)
         _store(out, values, block, slot, channel, spec)
 
 
@@ -164,31 +167,23 @@ def _normalised(values, channel, spec):
     return (values - 255.0 * spec.mean[channel]) * (1.0 / (255.0 * spec.std[channel]))
 
 
-def _halves(x, parts):
-    """x as a sum of so many float16; the second is what the first rounds off."""
-    high = x.astype(jnp.float16)
-    if parts == 1:
-        return (high,)
-    return high, (x.astype(jnp.float32) - high.astype(jnp.float32)).astype(jnp.float16)
+def _add_dot(total, a, b, split_a, split_b):
+    """total + a · b in half precision; a split factor is the sum of two halves."""
 
+    def dot(a, b):
+        a, b = a.astype(jnp.float16), b.astype(jnp.float16)
+        return jnp.dot(a, b, precision=lax.Precision.DEFAULT, preferred_element_type=jnp.float32)
 
-def _whole(parts):
-    return sum(part.astype(jnp.float32) for part in parts)
+    def rest(x):
+        return x.astype(jnp.float32) - x.astype(jnp.float16).astype(jnp.float32)
 
-
-def _dot(a, b):
-    """a · b without the product of the two low parts."""
-    return sum(
-        jnp.dot(x, y, preferred_element_type=jnp.float32, precision=lax.Precision.DEFAULT)
-        for i, x in enumerate(a)
-        for j, y in enumerate(b)
-        if i + j < 2
-    )
+    total += dot(a, b)
+    if split_a:
+        total += dot(rest(a), b)
+    if split_b:
+        total += dot(a, rest(b))
+    return total
 
 
 def _reciprocal(total):
     return 1.0 / jnp.where(total == 0.0, 1.0, total)
-
-
-def _mantissa(dtype):
-    return jnp.finfo(dtype).nmant if jnp.issubdtype(dtype, jnp.floating) else 8

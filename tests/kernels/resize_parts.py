@@ -9,7 +9,7 @@ import numpy as np
 import resize_oracle as oracle
 from jax.experimental.pallas import tpu as pltpu
 
-from kernels.resize_patchify import PatchSpec, pallas_tpu, reference
+from kernels.resize_patchify import PatchSpec, pallas_gpu, pallas_tpu, reference
 from kernels.resize_patchify.layout import lay_out
 
 # With these, outputs are grey levels.
@@ -18,6 +18,7 @@ LEVELS = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
 IMPLEMENTATIONS: dict[str, Callable] = {
     "reference": reference.resize_patchify,
     "pallas_tpu": partial(pallas_tpu.resize_patchify, interpret=pltpu.InterpretParams()),
+    "pallas_gpu": partial(pallas_gpu.resize_patchify, interpret=True),
 }
 """Functions of (frames, layout, spec) over a batch; kernels run in their interpreters."""
 
