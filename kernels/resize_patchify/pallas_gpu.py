@@ -161,10 +161,15 @@ def _store(out, values, block, slot, channel, spec):
 
 def _normalised(values, channel, spec):
     if spec.rounding == "final":
-        # Adding 1.5 · 2²³ leaves no bit for a fraction, and float32 rounds half to even.
-        whole = 1.5 * 2.0**23
-        values = (jnp.clip(values, 0.0, 255.0) + whole) - whole
+        values = _round(jnp.clip(values, 0.0, 255.0))
     return (values - 255.0 * spec.mean[channel]) * (1.0 / (255.0 * spec.std[channel]))
+
+
+def _round(x):
+    """Half to even, x not negative; jnp.round has no rule in this lowering."""
+    up = (x + 0.5).astype(jnp.int32)
+    is_half = up.astype(jnp.float32) == x + 0.5
+    return jnp.where(is_half, up - up % 2, up).astype(jnp.float32)
 
 
 def _add_dot(total, a, b, split_a, split_b):
