@@ -53,6 +53,16 @@ class _Static:
         return -(-self.spec.patch_size // 16) * 16
 
     @property
+    def stored_height(self) -> int:
+        """Of the input, in whole tiles: what can be copied."""
+        return -(-self.height // _TILE) * _TILE
+
+    @property
+    def last_read(self) -> int:
+        """First row of the read that ends with the frame."""
+        return max(0, -(-self.stored_height // _ALIGN) * _ALIGN - _BAND)
+
+    @property
     def blocks(self) -> int:
         """Merge blocks of a chunk."""
         return _LANES // self.spec.block_size
@@ -104,16 +114,16 @@ def resize_patchify(
 ) -> Float[Array, "B P D"]:
     """See `kernels.resize_patchify.api.resize_patchify`.
 
-    Frames whose channels are last are transposed first, and a height that is no multiple of 32 is
-    padded: a copy of the frames each. So is an output of a row count that is no multiple of 8.
+    Frames whose channels are last are transposed first, those of a height that is no multiple of 8
+    padded, float16 widened: a copy of the frames each, by XLA. A number of output rows that is no
+    multiple of 8 costs a copy of the output. All else is read and written once, without a buffer.
     """
     if frames.shape[-1] == 3:
         frames = jnp.moveaxis(frames, -1, -3)
-    if frames.dtype != jnp.uint8:
+    if frames.dtype not in (jnp.uint8, jnp.bfloat16):
         frames = frames.astype(jnp.float32)
     batch, num_frames, _, height, width = frames.shape
-    padding = max(_BAND, -(-height // _ALIGN) * _ALIGN) - height
-    frames = jnp.pad(frames, ((0, 0),) * 3 + ((0, padding), (0, 0)))
+    frames = jnp.pad(frames, ((0, 0),) * 3 + ((0, -height % _TILE), (0, 0)))
     rows = spec.capacity * spec.merge_size**2
     static = _Static(
         spec=spec,
@@ -288,8 +298,8 @@ def _vertical(step, table, frames, pixels, sums, halves, state, arrived, static)
 
         fetch(step, n, slot, lambda copy: copy.wait())
         begin = low + n * _BAND
-        j = jnp.minimum(begin, frames.shape[2] - _BAND)
-        j += lax.broadcasted_iota(jnp.int32, (1, _BAND), 1)
+        start = jnp.minimum(begin, static.last_read)
+        j = start + lax.broadcasted_iota(jnp.int32, (1, _BAND), 1)
         weights = unnormalised(y, j, static.height, out_height, **static.how)
         # The last read may begin early, so as to end with the frame.
         weights = jnp.where((within < spec.patch_size) & (j >= begin), weights, 0.0)
@@ -300,7 +310,7 @@ def _vertical(step, table, frames, pixels, sums, halves, state, arrived, static)
             image = pixels.at[slot, frame, plane // spec.temporal_patch_size]
             for x in range(0, image.shape[1], _SPAN):
                 span = slice(x, min(x + _SPAN, image.shape[1]))
-                product = _product(weights, image[:, span])
+                product = _product(weights, image[:, span], static.stored_height - start)
                 product = product.reshape(spec.merge_size, lead, -1)
                 sums[:, plane, :, span] = product + jnp.where(n == 0, 0.0, sums[:, plane, :, span])
 
@@ -448,25 +458,38 @@ def _fetch(step, n, slot, act, *, table, frames, pixels, sem, static):
     """Starts or awaits the n-th read of an entry: 64 rows of each frame of its unit."""
     unit = table[0][step]
     clip, unit = unit // static.units, unit % static.units
-    low, _ = _band(step, table, static)
-    low = jnp.minimum(low + n * _BAND, frames.shape[2] - _BAND)
-    rows = pl.ds(pl.multiple_of(low, _ALIGN), _BAND)
+    low = _band(step, table, static)[0] + n * _BAND
     per_unit = static.spec.temporal_patch_size
-    for t in range(per_unit):
-        # An incomplete last unit repeats its last frame.
-        frame = clip * static.frames + jnp.minimum(unit * per_unit + t, static.frames - 1)
-        source = frames.at[frame, :, rows, :]
-        act(pltpu.make_async_copy(source, pixels.at[slot, t], sem.at[slot]))
+
+    def copy(rows):
+        for t in range(per_unit):
+            # An incomplete last unit repeats its last frame.
+            frame = clip * static.frames + jnp.minimum(unit * per_unit + t, static.frames - 1)
+            source, target = (
+                frames.at[frame, :, rows, :],
+                pixels.at[slot, t, :, pl.ds(0, rows.size), :],
+            )
+            act(pltpu.make_async_copy(source, target, sem.at[slot]))
+
+    @pl.when(low < static.last_read)
+    def _():
+        copy(pl.ds(pl.multiple_of(low, _ALIGN), _BAND))
+
+    @pl.when(low >= static.last_read)
+    def _():
+        copy(pl.ds(static.last_read, static.stored_height - static.last_read))
 
 
-def _product(weights, pixels):
-    """weights · pixels; bytes are whole in bfloat16, and their low half nothing."""
+def _product(weights, pixels, valid):
+    """weights · pixels, of which so many rows are valid; whole bytes have no low half."""
     rows = weights.shape[0]
     both = jnp.concatenate(_split(weights))
     if pixels.dtype == jnp.uint8:
         product = _dot(both, pixels.astype(jnp.bfloat16))
         return product[:rows] + product[rows:]
-    high, low = _split(pixels)
+    # The rows that a shorter read left as they were may hold anything.
+    row = lax.broadcasted_iota(jnp.int32, pixels.shape, 0)
+    high, low = _split(jnp.where(row < valid, pixels.astype(jnp.float32), 0.0))
     product = _dot(both, high)
     return product[:rows] + product[rows:] + _dot(both[:rows], low)
 
