@@ -1,5 +1,6 @@
 # make train     install into .venv, train the allocator of configs/toy.py, evaluate it
 # make test      install what the tests need, run them all
+# make test-aot  compile the kernels for TPUs and GPUs that are not there (.venv-aot, Python 3.11)
 # make lint      ruff's checks;  make format  lets ruff mend what it can
 # PYTHON=...     the interpreter to build .venv with, 3.11 or 3.12 (python3 if not said)
 
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONFIG ?= configs/toy.py
 PYTEST_FLAGS ?= -q -n 2 --dist worksteal
 
-.PHONY: train test test-py312 lint format install install-dev clean
+.PHONY: train test test-py312 test-aot run-aot lint format install install-dev clean
 .DELETE_ON_ERROR:
 
 train: install
@@ -23,6 +24,13 @@ test: install-dev
 # The suite less the parity with torch, on Python 3.12 and the newer jax: make test-py312 PYTHON=...
 test-py312:
 	$(MAKE) test VENV=.venv312
+
+# The compilers' libraries come to 3 GB, so they have an environment of their own.
+test-aot:
+	$(MAKE) run-aot VENV=.venv-aot
+
+run-aot: $(VENV)/.installed-aot
+	$(BIN)/python -m pytest -q --confcutdir=tests/aot tests/aot
 
 lint: install-dev
 	$(BIN)/ruff check .
@@ -55,6 +63,12 @@ $(VENV)/.installed-dev: requirements-dev.txt requirements-parity.txt \
 	$(PIP) install --quiet --no-deps -r requirements-parity-nodeps.txt
 	@touch $@
 
+$(VENV)/.installed-aot: requirements-aot.txt requirements-aot-nodeps.txt $(VENV)/.installed
+	@echo "Installing the compilers"
+	$(PIP) install --quiet -r requirements-aot.txt
+	$(PIP) install --quiet --no-deps -r requirements-aot-nodeps.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv312 build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv312 .venv-aot build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
