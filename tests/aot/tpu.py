@@ -79,22 +79,14 @@ def loops(program: str, kernel: str) -> list[Loop]:
 
 
 def _parse(listing: str) -> list[Loop]:
-    """A line a bundle: its address, LB where a loop's body begins, as many > as it is deep."""
-    found, open_ = [], []  # (place in `found`, depth, first bundle)
-    count = 0
-    for line in listing.splitlines():
-        match = re.match(r"\s*(?:0x)?[0-9a-f]+\s+(LB|\w\w)?:?\s*:?\s*(>*)\s*\{(.*)", line)
-        if match is None:
-            continue
-        mark, depth, rest = match[1], len(match[2]), match[3]
-        if mark == "LB" or not rest.startswith("}"):  # an empty bundle says no depth
-            while open_ and (open_[-1][1] > depth or (mark == "LB" and open_[-1][1] == depth)):
-                place, at, first = open_.pop()
-                found[place] = Loop(depth=at, bundles=count - first)
+    """A line a bundle: LB where the body of a loop begins, as many > as it is deep, then regions.
+
+    The first region that starts with LB is the loop's own.
+    """
+    begun, ended = [], {}  # (first bundle, depth, region); region: last bundle
+    bundles = re.findall(r"^\s*(?:0x)?[0-9a-f]+\s+(\w\w)?:?\s*:?\s*(>*)\s*\{(.*)", listing, re.M)
+    for number, (mark, deep, text) in enumerate(bundles):
+        ended.update((region, number) for region in re.findall(r"End region (\d+)", text))
         if mark == "LB":
-            open_.append((len(found), depth, count))
-            found.append(None)
-        count += 1
-    for place, at, first in open_:
-        found[place] = Loop(depth=at, bundles=count - first)
-    return found
+            begun.append((number, len(deep), re.search(r"Start region (\d+)", text)[1]))
+    return [Loop(depth=at, bundles=ended[region] - first + 1) for first, at, region in begun]
