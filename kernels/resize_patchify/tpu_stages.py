@@ -82,39 +82,39 @@ def vertical(step, table, frames, pixels, sums, halves, state, arrived, static):
     unit, row = unit_ref[step], row_ref[step]
     out_height = heights[unit]
     low, reads = _band(step, table, static)
-    fetch = partial(_fetch, table=table, frames=frames, pixels=pixels, sem=arrived, static=static)
+    fetch = partial(_fetch, frames=frames, pixels=pixels, sem=arrived, static=static)
     base = state[0]
     following = jnp.minimum(step + 1, pl.num_programs(0) - 1)
 
     # The entry before has asked for the first rows, if it was one of a unit.
     @pl.when((step == 0) | (unit_ref[jnp.maximum(step - 1, 0)] < 0))
     def _():
-        fetch(step, 0, base, lambda copy: copy.start())
+        fetch(unit, low, base, lambda copy: copy.start())
 
     y = lax.broadcasted_iota(jnp.int32, (spec.merge_size * lead, 1), 0)
     within = y % lead
     y = (row * spec.merge_size + y // lead) * spec.patch_size + within
 
     def read(n, total):
-        slot = (base + n) % 2
+        slot, begin = (base + n) % 2, low + n * BAND
 
         @pl.when(n + 1 < reads)
         def _():
-            fetch(step, n + 1, 1 - slot, lambda copy: copy.start())
+            fetch(unit, begin + BAND, 1 - slot, lambda copy: copy.start())
 
         @pl.when((n + 1 == reads) & (following > step) & (unit_ref[following] >= 0))
         def _():
-            fetch(following, 0, 1 - slot, lambda copy: copy.start())
+            first, _ = _band(following, table, static)
+            fetch(unit_ref[following], first, 1 - slot, lambda copy: copy.start())
 
-        fetch(step, n, slot, lambda copy: copy.wait())
-        begin = low + n * BAND
+        fetch(unit, begin, slot, lambda copy: copy.wait())
         start = jnp.minimum(begin, static.last_read)
         j = start + lax.broadcasted_iota(jnp.int32, (1, BAND), 1)
         weights = unnormalised(y, j, static.height, out_height, **static.how)
         # The last read may begin early, so as to end with the frame.
         weights = jnp.where((within < spec.patch_size) & (j >= begin), weights, 0.0)
 
-        @pl.loop(0, static.planes)
+        @pl.loop(0, static.planes, unroll=True)
         def _(plane):
             frame = plane % spec.temporal_patch_size
             image = pixels.at[slot, frame, plane // spec.temporal_patch_size]
@@ -130,7 +130,7 @@ def vertical(step, table, frames, pixels, sums, halves, state, arrived, static):
     state[0] = (base + reads) % 2
     scale = _inverse(total).reshape(spec.merge_size, lead, 1)
 
-    @pl.loop(0, static.planes)
+    @pl.loop(0, static.planes, unroll=True)
     def _(plane):
         width = frames.shape[-1]
         high, rest = _split(sums[:, plane, :, :width] * scale)
@@ -249,11 +249,9 @@ def _band(step, table, static):
     return low, pl.cdiv(high - low, BAND)
 
 
-def _fetch(step, n, slot, act, *, table, frames, pixels, sem, static):
-    """Starts or awaits the n-th read of an entry: 64 rows of each frame of its unit."""
-    unit = table[0][step]
+def _fetch(unit, low, slot, act, *, frames, pixels, sem, static):
+    """Starts or awaits a read: 64 rows, or what is left, of each frame of a unit."""
     clip, unit = unit // static.units, unit % static.units
-    low = _band(step, table, static)[0] + n * BAND
     per_unit = static.spec.temporal_patch_size
 
     def copy(rows):
