@@ -34,8 +34,13 @@ def resize_patchify(
     table = block_table(layout)
     tokens = len(table) * spec.merge_size**2
     out = jax.ShapeDtypeStruct((tokens, spec.features), spec.output_dtype)
-    # jax-triton 0.4 renamed the argument.
-    shape = {"out_type" if _version("jax-triton") >= (0, 4) else "out_shape": out}
+    # Said, because Triton means to change its default.
+    options = {"enable_fp_fusion": True}
+    # jax-triton 0.4 renamed both.
+    if _version("jax-triton") >= (0, 4):
+        named = {"out_type": out, "backend_options": options}
+    else:
+        named = {"out_shape": out, **options}
     patches = triton_call(
         table,
         frames,
@@ -44,8 +49,7 @@ def resize_patchify(
         num_warps=NUM_WARPS,
         num_stages=NUM_STAGES,
         compute_capability=_compute_capability(),
-        enable_fp_fusion=True,
-        **shape,
+        **named,
         **constants(frames.shape, frames.dtype, spec),
     )
     return patches.reshape(frames.shape[0], -1, spec.features)
