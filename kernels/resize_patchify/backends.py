@@ -1,9 +1,6 @@
 """Which backend runs: by name, by the environment, or by the platform that is compiled for."""
 
-import os
-import warnings
 from enum import Enum
-from functools import cache
 from importlib import import_module
 from types import ModuleType
 
@@ -11,6 +8,7 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float, Num
 
+from kernels.choice import from_environment, warn_once
 from kernels.resize_patchify import reference
 from kernels.resize_patchify.layout import Layout
 from kernels.resize_patchify.spec import PatchSpec
@@ -48,12 +46,7 @@ def chosen(backend: Backend | None) -> Backend:
     """What the call names, else the environment, else `Backend.AUTO`."""
     if backend is not None:
         return Backend(backend)
-    name = os.environ.get(ENVIRONMENT, Backend.AUTO.value)
-    try:
-        return Backend(name)
-    except ValueError:
-        choices = ", ".join(backend.value for backend in Backend)
-        raise ValueError(f"{ENVIRONMENT} is {name!r}, it may be one of {choices}") from None
+    return from_environment(ENVIRONMENT, Backend.AUTO)
 
 
 def run(
@@ -93,7 +86,7 @@ def _automatic(frames: Array, layout: Layout, spec: PatchSpec) -> Array:
             branches[platform] = of(able[0])
         elif jax.default_backend() == {"cuda": "gpu"}.get(platform, platform):
             reasons = "; ".join(f"{backend.value}: {why}" for backend, why in lacks.items())
-            _warn(f"resize_patchify runs its slower XLA reference on this device ({reasons})")
+            warn_once(f"resize_patchify runs its slower XLA reference on this device ({reasons})")
     return lax.platform_dependent(frames, layout, **branches, default=plain)
 
 
@@ -104,9 +97,3 @@ def _lacks(backend: Backend, frames: Array, spec: PatchSpec) -> str | None:
 
 def _module(backend: Backend) -> ModuleType:
     return import_module(f"kernels.resize_patchify.{backend.value}")
-
-
-@cache
-def _warn(message: str) -> None:
-    """Once a process, whatever the filters say of repetitions."""
-    warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -1,14 +1,12 @@
 """The implementations by name, and which of them runs where none is named."""
 
-import functools
-import os
 import re
-import warnings
 from enum import Enum
 
 import jax
 from jaxtyping import Array, Float
 
+from kernels.choice import from_environment, warn_once
 from kernels.segment_attention import pallas_gpu
 
 ENVIRONMENT = "SEGMENT_ATTENTION_BACKEND"
@@ -53,21 +51,12 @@ def resolve(
         ValueError: the environment variable holds no backend's name.
     """
     if backend is Backend.AUTO:
-        backend = _from_environment()
+        backend = from_environment(ENVIRONMENT, backend)
     if backend is Backend.AUTO:
         backend = _automatic(query, key)
     if backend in (Backend.SPLASH, Backend.PALLAS_GPU) and query.shape[2] == 1:
         return Backend.DENSE
     return backend
-
-
-def _from_environment() -> Backend:
-    name = os.environ.get(ENVIRONMENT, Backend.AUTO.value)
-    try:
-        return Backend(name)
-    except ValueError:
-        known = ", ".join(backend.value for backend in Backend)
-        raise ValueError(f"{ENVIRONMENT}={name!r} is none of {known}") from None
 
 
 def _automatic(query: Array, key: Array) -> Backend:
@@ -87,7 +76,7 @@ def _automatic(query: Array, key: Array) -> Backend:
         reason = pallas_gpu.missing() or _old_device()
         if reason is None:
             return Backend.PALLAS_GPU
-        _warn(f"attention runs in blocks of XLA's own, for want of pallas_gpu: {reason}")
+        warn_once(f"attention runs in blocks of XLA's own, for want of pallas_gpu: {reason}")
     return Backend.BLOCKWISE
 
 
@@ -97,9 +86,3 @@ def _old_device() -> str | None:
     if re.fullmatch(r"([89]|\d\d+)\.\d+", capability):
         return None
     return f"its compute capability is {capability}, not 8.0 or more"
-
-
-@functools.cache
-def _warn(message: str) -> None:
-    """Once, however many layers ask."""
-    warnings.warn(message, stacklevel=2)

@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from resize_parts import spec_for
 
-from kernels.resize_patchify import Backend, backends, pallas_gpu, resize_patchify, triton
+from kernels import choice
+from kernels.resize_patchify import Backend, pallas_gpu, resize_patchify, triton
 
 FRAMES = (5, 45, 61, 3)
 SIZES = [28, 84, 28], [56, 28, 28]
@@ -123,7 +124,7 @@ def test_a_gpu_without_a_kernel_gives_one_warning_and_the_reference(monkeypatch,
     monkeypatch.setattr(pallas_gpu, "lacks", lambda *_: "is away")
     monkeypatch.setattr(triton, "lacks", lambda *_: "is away too")
     monkeypatch.setattr(jax, "default_backend", lambda: device)
-    backends._warn.cache_clear()
+    choice.warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for padding in (2, 3) if device == "cpu" else (4, 5):  # each a trace of its own

@@ -1,11 +1,17 @@
 """The weights of the resize, by hand and against the oracle."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import resize_oracle as oracle
 
-from kernels.resize_patchify.weights import resize_weights, window
+from kernels.resize_patchify import weights
+from kernels.resize_patchify.weights import window
+
+resize_weights = jax.jit(
+    weights.resize_weights, static_argnums=(0, 2), static_argnames=("filter", "antialias")
+)
 
 
 @pytest.mark.parametrize(
