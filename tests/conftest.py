@@ -8,8 +8,15 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 _FLAGS = os.environ.get("XLA_FLAGS", "")
-if "xla_force_host_platform_device_count" not in _FLAGS:
-    os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_force_host_platform_device_count=8".strip()
+for _flag in (
+    "--xla_force_host_platform_device_count=8",
+    # The tests compile far more than they compute. Another level takes one and a half times as long:
+    # XLA_FLAGS=--xla_backend_optimization_level=3 make test
+    "--xla_backend_optimization_level=0",
+):
+    if _flag.split("=")[0] not in _FLAGS:
+        _FLAGS = f"{_FLAGS} {_flag}"
+os.environ["XLA_FLAGS"] = _FLAGS.strip()
 for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
     os.environ[_name] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -10,6 +10,7 @@ One step, on a batch of B prompts:
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -158,18 +159,23 @@ def update(
         )
         return loss.mean(), {name: part.mean() for name, part in parts.items()}
 
-    params, opt_state = state.params, state.opt_state
-    for _ in range(config.updates_per_step):
-        gradients, metrics = jax.grad(objective, has_aux=True)(params)
+    def descend(carry: tuple[Params, optax.OptState], _: None) -> tuple[Any, dict[str, Array]]:
+        params, opt_state = carry
+        gradients, parts = jax.grad(objective, has_aux=True)(params)
         updates, opt_state = optimizer(config).update(gradients, opt_state, params)
-        params = optax.apply_updates(params, updates)
+        parts["grad_norm"] = optax.tree.norm(gradients)
+        return (optax.apply_updates(params, updates), opt_state), parts
+
+    # A loop, so that more updates compile no longer.
+    start = state.params, state.opt_state
+    (params, opt_state), parts = jax.lax.scan(descend, start, length=config.updates_per_step)
+    metrics = {name: part[-1] for name, part in parts.items()}
     metrics |= {
         "reward": jnp.mean(accuracy),
         "reward_spread": jnp.mean(jnp.std(accuracy.reshape(len(accuracy), -1), axis=1)),
         "cost": jnp.mean(advantage.cost),
         "shaping": jnp.mean(advantage.shaping),
         "advantage_max": jnp.max(jnp.abs(advantage.values)),
-        "grad_norm": optax.tree.norm(gradients),
     }
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
