@@ -10,7 +10,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 _FLAGS = os.environ.get("XLA_FLAGS", "")
 for _flag in (
     "--xla_force_host_platform_device_count=8",
-    # The tests compile far more than they compute. Another level takes one and a half times as long:
+    # The tests compile more than they compute. As users compile, they take half as long again:
     # XLA_FLAGS=--xla_backend_optimization_level=3 make test
     "--xla_backend_optimization_level=0",
 ):
