@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from hf_model import hf_inputs, hf_model
-from mid_model import MID, MID_QWEN3, Clip, device, make_clip
+from mid_model import MID, MID_QWEN3, Clip, device, lay_out_tightly, make_clip
 from timing import save
 
-from resadapt_jax.generation.answer import lay_out, plan_pairs
+from resadapt_jax.generation.answer import plan_pairs
 from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.typing import Params
 
@@ -103,7 +103,7 @@ def our_logits(params: Params, config: ModelConfig):
     def run(params, patches, grid_thw, prompts):
         capacity = len(patches) // 4
         plan = plan_pairs(grid_thw, config, capacity)
-        layout = lay_out(prompts, grid_thw[None], config, capacity)
+        layout = lay_out_tightly(prompts, grid_thw, config, capacity)
         plans, patches = jax.tree.map(lambda x: x[None], (plan, patches))
         hidden = family.model.forward(params, config, patches, plans, layout)
         return family.text.logits(params, config, hidden[0])
@@ -117,7 +117,8 @@ def hf_logits(params: Params, config: ModelConfig, dtype: torch.dtype):
 
     @torch.no_grad()
     def run(clip: Clip, patches: np.ndarray) -> np.ndarray:
-        layout = lay_out(clip.prompts, jnp.asarray(clip.grid_thw)[None], config, clip.num_tokens)
+        grid_thw = jnp.asarray(clip.grid_thw)
+        layout = lay_out_tightly(clip.prompts, grid_thw, config, clip.num_tokens)
         _, inputs = hf_inputs(hf, clip, layout, patches)
         out = hf.model.language_model(**inputs)
         return hf.lm_head(out.last_hidden_state)[0].float().numpy()

@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from hf_model import hf_inputs, hf_model
-from mid_model import MID, MID_QWEN3, Clip, device, make_clip, wait
+from mid_model import MID, MID_QWEN3, Clip, device, lay_out_tightly, make_clip, wait
 from timing import interleaved, median, save
 
 from resadapt_jax.generation import prefill as prefilling
-from resadapt_jax.generation.answer import lay_out, plan_pairs
+from resadapt_jax.generation.answer import plan_pairs
 from resadapt_jax.models.families import ModelConfig, family_of
 
 # Rows and columns of merged tokens, in turns: what an allocation may look like.
@@ -75,7 +75,7 @@ def our_arms(params, config, clip, patches, new_tokens) -> Arms:
     """Tower -> tokens, prefill -> last logits, decode -> last logits after greedy steps."""
     family = family_of(config)
     grid_thw = jnp.asarray(clip.grid_thw)
-    layout = lay_out(clip.prompts, grid_thw[None], config, clip.num_tokens)
+    layout = lay_out_tightly(clip.prompts, grid_thw, config, clip.num_tokens)
 
     @jax.jit
     def tower(params, patches, grid_thw):  # the plan included, as HF's tower makes its own
@@ -115,7 +115,8 @@ def our_arms(params, config, clip, patches, new_tokens) -> Arms:
 def hf_arms(params, config, clip, patches, new_tokens) -> Arms:
     """The same three with transformers, its own cache included."""
     hf = hf_model(params, config)
-    layout = lay_out(clip.prompts, jnp.asarray(clip.grid_thw)[None], config, clip.num_tokens)
+    grid_thw = jnp.asarray(clip.grid_thw)
+    layout = lay_out_tightly(clip.prompts, grid_thw, config, clip.num_tokens)
     tower, inputs = hf_inputs(hf, clip, layout, patches)
     start_position = int(layout.next_position[0])
     language = hf.model.language_model

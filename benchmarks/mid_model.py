@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resadapt_jax.generation.answer import Prompts
+from resadapt_jax.generation.answer import Prompts, lay_out
+from resadapt_jax.models.families import ModelConfig
+from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
 from resadapt_jax.models.qwen2_5_vl.config import TextConfig as Qwen2_5TextConfig
 from resadapt_jax.models.qwen2_5_vl.config import VisionConfig as Qwen2_5VisionConfig
@@ -82,6 +84,16 @@ def make_clip(sizes: Sequence[tuple[int, int]], seed: int = 0) -> Clip:
             entry_index=jnp.array([entries], jnp.int32),
         ),
     )
+
+
+def lay_out_tightly(
+    prompts: Prompts, grid_thw: Array, config: ModelConfig, capacity: int
+) -> PromptLayout:
+    """`lay_out` of one clip less the room that its placeholders no longer take."""
+    layout = lay_out(prompts, grid_thw[None], config, capacity)
+    room = layout.token_ids.shape[-1]
+    length = room - len(grid_thw)
+    return jax.tree.map(lambda x: x[..., :length] if x.shape[-1] == room else x, layout)
 
 
 def device() -> str:
