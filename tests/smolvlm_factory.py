@@ -4,12 +4,14 @@ import json
 import math
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from resadapt_jax.allocator import AllocatorConfig, init_params
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.data.toy_world import COLOURS, TASKS, question_text
 from resadapt_jax.models.smolvlm.checkpoint import save_hf
@@ -38,6 +40,17 @@ CONFIG = SmolVLMConfig(
     scale_factor=2,
     image_token_id=500,
 )
+NETWORK = AllocatorConfig(
+    frame_width=CONFIG.text.hidden_size,
+    text_width=CONFIG.text.hidden_size,
+    width=8,
+    num_heads=2,
+    head_dim=8,
+    ff_mult=1,
+    num_space_time_layers=1,
+    pool_width=8,
+    head_width=8,
+)
 
 
 def random_params(seed: int = 0, dtype=jnp.float32) -> Params:
@@ -49,6 +62,13 @@ def random_params(seed: int = 0, dtype=jnp.float32) -> Params:
         one = len(shape) == 1 and name.endswith("weight")
         params[name] = jnp.asarray(one + scale * rng.normal(size=shape), dtype)
     return traverse_util.unflatten_dict(params, sep=".")
+
+
+def network_params():
+    """Of an allocator on it, random: drawing the allocator's own start would take a compilation."""
+    shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), NETWORK))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), shapes)
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:

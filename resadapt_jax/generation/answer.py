@@ -113,6 +113,8 @@ def pack_pairs(
 ) -> tuple[Float[Array, "P C"], VisionPlan]:
     """Patches of pairs of any legal sizes, as the tower takes them, and their layout.
 
+    Its ``overflow`` also marks sizes beyond the bounds.
+
     Args:
         grid_thw: (1, rows, cols) in patches per pair; zeros for an absent one.
         capacity: merged tokens that the layout holds.
@@ -133,7 +135,8 @@ def pack_pairs(
     )
     heights, widths = (grid_thw[:, axis] * vision.patch_size for axis in (1, 2))
     packed = resize_patchify(frames, heights, widths, spec)
-    return packed.patches, plan_pairs(grid_thw, config, capacity)
+    plan = plan_pairs(grid_thw, config, capacity)
+    return packed.patches, plan.replace(overflow=plan.overflow | packed.overflow)
 
 
 def encode_pairs(
@@ -258,14 +261,13 @@ def answer(
             max_width=max_width,
         )
 
-    too_large = jnp.any(jnp.asarray(grid_thw)[:, :, 1:] > most[None, None, :], axis=(1, 2))
     visual, plan = jax.vmap(encode)(frames, grid_thw)
     layout = lay_out(prompts, grid_thw, config, capacity, convention)
     generation = generate_from(params, config, layout, visual, decoding, key)
     return Answers(
         generation=generation,
         num_tokens=plan.num_tokens,
-        overflow=plan.overflow | layout.overflow | too_large,
+        overflow=plan.overflow | layout.overflow,
     )
 
 

@@ -7,17 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from allocator_factory import make_allocator
-from smolvlm_factory import CONFIG, random_params, write_smolvlm
+from smolvlm_factory import CONFIG, NETWORK, network_params, random_params, write_smolvlm
 from video_factory import textured_frames, write_video
 
 from resadapt_jax import allocate as command
 from resadapt_jax.allocate import propose_entry_scales, propose_scales
 from resadapt_jax.allocator import (
-    AllocatorConfig,
     FrozenEncoder,
     ThumbnailEncoder,
     allocate,
-    init_params,
     smolvlm_encoder,
 )
 from resadapt_jax.allocator.checkpoint import (
@@ -130,26 +128,6 @@ def test_memory_does_not_grow_with_the_frames(encoder):
     whole = working_memory(encoder.replace(chunk_frames=32), 32)
     assert many < 1.5 * few
     assert whole > 5 * many
-
-
-NETWORK = AllocatorConfig(
-    frame_width=CONFIG.text.hidden_size,
-    text_width=CONFIG.text.hidden_size,
-    width=8,
-    num_heads=2,
-    head_dim=8,
-    ff_mult=1,
-    num_space_time_layers=1,
-    pool_width=8,
-    head_width=8,
-)
-
-
-def network_params():
-    """Random ones; drawing the allocator's own start would take a compilation."""
-    shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), NETWORK))
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), shapes)
 
 
 def test_an_allocator_runs_on_it(encoded):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from generation_parts import CONFIGS, params_of
 from smolvlm_factory import CONFIG as ENCODER
-from smolvlm_factory import random_params
+from smolvlm_factory import NETWORK, network_params, random_params
 
-from resadapt_jax.allocator import AllocatorConfig, ScaleRange, init_params
+from resadapt_jax.allocator import ScaleRange
 from resadapt_jax.allocator.network import propose_scales
 from resadapt_jax.allocator.smolvlm_encoder import SmolVLMEncoder
 from resadapt_jax.generation.answer import encode_pairs
@@ -18,17 +18,6 @@ from resadapt_jax.models.smolvlm.preprocess import PreprocessConfig
 from resadapt_jax.operators import SizeLimits, fit_clips
 
 HEIGHT, WIDTH, PAIRS, BUDGET = 90, 130, 2, 12
-NETWORK = AllocatorConfig(
-    frame_width=ENCODER.text.hidden_size,
-    text_width=ENCODER.text.hidden_size,
-    width=8,
-    num_heads=2,
-    head_dim=8,
-    ff_mult=1,
-    num_space_time_layers=1,
-    pool_width=8,
-    head_width=8,
-)
 
 
 def propose(encoder, network, frames, text_ids):
@@ -55,10 +44,9 @@ def inputs():
         config=ENCODER,
         preprocess=PreprocessConfig(size=32, longest_edge=48),
     )
-    network = jax.jit(init_params, static_argnums=1)(jax.random.key(0), NETWORK)
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (2, 2 * PAIRS, HEIGHT, WIDTH, 3), np.uint8)
-    return encoder, network, frames, rng.integers(0, 400, (2, 5)).astype(np.int32)
+    return encoder, network_params(), frames, rng.integers(0, 400, (2, 5)).astype(np.int32)
 
 
 def test_it_is_one_program_and_the_same_as_its_parts(inputs):

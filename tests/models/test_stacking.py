@@ -197,11 +197,12 @@ def kept_bytes(config, *, frozen=""):
     """What the forward pass keeps for the backward pass, the weights that it reads included."""
     params = traverse_util.flatten_dict(abstract(config, stacked=True), sep=".")
     fixed = {key: params.pop(key) for key in list(params) if frozen and frozen in key}
+    batch = inputs(config)
 
     def pull_back(params, fixed):
         def of_trained(params):
             tree = traverse_util.unflatten_dict(params | fixed, sep=".")
-            return loss(config, tree, *inputs(config))[0]
+            return loss(config, tree, *batch)[0]
 
         return jax.vjp(of_trained, params)[1]
 

@@ -45,12 +45,12 @@ def preprocess(
         patch_size: side of a patch; it divides the square's.
     """
     height, width = scaled_size(*frames.shape[1:3], config.longest_edge)
-    levels = _horizontally(frames.astype(jnp.float32), width, config.filter)
-    levels = _vertically(levels, height, config.filter)
-    levels = _horizontally(levels, config.size, config.filter)
-    side = config.size // patch_size
+    levels = frames.astype(jnp.float32)
+    for axis, side in ((2, width), (1, height), (2, config.size)):
+        levels = _resized(levels, axis, side, config.filter)
+    patches_a_side = config.size // patch_size
     spec = PatchSpec(
-        capacity=len(frames) * side**2,
+        capacity=len(frames) * patches_a_side**2,
         max_height=config.size,
         max_width=config.size,
         patch_size=patch_size,
@@ -64,7 +64,7 @@ def preprocess(
     )
     sizes = jnp.full(len(frames), config.size)
     patches = resize_patchify(levels, sizes, sizes, spec).patches
-    return patches.reshape(len(frames), side, side, spec.features)
+    return patches.reshape(len(frames), patches_a_side, patches_a_side, spec.features)
 
 
 def scaled_size(height: int, width: int, longest_edge: int) -> tuple[int, int]:
@@ -77,19 +77,12 @@ def scaled_size(height: int, width: int, longest_edge: int) -> tuple[int, int]:
     return longest_edge, max(other + other % 2, 1)
 
 
-def _horizontally(levels: Array, width: int, filter: FrameFilter) -> Array:
+def _resized(levels: Array, axis: int, size: int, filter: FrameFilter) -> Array:
     """One antialiased pass from whole grey levels to whole grey levels."""
-    if levels.shape[2] == width:
+    if levels.shape[axis] == size:
         return levels
-    weights = resize_weights(levels.shape[2], width, width, filter=filter)
-    return _whole(_apply("xX,bYXc->bYxc", weights, levels))
-
-
-def _vertically(levels: Array, height: int, filter: FrameFilter) -> Array:
-    if levels.shape[1] == height:
-        return levels
-    weights = resize_weights(levels.shape[1], height, height, filter=filter)
-    return _whole(_apply("yY,bYxc->byxc", weights, levels))
+    weights = resize_weights(levels.shape[axis], size, size, filter=filter)
+    return _whole(_apply("yY,bYxc->byxc" if axis == 1 else "xX,bYXc->bYxc", weights, levels))
 
 
 def _apply(product: str, weights: Array, levels: Array) -> Array:
