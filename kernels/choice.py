@@ -9,18 +9,22 @@ from typing import TypeVar
 BackendT = TypeVar("BackendT", bound=Enum)
 
 
+class BackendError(ValueError):
+    """The backend that was asked for does not exist, or cannot serve the call."""
+
+
 def from_environment(variable: str, default: BackendT) -> BackendT:
     """The backend that an environment variable names, or the default.
 
     Raises:
-        ValueError: the variable holds no backend's name.
+        BackendError: the variable holds no backend's name.
     """
     name = os.environ.get(variable, default.value)
     try:
         return type(default)(name)
     except ValueError:
         names = ", ".join(backend.value for backend in type(default))
-        raise ValueError(f"{variable} is {name!r}, it may be one of {names}") from None
+        raise BackendError(f"{variable} is {name!r}, it may be one of {names}") from None
 
 
 @cache

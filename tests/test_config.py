@@ -10,6 +10,7 @@ from typing import Literal
 
 import pytest
 
+from kernels.choice import BackendError
 from resadapt_jax.config import (
     differences,
     field_paths,
@@ -334,6 +335,8 @@ def test_exit_codes(capsys):
     assert run_cli(lambda: None) == 0
     assert run_cli(_raising(UserError("no such file: x"))) == 2
     assert capsys.readouterr().err == "error: no such file: x\n"
+    assert run_cli(_raising(BackendError("no such backend: x"))) == 2
+    assert capsys.readouterr().err == "error: no such backend: x\n"
     assert run_cli(_raising(KeyboardInterrupt())) == 130
     with pytest.raises(ZeroDivisionError):
         run_cli(_raising(ZeroDivisionError()))

@@ -8,7 +8,7 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float, Num
 
-from kernels.choice import from_environment, warn_once
+from kernels.choice import BackendError, from_environment, warn_once
 from kernels.resize_patchify import reference
 from kernels.resize_patchify.layout import Layout
 from kernels.resize_patchify.spec import PatchSpec
@@ -58,14 +58,14 @@ def run(
     """Runs a backend on a batch of clips.
 
     Raises:
-        ValueError: the backend was named and cannot serve the call; says what it lacks.
+        BackendError: the backend was named and cannot serve the call; says what it lacks.
     """
     if backend is Backend.AUTO:
         return _automatic(frames, layout, spec)
     if backend is Backend.REFERENCE:
         return reference.resize_patchify(frames, layout, spec)
     if lacks := _lacks(backend, frames, spec):
-        raise ValueError(f"backend {backend.value}: {lacks}")
+        raise BackendError(f"backend {backend.value}: {lacks}")
     return _module(backend).resize_patchify(frames, layout, spec)
 
 

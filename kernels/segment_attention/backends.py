@@ -48,7 +48,7 @@ def resolve(
     """The backend that runs for this choice, when the call is traced.
 
     Raises:
-        ValueError: the environment variable holds no backend's name.
+        BackendError: the environment variable holds no backend's name.
     """
     if backend is Backend.AUTO:
         backend = from_environment(ENVIRONMENT, backend)

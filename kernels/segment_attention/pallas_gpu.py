@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
+from kernels.choice import BackendError
 from kernels.segment_attention.places import Places, pad_keys, pad_queries, spans, zero_unseeing
 
 MAX_HEAD_SIZE = 128
@@ -92,13 +93,13 @@ def attend_pallas_gpu(
         interpret: run the kernels' bodies through XLA, on any device: for tests.
 
     Raises:
-        ValueError: larger heads, or a JAX without this lowering.
+        BackendError: larger heads, or a JAX without this lowering.
     """
     length, dim = query.shape[2:]
     if dim > MAX_HEAD_SIZE:
-        raise ValueError(f"pallas_gpu attention takes heads of at most {MAX_HEAD_SIZE}, got {dim}")
+        raise BackendError(f"pallas_gpu attention takes heads up to {MAX_HEAD_SIZE}, got {dim}")
     if reason := missing():
-        raise ValueError(f"pallas_gpu attention cannot run: {reason}")
+        raise BackendError(f"pallas_gpu attention cannot run: {reason}")
     if tiles is None:
         tiles = SINGLE if query.dtype == jnp.float32 else HALF
     seeing = places.query_segment

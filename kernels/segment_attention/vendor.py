@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels.choice import BackendError
 from kernels.segment_attention.places import Places, pad_keys, pad_queries, zero_unseeing
 
 # cuDNN takes head sizes that are multiples of it, and no odd lengths where it differentiates.
@@ -28,10 +29,10 @@ def attend_cudnn(
     ``jax.nn`` does not offer it. The tests lower this for CUDA and do not run it.
 
     Raises:
-        ValueError: for inputs that are not in half precision.
+        BackendError: for inputs that are not in half precision.
     """
     if query.dtype not in (jnp.bfloat16, jnp.float16):
-        raise ValueError(f"cudnn attention takes bfloat16 or float16, not {query.dtype}")
+        raise BackendError(f"cudnn attention takes bfloat16 or float16, not {query.dtype}")
     attention = partial(jax.nn.dot_product_attention, implementation="cudnn")
     return _attend(attention, query, key, value, places)
 
@@ -45,13 +46,13 @@ def attend_tokamax(
     """Attention by tokamax, which picks one of its kernels for the device, or plain XLA.
 
     Raises:
-        ValueError: tokamax is not installed.
+        BackendError: tokamax is not installed.
     """
     try:
         import tokamax
         from absl import flags
     except ImportError as error:
-        raise ValueError(f"tokamax attention needs the package tokamax: {error}") from error
+        raise BackendError(f"tokamax attention needs the package tokamax: {error}") from error
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # or tokamax would take the program's arguments for its own
     return _attend(tokamax.dot_product_attention, query, key, value, places)
