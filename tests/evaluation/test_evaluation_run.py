@@ -58,21 +58,29 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def record(config):
-    return evaluate_run(config, "train me")
+def evaluated(config):
+    """What was measured, and the files of it before another test writes there."""
+    record = evaluate_run(config, "train me")
+    files = {p.name: p.read_bytes() for p in Path(config.output_dir).iterdir() if p.is_file()}
+    return record, files
 
 
-def test_the_files_are_written_and_hold_what_was_measured(config, record):
-    directory = Path(config.output_dir)
-    saved = json.loads((directory / "frontier.json").read_text())
+@pytest.fixture(scope="module")
+def record(evaluated):
+    return evaluated[0]
+
+
+def test_the_files_are_written_and_hold_what_was_measured(evaluated):
+    record, files = evaluated
+    saved = json.loads(files["frontier.json"])
     assert saved == record
     assert set(saved) == {
         "points", "gain_at_matched_retention", "controls", "config", "versions"
     }  # fmt: skip
     assert saved["config"]["advantage"]["kind"] == "CapoConfig"
     for name in ("frontier.png", "scales.png"):
-        assert (directory / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    assert not list(directory.glob(".*.tmp"))
+        assert files[name].startswith(b"\x89PNG\r\n\x1a\n")
+    assert not [name for name in files if name.endswith(".tmp")]
 
 
 def test_every_point_is_there_with_the_retention_it_says(record):
