@@ -10,6 +10,7 @@ from kernels.segment_attention import Places, attend_in_places
 from resadapt_jax.models.compute import Compute
 from resadapt_jax.models.kv_cache import KVCache, write_slots
 from resadapt_jax.models.layers import linear, rms_norm, swiglu
+from resadapt_jax.models.partition import BATCH, constrain
 from resadapt_jax.models.rope import rotate
 from resadapt_jax.models.stacking import StackedLayers, scan_layers
 from resadapt_jax.typing import Array, Bool, Float, Int, Params
@@ -61,7 +62,7 @@ def run_layers(
     scanned = isinstance(layers, StackedLayers)
     if scanned and cache is not None:
         raise ValueError("stacked layers run without a cache: generate with unstack_layers(params)")
-    x = jnp.where(mask[:, :, None], embeds, 0)
+    x = constrain(jnp.where(mask[:, :, None], embeds, 0), BATCH, None, None)
     # transformers turns text heads in the activation's dtype, and vision heads in float32.
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     start = jnp.zeros((), jnp.int32) if cache is None else cache.length
@@ -129,6 +130,6 @@ def layer(
     seen = (y.astype(x.dtype) for y in (key, value))
     attended = attend_in_places(query, *seen, places, config.compute.attention)
     attended = attended.swapaxes(1, 2).reshape(batch, length, -1)
-    x = x + linear(attn["o_proj"], attended)
+    x = constrain(x + linear(attn["o_proj"], attended), BATCH, None, None)
     normed = rms_norm(params["post_attention_layernorm"], x, config.rms_norm_eps)
-    return x + swiglu(params["mlp"], normed), (key, value)
+    return constrain(x + swiglu(params["mlp"], normed), BATCH, None, None), (key, value)

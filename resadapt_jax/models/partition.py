@@ -5,16 +5,20 @@ state, gathered where they are used) and ``tensor`` (heads and hidden units). Lo
 export all read the same table.
 """
 
+import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
 from flax import traverse_util
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from resadapt_jax.models.stacking import StackedLayers, unstack_layers
 from resadapt_jax.typing import Array, Params, PyTree
+
+BATCH = ("data", "fsdp")
+"""The axes over which the batch is split: every device has rows of its own but for ``tensor``."""
 
 # Patterns as in a shell, `*` also matching dots; the first that matches decides.
 PartitionTable = tuple[tuple[str, PartitionSpec], ...]
@@ -73,9 +77,26 @@ def tree_shardings(params: Params, table: PartitionTable, mesh: Mesh) -> PyTree[
     return jax.tree.map(twin, params, places, is_leaf=lambda x: isinstance(x, StackedLayers))
 
 
-def _fitted(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    def fits(axis: str | None, size: int) -> bool:
-        return axis in mesh.shape and size % mesh.shape[axis] == 0
+def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
+    """Tells XLA how an intermediate array is split, and so is its gradient.
+
+    Holds for the mesh of ``jax.set_mesh``; does nothing without one. As in `shardings`, what does
+    not fit leaves a dimension whole.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, _fitted(PartitionSpec(*axes), x.shape, mesh))
+
+
+def _fitted(
+    spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
+    def fits(axes: str | tuple[str, ...] | None, size: int) -> bool:
+        names = axes if isinstance(axes, tuple) else (axes,)
+        if not all(name in mesh.shape for name in names):
+            return False
+        return size % math.prod(mesh.shape[name] for name in names) == 0
 
     axes = [axis if fits(axis, size) else None for axis, size in zip(spec, shape, strict=False)]
     return PartitionSpec(*axes)

@@ -1,5 +1,7 @@
 """Log-probs of drawn tokens against one pass over prompt and answer without a cache."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from generation_parts import CONFIGS, NEW_TOKENS, PROMPTS, embedded
 
 from resadapt_jax.generation.decode import generate
+from resadapt_jax.generation.teacher_forcing import answer_log_probs
 from resadapt_jax.models.families import family_of
 
 
@@ -74,8 +77,12 @@ def drawn_from(logits, temperature, top_k, top_p):
     return out
 
 
-def test_log_probs_equal_a_teacher_forced_pass(batch):
-    temperature, top_k, top_p = 1.3, 12, 0.8
+TEMPERATURE, TOP_K, TOP_P = 1.3, 12, 0.8
+
+
+@pytest.fixture(scope="module")
+def drawn(batch):
+    """Answers as generation draws them, and the logits that a plain pass gives for them."""
     run = jax.jit(
         lambda params, embeds, layout: generate(
             params,
@@ -83,9 +90,9 @@ def test_log_probs_equal_a_teacher_forced_pass(batch):
             embeds,
             layout,
             max_new_tokens=NEW_TOKENS,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
+            temperature=TEMPERATURE,
+            top_k=TOP_K,
+            top_p=TOP_P,
             key=jax.random.key(3),
             eos_token_ids=(),
             chunk_size=9,
@@ -93,13 +100,60 @@ def test_log_probs_equal_a_teacher_forced_pass(batch):
     )
     out = run(batch.params, batch.embeds, batch.layout)
     assert out.mask.all() and len({tuple(row) for row in out.token_ids.tolist()}) == len(PROMPTS)
-    logits = forced_logits(batch, out.token_ids)
-    expected = drawn_from(logits, temperature, top_k, top_p)
-    chosen = np.take_along_axis(expected, np.asarray(out.token_ids)[:, :, None], axis=2)[:, :, 0]
-    np.testing.assert_allclose(out.log_probs, chosen, atol=1e-4, rtol=0)
+    return out, forced_logits(batch, out.token_ids)
+
+
+def chosen(log_probs, out):
+    """Those of the tokens that were drawn."""
+    return np.take_along_axis(log_probs, np.asarray(out.token_ids)[:, :, None], axis=2)[:, :, 0]
+
+
+def test_log_probs_equal_a_teacher_forced_pass(drawn):
+    out, logits = drawn
+    expected = chosen(drawn_from(logits, TEMPERATURE, TOP_K, TOP_P), out)
+    np.testing.assert_allclose(out.log_probs, expected, atol=1e-4, rtol=0)
     assert (np.asarray(out.token_ids) != logits.argmax(axis=2)).any()
     # Each filter shows: without it the same tokens would be less likely.
-    for without in [(None, top_p), (top_k, 1.0)]:
-        other = drawn_from(logits, temperature, *without)
-        other = np.take_along_axis(other, np.asarray(out.token_ids)[:, :, None], axis=2)[:, :, 0]
-        assert (chosen - other).max() > 1e-2
+    for without in [(None, TOP_P), (TOP_K, 1.0)]:
+        other = chosen(drawn_from(logits, TEMPERATURE, *without), out)
+        assert (expected - other).max() > 1e-2
+
+
+def test_answer_log_probs_are_those_of_the_draw(batch, drawn):
+    """Five of six tokens, of which chunks of two leave one over; answers of 3, 5 and no tokens."""
+    out, logits = drawn
+    answered = np.arange(5)[None, :] < np.array([[3], [5], [0]])
+    weights = np.random.default_rng(1).normal(size=answered.shape).astype(np.float32)
+
+    @jax.jit
+    @partial(jax.grad, argnums=(0, 1), has_aux=True)
+    def ours(params, visual, token_ids):
+        options = {"temperature": TEMPERATURE, "head_chunk": 2}
+        log_probs = answer_log_probs(
+            params, batch.config, batch.layout, visual, token_ids, answered, **options
+        )
+        return (weights * log_probs).sum(), log_probs
+
+    token_ids = out.token_ids[:, :5]
+    gradients, log_probs = ours(batch.params, batch.visual, token_ids)
+    plain = chosen(drawn_from(logits, TEMPERATURE, None, 1.0), out)
+    np.testing.assert_allclose(log_probs, np.where(answered, plain[:, :5], 0), atol=1e-4, rtol=0)
+    # The filters' share of what generation recorded.
+    gained = chosen(drawn_from(logits, TEMPERATURE, TOP_K, TOP_P), out) - plain
+    recorded = (np.asarray(out.log_probs) - gained)[:, :5]
+    np.testing.assert_allclose(log_probs, np.where(answered, recorded, 0), atol=1e-4, rtol=0)
+
+    # Tokens behind an answer and visual rows that no prompt shows may hold anything.
+    used = np.zeros(batch.visual.shape[:2], bool)
+    for row, index in enumerate(np.asarray(batch.layout.visual_index)):
+        used[row, index[index >= 0]] = True
+    poisoned = (
+        jnp.where(used[:, :, None], batch.visual, jnp.nan),
+        jnp.where(answered, token_ids, -(10**6)),
+    )
+    again, log_probs_again = ours(batch.params, *poisoned)
+    np.testing.assert_array_equal(log_probs_again, log_probs)
+    jax.tree.map(np.testing.assert_array_equal, again, gradients)
+    taken = np.abs(gradients[1]).max(axis=2) > 1e-6
+    np.testing.assert_array_equal(taken, used & answered.any(axis=1)[:, None])
+    assert all(np.any(x) for x in jax.tree.leaves(gradients[0]["lm_head"]))
