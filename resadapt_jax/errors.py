@@ -10,17 +10,24 @@ class UserError(ValueError):
     """A mistake in what the user gave (a path, a field, a file): one clear line, no traceback."""
 
 
+class Terminated(Exception):
+    """A run was told to end (SIGTERM) and has saved its state: no failure, but it is not done."""
+
+
 def run_cli(main: Callable[[], None]) -> int:
     """Runs a program's ``main`` and returns its exit code.
 
-    0 when it returns, 2 and ``error: ...`` on stderr for a ``UserError`` or a kernel's backend that
-    cannot be had, 130 after Ctrl-C. Anything else is a bug and keeps its traceback.
+    0 when it returns or was told to end, 2 and ``error: ...`` on stderr for a ``UserError`` or a
+    kernel's backend that cannot be had, 130 after Ctrl-C. Anything else is a bug and keeps its
+    traceback.
     """
     try:
         main()
     except (UserError, BackendError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Terminated as told:
+        print(f"terminated: {told}", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -136,6 +136,7 @@ def encode_question(
         "pair_milliseconds": milliseconds(seconds),
         "query_ids": pad_to(query, room.query, 0),
         "query_mask": np.arange(room.query) < len(query),
+        "question": record["question"],
         "task": record["task"],
         "answer": record["answer"],
     }
@@ -170,12 +171,12 @@ def held_out_batches(
     convention: Convention = Convention.HF_5,
     query_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> grain.DatasetIterator:
-    """`question_batches` for evaluation: adds ``index``, ``question``, ``times``, ``evidence``."""
+    """`question_batches` for evaluation: adds ``index``, ``times``, ``evidence``."""
     query_tokenizer = tokenizer if query_tokenizer is None else query_tokenizer
     room = Room.measure(tokenizer, query_tokenizer, source.config.num_pairs, convention)
 
     def encode(record: dict[str, Any]) -> dict[str, Any]:
-        kept = {name: record[name] for name in ("index", "question", "times", "evidence")}
+        kept = {name: record[name] for name in ("index", "times", "evidence")}
         return kept | encode_question(record, tokenizer, query_tokenizer, room, convention)
 
     return _batches(grain.MapDataset.source(source).map(encode), batch_size)

@@ -8,6 +8,7 @@ One step, on a batch of B prompts:
 4. advantages weigh accuracy against cost, and the clipped surrogate updates the allocator.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.generation.backbone import load_backbone
 from resadapt_jax.models.families import ModelConfig, check_convention
 from resadapt_jax.operators import native_tokens, sizes_from_scales, token_counts
+from resadapt_jax.report.samples import Sample
 from resadapt_jax.training.config import TrainConfig, check_limits, resolve
 from resadapt_jax.training.encoder import (
     Encoded,
@@ -50,10 +52,11 @@ from resadapt_jax.training.encoder import (
     source_of,
 )
 from resadapt_jax.training.grading import TASK_TYPES, grade
-from resadapt_jax.training.loop import Metrics, run
+from resadapt_jax.training.loop import run
 from resadapt_jax.training.optimizer import make_optimizer
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import Rollout, rollout, size_levels
+from resadapt_jax.training.step import StepResult
 from resadapt_jax.typing import Array, Float, Int, Key, Params
 
 
@@ -180,6 +183,35 @@ def update(
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
 
+def samples(
+    records: dict[str, np.ndarray],
+    drawn: Rollout,
+    accuracy: Float[np.ndarray, "B M N"],
+    decode: Callable[[Any], str],
+    count: int = 4,
+) -> list[Sample]:
+    """The first prompts of a batch as the sample table shows them."""
+    shown = (drawn.scales, drawn.unit_mask, drawn.tokens)
+    scales, present, tokens = jax.device_get(shown)
+    token_ids, mask = jax.device_get((drawn.answers.token_ids, drawn.answers.mask))
+
+    def texts(*place: int) -> list[str]:
+        return [decode(ids[kept]) for ids, kept in zip(token_ids[place], mask[place], strict=True)]
+
+    return [
+        Sample(
+            prompt=str(records["question"][b]),
+            truth=str(records["answer"][b]),
+            pictures=records["frames"][b, ::2][present[b]],
+            scales=scales[b][:, present[b]],
+            tokens=tokens[b],
+            answers=[texts(b, m) for m in range(len(tokens[b]))],
+            scores=accuracy[b],
+        )
+        for b in range(min(count, len(accuracy)))
+    ]
+
+
 def check_geometry(config: TrainConfig, backbone: ModelConfig) -> None:
     """Refuses sizes that are not the backbone's, and a capacity that not even the smallest fit.
 
@@ -207,7 +239,7 @@ def train(config: TrainConfig) -> Path:
     cache = open_cache(config.encoder, encoder, config.world)
     print(describe_parameters(count_params(config.allocator), encoder))
 
-    def step(state: TrainState, records: dict[str, np.ndarray]) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, records: dict[str, np.ndarray]) -> StepResult:
         batch = PromptBatch.from_records(records)
         seen = encode_ahead(encoder, batch.frames, batch.query_ids, batch.query_mask, cache)
         features, drawn, metrics = roll_out(
@@ -220,7 +252,11 @@ def train(config: TrainConfig) -> Path:
         per_task = {
             f"reward_{task}": accuracy[tasks == task].mean() for task in TASK_TYPES if task in tasks
         }
-        return state, {**metrics, **learnt, **per_task}
+        return StepResult(
+            state=state,
+            metrics={**metrics, **learnt, **per_task},
+            samples=lambda: samples(records, drawn, accuracy, backbone.decode),
+        )
 
     clips = ToyClips(config.world, config.num_steps * config.batch_size)
     state = run(
@@ -232,7 +268,6 @@ def train(config: TrainConfig) -> Path:
         config=config,
         output_dir=config.output_dir,
         num_steps=config.num_steps,
-        checkpoint_every=config.checkpoint_every,
         shown=("reward", "retention"),
         description="train",
     )

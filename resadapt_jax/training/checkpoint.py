@@ -9,11 +9,12 @@ import contextlib
 import dataclasses
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as orbax
 
 from resadapt_jax.errors import UserError
@@ -48,7 +49,7 @@ class Checkpoints:
     Args:
       directory: where they are; made if absent.
       keep_last: how many of the newest are kept.
-      keep_best: how many of those with the highest ``metric`` are kept besides.
+      keep_best: how many of those with the highest ``metric`` are kept besides; may be 0.
 
     Use it as a context manager: leaving it waits for the save in progress.
     """
@@ -57,15 +58,19 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self._versions = versions()
         _set_unfinished_aside(self.directory)
+        _wait_for_all("unfinished checkpoints are renamed")
         keep = orbax.training.preservation_policies
-        best = keep.BestN(
-            get_metric_fn=lambda metrics: metrics["metric"],
-            n=keep_best,
-            keep_checkpoints_without_metrics=False,
-        )
+        policies = [keep.LatestN(keep_last)]
+        if keep_best:
+            best = keep.BestN(
+                get_metric_fn=lambda metrics: metrics["metric"],
+                n=keep_best,
+                keep_checkpoints_without_metrics=False,
+            )
+            policies.append(best)
         self._manager = orbax.training.Checkpointer(
             self.directory,
-            preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(keep_last), best]),
+            preservation_policy=keep.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
         )
 
@@ -124,18 +129,29 @@ class Checkpoints:
             if not self.steps:
                 return None
             step = self.steps[-1]
-        path = self.directory / str(step)
-        if step not in self.steps:
-            raise UserError(f"no checkpoint {path}; there are {self.steps}")
-        with _damage_is_the_users(path):
-            extra = self._manager.metadata(step).custom_metadata
-        if "leaves" not in extra:
-            raise UserError(f"checkpoint {path} was written by another program")
+        path, extra = self.directory / str(step), self._written(step)
         _check_leaves(path, extra["leaves"], _describe(template))
         with _damage_is_the_users(path):
             state = self._manager.load(step, jax.tree.map(_placed, template))
         kept = {name: extra[name] for name in ("data_state", "config", "versions")}
         return Restored(state=state, step=step, **kept)
+
+    def config(self, step: int) -> str:
+        """The config that the checkpoint of ``step`` was saved with.
+
+        Raises:
+          UserError: no checkpoint of that step, or one that cannot be read.
+        """
+        return self._written(step)["config"]
+
+    def set_aside(self, steps: Sequence[int]) -> None:
+        """Renames checkpoints that cannot be used, so that their steps can be saved again."""
+        if jax.process_index() == 0:
+            for step in steps:
+                path = self.directory / str(step)
+                _rename(path, f"{step}.refused")
+        _wait_for_all("refused checkpoints are renamed")
+        self._manager.reload()
 
     def wait(self) -> None:
         """Waits until the save in progress is on disk; raises if it failed."""
@@ -144,6 +160,17 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for the save in progress and releases the manager's threads."""
         self._manager.close()
+
+    def _written(self, step: int) -> dict[str, Any]:
+        """What ``save`` put beside the state."""
+        path = self.directory / str(step)
+        if step not in self.steps:
+            raise UserError(f"no checkpoint {path}; there are {self.steps}")
+        with _damage_is_the_users(path):
+            extra = self._manager.metadata(step).custom_metadata
+        if not {"leaves", "config", "data_state", "versions"} <= set(extra or ()):
+            raise UserError(f"checkpoint {path} was written by another program")
+        return extra
 
 
 def _describe(state: Any) -> dict[str, str]:
@@ -201,6 +228,16 @@ def _set_unfinished_aside(directory: Path) -> None:
             _log.warning("ignoring unfinished checkpoint %s", path)
         elif path.name.isdigit() and not (path / _COMPLETE).exists():
             _log.warning("ignoring unfinished checkpoint %s", path)
-            aside = path.with_name(f"{path.name}.unfinished")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
+            _rename(path, f"{path.name}.unfinished")
+
+
+def _rename(path: Path, name: str) -> None:
+    aside = path.with_name(name)
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+
+
+def _wait_for_all(what: str) -> None:
+    """No process lists the folder before the first one has put it in order."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)

@@ -18,10 +18,11 @@ from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.rollout import RolloutConfig
+from resadapt_jax.training.run_config import RunConfig
 
 AFTER_TRAINING = (
     "output_dir",
-    "checkpoint_every",
+    "run",
     "evaluation",
     "encoder.directory",  # its fingerprint may not
     "encoder.cache_dir",
@@ -97,14 +98,13 @@ class TrainConfig:
     loss: AllocatorLossConfig = field(default_factory=AllocatorLossConfig)
     """The allocator's objective; its scale range is the policy's."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    checkpoint_every: int = 20
-    """Steps between checkpoints."""
+    run: RunConfig = field(default_factory=RunConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
         if not self.output_dir:
             raise ValueError("output_dir must not be empty")
-        for name in ("num_steps", "batch_size", "updates_per_step", "checkpoint_every"):
+        for name in ("num_steps", "batch_size", "updates_per_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 

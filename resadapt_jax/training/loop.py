@@ -1,127 +1,86 @@
 """The loop every recipe runs in: resume, step, log, checkpoint, report progress."""
 
-import os
 import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from resadapt_jax.config import differences, to_json
-from resadapt_jax.errors import UserError
+import jax
+
+from resadapt_jax.config import to_json
+from resadapt_jax.errors import Terminated
 from resadapt_jax.files import atomic_write
 from resadapt_jax.training.checkpoint import Checkpoints
-from resadapt_jax.training.config import AFTER_TRAINING
-from resadapt_jax.training.metrics import CompileCounter, MetricLogger
-from resadapt_jax.training.progress import Progress
-
-StateT = TypeVar("StateT")
-Metrics = Mapping[str, Any]
-
-
-class Batches(Protocol):
-    """An iterator over batches whose place can be saved, as grain's are."""
-
-    def __next__(self) -> Any: ...
-    def get_state(self) -> Any: ...
-    def set_state(self, state: Any) -> None: ...
+from resadapt_jax.training.interrupt import StopRequest
+from resadapt_jax.training.resume import resume
+from resadapt_jax.training.run_log import RunLog
+from resadapt_jax.training.step import Batches, Step
 
 
 def run(
-    state: StateT,
+    state: Any,
     batches: Batches,
-    step: Callable[[StateT, Any], tuple[StateT, Metrics]],
+    step: Step,
     *,
     config: Any,
     output_dir: str | Path,
     num_steps: int,
-    checkpoint_every: int,
+    finite: tuple[str, ...] = ("loss", "grad_norm"),
     shown: tuple[str, ...],
     description: str,
-) -> StateT:
+) -> Any:
     """Runs ``step`` until ``num_steps`` are done, from the newest checkpoint in ``output_dir``.
 
-    A run interrupted at any moment and started again ends in the same state, bit for bit.
+    A run interrupted at any moment and started again ends in the same state, bit for bit. Every
+    process of a distributed run calls it; the first one writes config and logs. A state is saved
+    only once the metrics of the step that made it are known to be finite.
 
     Args:
-        state: the fresh state; also the template that checkpoints must fit.
+        state: the fresh state; also the template that checkpoints must fit, and whose shardings
+            they get.
         batches: the data from its start.
-        step: one update; its metrics are scalars.
+        step: one update.
+        config: the recipe's; its field ``run`` is a ``RunConfig``.
+        finite: metrics that every step has, and that stop the run where they are not finite.
         shown: metrics that the progress bar shows.
+        description: what is being done, for the bar.
 
     Returns:
         The final state.
 
     Raises:
-        UserError: ``output_dir`` holds a run of another config, or a checkpoint of another shape.
+        UserError: ``output_dir`` holds a run of another config, or a checkpoint that cannot be
+            used; or a step was not finite.
+        Terminated: SIGTERM ended the run; its state is saved.
+        KeyboardInterrupt: SIGINT did.
     """
     output_dir = Path(output_dir)
-    with Checkpoints(output_dir / "checkpoints") as checkpoints, CompileCounter() as compiled:
-        restored = checkpoints.restore(state)
-        done = 0
-        if restored is not None:
-            _require_same_config(restored.config, config, output_dir)
-            state, done = restored.state, restored.step
-            batches.set_state(restored.data_state)
-        atomic_write(output_dir / "config.json", to_json(config))
-
-        def save() -> None:
-            checkpoints.save(done, state, config=to_json(config), data_state=batches.get_state())
-
+    keep = {"keep_last": config.run.keep_last, "keep_best": config.run.keep_best}
+    with Checkpoints(output_dir / "checkpoints", **keep) as checkpoints:
+        state, done = resume(checkpoints, state, batches, config, output_dir)
+        if jax.process_index() == 0:
+            atomic_write(output_dir / "config.json", to_json(config))
+        told = {"finite": finite, "shown": shown, "description": description}
         with (
-            MetricLogger(output_dir, resume_step=done if done else None) as logger,
-            Progress(num_steps, initial=done, description=description) as progress,
-            _interrupt_after_step() as interrupted,
+            RunLog(output_dir, config, done=done, num_steps=num_steps, **told) as log,
+            StopRequest() as stop,
         ):
-            while done < num_steps and not interrupted:
-                state, metrics = step(state, next(batches))
-                done += 1
-                record = logger.log(done, {**metrics, "compilations": compiled.count})
-                if record is not None:
-                    progress.update(done - 1, **{name: record[name] for name in shown})
-                if done % checkpoint_every == 0:
+
+            def save() -> None:
+                log.settle()
+                place = {"config": to_json(config), "data_state": batches.get_state()}
+                checkpoints.save(done, state, metric=log.score(), **place)
+
+            while not stop.requested() and done < num_steps:
+                batch = next(batches)
+                result = step(state, batch)
+                state, done = result.state, done + 1
+                log.add(done, batch, result)
+                if done % config.run.checkpoint_every == 0:
                     save()
-            last = logger.flush() or {}
-            progress.update(done, **{name: last[name] for name in shown if name in last})
             save()
-        if interrupted:
-            raise KeyboardInterrupt
+            signal_number = stop.requested()
+    if signal_number == signal.SIGTERM:
+        raise Terminated(f"saved after step {done} of {num_steps}; the same command goes on")
+    if signal_number:
+        raise KeyboardInterrupt
     return state
-
-
-def _require_same_config(saved: str, config: Any, output_dir: Path) -> None:
-    changed = differences(saved, config, ignore=AFTER_TRAINING)
-    if changed:
-        raise UserError(
-            f"{output_dir} holds a run of another config ({'; '.join(changed)}); "
-            "give --output-dir another folder, or remove that one"
-        )
-
-
-@contextmanager
-def _interrupt_after_step() -> Iterator[list[int]]:
-    """Lets the step in progress finish when asked to stop, so that its state can be saved.
-
-    Yields a list that a first SIGINT or SIGTERM makes non-empty, saying so on stderr; a second one
-    acts as usual.
-    """
-    received: list[int] = []
-    signals = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.getsignal(number) for number in signals}
-
-    def note(number: int, frame: Any) -> None:
-        received.append(number)
-        for other in signals:
-            signal.signal(other, previous[other])
-        # Past the streams of Python, which may be in the middle of a write; below a progress bar.
-        line = "stopping: finishing the step in progress and saving; press again to stop at once\n"
-        os.write(2, (("\n" if sys.stderr.isatty() else "") + line).encode())
-
-    for number in signals:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number in signals:
-            signal.signal(number, previous[number])

@@ -1,17 +1,19 @@
-"""What a run logs: scalars per step in ``metrics.jsonl`` and TensorBoard, and what was compiled."""
+"""What a run logs: scalars per step in ``metrics.jsonl`` and on dashboards, and compilations."""
 
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax import monitoring
-from tensorboardX import SummaryWriter
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.files import atomic_write
+from resadapt_jax.training.boards import TensorBoard, WeightsAndBiases
+from resadapt_jax.training.throughput import rates
 from resadapt_jax.typing import Array, Float
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -23,24 +25,32 @@ class MetricLogger:
     ``log`` returns without waiting for the device: the metrics of step i are fetched when those of
     step i + 1 are logged, while the device already works on the latter.
 
+    Every process fetches, the first one writes.
+
     Args:
       directory: gets ``metrics.jsonl`` (one JSON object per step) and TensorBoard event files.
-      resume_step: updates done by the restored checkpoint; what was logged after it is dropped, as
-        those steps come again. None starts an empty log.
+      done: updates done by the restored checkpoint; what was logged after it is dropped, as those
+        steps come again. 0 starts an empty log.
+      wandb_project: Weights & Biases project that gets the scalars too, if not empty.
+      config: the run's config by ``config.to_json``, for Weights & Biases.
 
     Use it as a context manager: leaving it writes what is pending.
     """
 
-    def __init__(self, directory: str | Path, *, resume_step: int | None = None):
+    def __init__(
+        self, directory: str | Path, *, done: int = 0, wandb_project: str = "", config: str = "{}"
+    ):
         self.path = Path(directory) / "metrics.jsonl"
-        kept = [] if resume_step is None else read_metrics(self.path)
-        last = -1 if resume_step is None else resume_step
-        lines = [json.dumps(record) + "\n" for record in kept if record["step"] <= last]
-        atomic_write(self.path, "".join(lines))
-        self._file = open(self.path, "a", buffering=1)  # a whole line at a time
-        # events of an earlier, longer run with step >= purge_step are hidden by TensorBoard
-        self._board = SummaryWriter(str(directory), purge_step=last + 1)
+        self._file, self._boards = None, []
         self._pending: tuple[int, dict[str, Array]] | None = None
+        if jax.process_index() != 0:
+            return
+        drop_records_after(self.path, done)
+        self._file = open(self.path, "a", buffering=1)  # a whole line at a time
+        self._boards.append(TensorBoard(directory, done=done))
+        if wandb_project:
+            board = WeightsAndBiases(directory, project=wandb_project, config=config)
+            self._boards.append(board)
 
     def __enter__(self) -> "MetricLogger":
         return self
@@ -71,22 +81,27 @@ class MetricLogger:
         step, metrics = self._pending
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self._file.write(json.dumps({"step": step} | _finite(values), allow_nan=False) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        values |= rates(values)
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step} | _finite(values), allow_nan=False) + "\n")
+        for board in self._boards:
+            board.add(step, values)
         return {"step": step} | values
 
     def close(self) -> None:
-        """Writes what is pending and closes both files."""
+        """Writes what is pending and closes the file and the dashboards."""
         self.flush()
-        self._file.close()
-        self._board.close()
+        if self._file is not None:
+            self._file.close()
+        for board in self._boards:
+            board.close()
 
 
-def read_metrics(path: str | Path) -> list[dict[str, float | None]]:
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The records of a ``metrics.jsonl``, oldest first; a value that was not finite is None.
 
-    A last line that a killed process left incomplete is not a record.
+    Of a ``samples.jsonl`` too: any file of one JSON object with a ``step`` per line. A last line
+    that a killed process left incomplete is not a record.
 
     Raises:
       UserError: another line is not a record, naming it.
@@ -98,6 +113,12 @@ def read_metrics(path: str | Path) -> list[dict[str, float | None]]:
         for number, line in enumerate(lines, 1)
         if line.endswith(b"\n")
     ]
+
+
+def drop_records_after(path: str | Path, done: int) -> None:
+    """Keeps of such a file what is of the first ``done`` steps; makes it if it is absent."""
+    kept = [record for record in read_metrics(path) if record["step"] <= done] if done else []
+    atomic_write(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 class CompileCounter:
@@ -128,7 +149,7 @@ class CompileCounter:
             self.names.append(details.get("fun_name", "(unnamed)"))
 
 
-def _parse_record(line: bytes, where: str) -> dict[str, float | None]:
+def _parse_record(line: bytes, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError as error:  # not JSON, or not even text

@@ -30,6 +30,8 @@ from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, V
 from resadapt_jax.models.vision_plan import VisionPlan
 from resadapt_jax.training.loop import run
 from resadapt_jax.training.optimizer import OptimizerConfig, make_optimizer
+from resadapt_jax.training.run_config import RunConfig
+from resadapt_jax.training.step import StepResult
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
 
 
@@ -69,8 +71,9 @@ class PretrainConfig:
     token_capacity: float = 0.75
     """Visual tokens of a batch of mixed sizes, as a fraction of all at full size. Clips that reach
     beyond do not count in that step."""
-    checkpoint_every: int = 100
-    """Steps between checkpoints."""
+    run: RunConfig = field(
+        default_factory=lambda: RunConfig(checkpoint_every=100, best_metric="label_accuracy")
+    )
     convention: Convention = Convention.HF_5
     """How positions are numbered."""
     seed: int = 0
@@ -162,18 +165,19 @@ def pretrain(config: PretrainConfig) -> Path:
                 phase.batch_size,
                 config.convention,
             ),
-            lambda state, records, phase=phase: train_step(
-                state,
-                DialogueBatch.from_records(records),
-                config=config,
-                phase=phase,
-                backbone_config=backbone_config,
-                word_ids=word_ids,
+            lambda state, records, phase=phase: StepResult(
+                *train_step(
+                    state,
+                    DialogueBatch.from_records(records),
+                    config=config,
+                    phase=phase,
+                    backbone_config=backbone_config,
+                    word_ids=word_ids,
+                )
             ),
             config=replace(config, phases=(phase,)),  # what comes later is no concern of this one
             output_dir=Path(config.output_dir) / f"phase_{index}",
             num_steps=phase.num_steps,
-            checkpoint_every=config.checkpoint_every,
             shown=("label_accuracy", "answer_accuracy") if phase.turns else ("label_accuracy",),
             description=f"phase {index + 1} of {len(config.phases)}",
         )
@@ -286,7 +290,8 @@ def train_step(
             loss = answers + config.label_weight * loss
         return loss, metrics
 
-    gradients, metrics = jax.grad(objective, has_aux=True)(state.params)
+    (loss, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+    metrics |= {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
     updates, opt_state = phase_optimizer(config, phase).update(
         gradients, state.opt_state, state.params
     )

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grain
 import jax
@@ -18,6 +18,8 @@ from resadapt_jax.config import from_json
 from resadapt_jax.errors import UserError
 from resadapt_jax.training.loop import run
 from resadapt_jax.training.metrics import read_metrics
+from resadapt_jax.training.run_config import RunConfig
+from resadapt_jax.training.step import StepResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +27,15 @@ class SmallEvaluation:
     num_clips: int = 8
 
 
+RUN = RunConfig(checkpoint_every=2, best_metric="w")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SmallConfig:
     rate: float = 0.5
     decay: float = 0.1
     output_dir: str = "here"
-    checkpoint_every: int = 2
+    run: RunConfig = RUN
     evaluation: SmallEvaluation = SmallEvaluation()
 
 
@@ -43,10 +48,14 @@ def fresh():
 
 
 @jax.jit
-def step(state, x):
+def update(state, x):
     noise = jax.random.normal(jax.random.fold_in(state["key"], x))
     w = 0.9 * state["w"] + 0.1 * x + noise
     return {"w": w, "key": state["key"]}, {"w": w}
+
+
+def step(state, x):
+    return StepResult(*update(state, x))
 
 
 def go(directory, *, stop_before=None, num_steps=9, config=SmallConfig()):
@@ -62,7 +71,7 @@ def go(directory, *, stop_before=None, num_steps=9, config=SmallConfig()):
         config=config,
         output_dir=directory,
         num_steps=num_steps,
-        checkpoint_every=2,
+        finite=("w",),
         shown=("w",),
         description="test",
     )
@@ -93,7 +102,7 @@ def test_a_finished_run_is_not_run_again(tmp_path):
         config=SmallConfig(),
         output_dir=tmp_path,
         num_steps=9,
-        checkpoint_every=2,
+        finite=("w",),
         shown=("w",),
         description="test",
     )
@@ -112,7 +121,7 @@ def test_what_changes_nothing_of_the_training_may_change(tmp_path):
     expected = go(tmp_path / "whole")
     go(tmp_path / "cut", num_steps=2)
     evaluation = SmallEvaluation(num_clips=16)
-    moved = SmallConfig(output_dir="there", checkpoint_every=3, evaluation=evaluation)
+    moved = SmallConfig(output_dir="there", run=replace(RUN, keep_last=3), evaluation=evaluation)
     assert go(tmp_path / "cut", config=moved)["w"] == expected["w"]
     saved = json.loads((tmp_path / "cut" / "config.json").read_text())
     assert saved["evaluation"] == {"num_clips": 16}

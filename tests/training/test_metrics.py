@@ -56,7 +56,7 @@ def test_resuming_drops_what_comes_again(tmp_path):
             logger.log(step, {"x": step})
     with open(logger.path, "a") as file:
         file.write('{"step": 6, "x":')  # killed while writing
-    with MetricLogger(tmp_path, resume_step=3) as logger:
+    with MetricLogger(tmp_path, done=3) as logger:
         for step in range(4, 7):
             logger.log(step, {"x": 10 * step})
     records = read_metrics(logger.path)
@@ -77,7 +77,7 @@ def test_a_damaged_line_is_named(tmp_path, damage):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1, "x": 1.0}\n' + damage + b'{"step": 3, "x": 1.0}\n')
     with pytest.raises(UserError, match=r"metrics.jsonl line 2 is damaged: ") as caught:
-        MetricLogger(tmp_path, resume_step=1)
+        MetricLogger(tmp_path, done=1)
     assert "\n" not in str(caught.value)
 
 

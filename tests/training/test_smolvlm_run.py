@@ -28,6 +28,7 @@ from resadapt_jax.training.capo import train
 from resadapt_jax.training.config import EvaluationConfig, TrainConfig
 from resadapt_jax.training.encoder import describe_parameters
 from resadapt_jax.training.rollout import RolloutConfig
+from resadapt_jax.training.run_config import RunConfig
 from tests.evaluation.evaluation_parts import LIMITS, WORLD, backbone
 from tests.smolvlm_factory import CONFIG, random_params, word_tokenizer, write_smolvlm
 from tests.training.toy_parts import ALLOCATOR
@@ -55,7 +56,7 @@ def run_config(root, name, **encoder) -> TrainConfig:
         num_steps=NUM_STEPS,
         batch_size=BATCH,
         updates_per_step=1,
-        checkpoint_every=1,
+        run=RunConfig(checkpoint_every=1),
         encoder=SmolVLMEncoderConfig(**here | encoder),
         allocator=replace(ALLOCATOR, num_space_time_layers=1),
         rollouts=RolloutConfig(

@@ -1,0 +1,56 @@
+"""How fast a run is: tokens a second, and the share of the devices' arithmetic that it uses."""
+
+from collections.abc import Mapping
+
+import jax
+
+PEAK_FLOPS = {
+    # NVIDIA's data sheets; those of H100 and H200 give twice as much, with sparsity.
+    "NVIDIA H200": 989.4e12,
+    "NVIDIA H100 80GB HBM3": 989.4e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA A100": 312e12,
+    # Cloud TPU documentation, per chip: v5e, v5p, v6e.
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+}
+"""Dense bfloat16 operations per second of a device, by the start of jax's ``device_kind``."""
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """The peak of a kind of device; the longest name that it starts with counts. None: unknown."""
+    names = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
+    return PEAK_FLOPS[max(names, key=len)] if names else None
+
+
+def mfu(flops: float, seconds: float, num_devices: int, device_kind: str) -> float | None:
+    """Model FLOPs utilisation: FLOPs / (seconds · devices · peak); arXiv 2204.02311, appendix B.
+
+    Args:
+        flops: that the model needs, of all devices together, recomputation not counted.
+
+    Returns:
+        None for a device whose peak is unknown.
+    """
+    peak = peak_flops(device_kind)
+    return None if peak is None else flops / (seconds * num_devices * peak)
+
+
+def rates(values: Mapping[str, float]) -> dict[str, float]:
+    """What a step's ``seconds`` say of its ``tokens`` and ``flops``, of those that it has.
+
+    Returns:
+        ``tokens_per_second``, and ``mfu`` on devices whose peak is known.
+    """
+    derived = {}
+    seconds = values.get("seconds", 0.0)
+    if seconds > 0 and "tokens" in values:
+        derived["tokens_per_second"] = values["tokens"] / seconds
+    if seconds > 0 and "flops" in values:
+        kind, count = jax.devices()[0].device_kind, jax.device_count()
+        utilisation = mfu(values["flops"], seconds, count, kind)
+        if utilisation is not None:
+            derived["mfu"] = utilisation
+    return derived
