@@ -6,11 +6,13 @@ import jax
 
 from resadapt_jax.allocator import (
     AllocatorConfig,
+    ProjectedBounds,
     ScaleRange,
     ThumbnailConfig,
     ThumbnailEncoder,
     init_params,
 )
+from resadapt_jax.allocator.bounds import Bounds
 from resadapt_jax.allocator.checkpoint import TrainedAllocator, TrainedAllocatorConfig
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.models import hf
@@ -19,8 +21,10 @@ from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, V
 TEXT_WIDTH = 8
 
 
-def make_allocator(*, noise: float = 0.0, unit: str = "pair") -> TrainedAllocator:
-    """A fresh allocator, whose policy is uniform, its weights disturbed by Gaussian noise."""
+def make_allocator(
+    *, noise: float = 0.0, unit: str = "pair", bounds: Bounds = ProjectedBounds()
+) -> TrainedAllocator:
+    """A fresh allocator, its weights disturbed by Gaussian noise; without, its policy is uniform."""
     tokenizer = build_toy_tokenizer()
     thumbnail = ThumbnailConfig()
     config = TrainedAllocatorConfig(
@@ -35,6 +39,7 @@ def make_allocator(*, noise: float = 0.0, unit: str = "pair") -> TrainedAllocato
             pool_width=8,
             head_width=8,
             unit=unit,
+            bounds=bounds,
         ),
         encoder=thumbnail,
         vocab_size=len(tokenizer),

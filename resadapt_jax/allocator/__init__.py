@@ -1,7 +1,12 @@
-"""The allocator: frozen encoder features, a network, and a Beta policy over each unit's scale."""
+"""The allocator: frozen encoder features, a network, and a policy over each unit's scale."""
 
 from resadapt_jax.allocator import policy
-from resadapt_jax.allocator.bounds import HardClamp, ProjectedBounds, SoftBounds
+from resadapt_jax.allocator.bounds import (
+    HardClamp,
+    LogisticNormalBounds,
+    ProjectedBounds,
+    SoftBounds,
+)
 from resadapt_jax.allocator.encoder import (
     EncoderFeatures,
     FrozenEncoder,
@@ -19,16 +24,20 @@ from resadapt_jax.allocator.network import (
     init_params,
     mean_pair_scales,
 )
-from resadapt_jax.allocator.policy import ScaleRange
+from resadapt_jax.allocator.policy import Beta, LogisticNormal, Policy, ScaleRange
 from resadapt_jax.allocator.units import pair_mask, pair_mean, pair_scales
 
 __all__ = [
     "AllocatorConfig",
     "AllocatorNetwork",
     "AllocatorOutput",
+    "Beta",
     "EncoderFeatures",
     "FrozenEncoder",
     "HardClamp",
+    "LogisticNormal",
+    "LogisticNormalBounds",
+    "Policy",
     "ProjectedBounds",
     "ScaleRange",
     "SmolVLMEncoderConfig",

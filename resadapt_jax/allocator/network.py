@@ -1,4 +1,4 @@
-"""The allocator's network: frozen encoder features to a Beta policy per unit.
+"""The allocator's network: frozen encoder features to a policy per unit.
 
 The architecture of ResAdapt's released first network (arXiv 2603.28610, section 3.2 and appendix
 A.2): projections, query cross-attention, attention over time and space, query-guided pooling, a
@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from resadapt_jax.allocator import policy
 from resadapt_jax.allocator.attention import SpaceTimeLayer, TextLayer
-from resadapt_jax.allocator.bounds import HardClamp, ProjectedBounds, SoftBounds
+from resadapt_jax.allocator.bounds import Bounds, ProjectedBounds
 from resadapt_jax.allocator.encoder import EncoderFeatures
-from resadapt_jax.allocator.head import BetaHead
+from resadapt_jax.allocator.head import PolicyHead
+from resadapt_jax.allocator.policy import Policy, ScaleRange, to_scale
 from resadapt_jax.allocator.pooling import QueryPooling, UnitFeatures, pool_pairs
 from resadapt_jax.allocator.units import pair_mask, pair_scales
 from resadapt_jax.typing import Array, Bool, Float, Key, Params
@@ -45,7 +45,7 @@ class AllocatorConfig:
     unit: Literal["pair", "frame"] = "pair"
     text_gate: Literal["paper", "released"] = "released"  # tanh gate from zero, or none
     start: Literal["uniform", "released"] = "uniform"
-    bounds: ProjectedBounds | SoftBounds | HardClamp = field(default_factory=ProjectedBounds)
+    bounds: Bounds = field(default_factory=ProjectedBounds)  # chooses the distribution too
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the layers; pooling on is float32
 
     def __post_init__(self):
@@ -59,14 +59,14 @@ class AllocatorConfig:
 
 @struct.dataclass
 class AllocatorOutput:
-    """The policy of each unit: K = ⌈F / 2⌉ temporal pairs, or K = F frames (config.unit).
+    """The policy of K units: ⌈F / 2⌉ temporal pairs, or F frames (config.unit).
 
     With frames as units, actions are drawn and scored per frame and `units.pair_scales` averages
-    the two scales of a pair. Units that hold no valid frame have α = β = 1 and feature 0.
+    the two scales of a pair. Units that hold no valid frame have the policy of the start and
+    feature 0.
     """
 
-    alpha: Float[Array, "B K"]  # float32, > 0
-    beta: Float[Array, "B K"]  # float32, > 0
+    policy: Policy  # its parameters are [B K], float32
     unit_features: Float[Array, "B K D"]  # f_k, float32, trainable
     unit_mask: Bool[Array, "B K"]
 
@@ -99,10 +99,9 @@ class AllocatorNetwork(nn.Module):
         else:
             unit_mask = frame_mask
         unit_features = UnitFeatures(name="unit")(pooled, unit_mask, text, text_mask)
-        alpha, beta = BetaHead(c.head_width, c.bounds, c.start, name="head")(unit_features)
+        head = PolicyHead(c.head_width, c.bounds, c.start, name="head")
         return AllocatorOutput(
-            alpha=jnp.where(unit_mask, alpha, 1.0),
-            beta=jnp.where(unit_mask, beta, 1.0),
+            policy=head(unit_features, unit_mask),
             unit_features=jnp.where(unit_mask[:, :, None], unit_features, 0.0),
             unit_mask=unit_mask,
         )
@@ -142,13 +141,13 @@ def allocate(params: Params, config: AllocatorConfig, features: EncoderFeatures)
 
 
 def mean_pair_scales(
-    allocation: AllocatorOutput, frame_mask: Bool[Array, "B F"], scale_range: policy.ScaleRange
+    allocation: AllocatorOutput, frame_mask: Bool[Array, "B F"], scale_range: ScaleRange
 ) -> Float[Array, "B E"]:
     """The deterministic scale of each temporal pair: s_min + E[a] (s_max - s_min), E = ⌈F / 2⌉.
 
     Where the units are frames, a pair has the mean of its frames' scales.
     """
-    scales = policy.to_scale(policy.mean(allocation.alpha, allocation.beta), scale_range)
+    scales = to_scale(allocation.policy.mean(), scale_range)
     if scales.shape[1] == frame_mask.shape[1]:
         scales = pair_scales(scales[:, None, :], frame_mask)[:, 0]
     return scales
@@ -159,7 +158,7 @@ def propose_scales(
     params: Params,
     config: AllocatorConfig,
     features: EncoderFeatures,
-    scale_range: policy.ScaleRange,
+    scale_range: ScaleRange,
 ) -> Float[Array, "B E"]:
     """`mean_pair_scales` of what the network gives: what a trained allocator proposes."""
     allocation = allocate(params, config, features)

@@ -6,12 +6,11 @@ Each loss masks its inputs, so padding may hold anything; ``aggregate`` reduces 
 
 from resadapt_jax.losses.aggregate import WeightedSum, aggregate, masked_sum, mean_per_sequence
 from resadapt_jax.losses.allocator import AllocatorLossConfig, allocator_loss
-from resadapt_jax.losses.concentration import ConcentrationConfig, concentration
+from resadapt_jax.losses.concentration import ConcentrationConfig, concentration_penalty
 from resadapt_jax.losses.policy_gradient import SurrogateAux, clipped_surrogate
 from resadapt_jax.losses.similarity import (
     SimilarityAux,
     SimilarityConfig,
-    mean_scales,
     temporal_similarity,
 )
 
@@ -25,9 +24,8 @@ __all__ = [
     "aggregate",
     "allocator_loss",
     "clipped_surrogate",
-    "concentration",
+    "concentration_penalty",
     "masked_sum",
     "mean_per_sequence",
-    "mean_scales",
     "temporal_similarity",
 ]

@@ -5,9 +5,9 @@ import dataclasses
 import jax.numpy as jnp
 
 from resadapt_jax.losses.aggregate import WeightedSum, masked_sum, mean_per_sequence
-from resadapt_jax.losses.concentration import ConcentrationConfig, concentration
+from resadapt_jax.losses.concentration import ConcentrationConfig, concentration_penalty
 from resadapt_jax.losses.policy_gradient import SurrogateAux, clipped_surrogate
-from resadapt_jax.losses.similarity import SimilarityConfig, mean_scales, temporal_similarity
+from resadapt_jax.losses.similarity import SimilarityConfig, temporal_similarity
 from resadapt_jax.typing import Array, Bool, Float
 
 
@@ -23,8 +23,6 @@ class AllocatorLossConfig:
       similarity_weight: λ_sim.
       concentration: form of the concentration penalty.
       concentration_weight: λ_con.
-      s_min: smallest scale of the policy.
-      s_max: largest scale of the policy.
     """
 
     clip_low: float = 0.2
@@ -34,16 +32,14 @@ class AllocatorLossConfig:
     similarity_weight: float = 1e-3
     concentration: ConcentrationConfig = ConcentrationConfig()
     concentration_weight: float = 5e-4
-    s_min: float = 0.2
-    s_max: float = 1.8
 
 
 def allocator_loss(
     log_probs: Float[Array, "B M K"],
     old_log_probs: Float[Array, "B M K"],
     advantages: Float[Array, "B M"],
-    alpha: Float[Array, "B K"],
-    beta: Float[Array, "B K"],
+    mean_scales: Float[Array, "B K"],
+    concentration: Float[Array, "B K"],
     unit_features: Float[Array, "B K D"],
     unit_mask: Bool[Array, "B K"],
     config: AllocatorLossConfig = AllocatorLossConfig(),
@@ -54,14 +50,14 @@ def allocator_loss(
 
     Every term is averaged inside its prompt (over M and K as in eq. 21), so a long clip weighs as
     much as a short one, and micro-batches add up to the whole batch exactly. Differentiated with
-    respect to ``log_probs``, ``alpha``, ``beta`` and ``unit_features``.
+    respect to ``log_probs``, ``mean_scales``, ``concentration`` and ``unit_features``.
 
     Args:
       log_probs: of each unit's action under the policy being trained.
       old_log_probs: under the policy that drew it.
       advantages: one per allocation.
-      alpha: first parameter of each unit's Beta.
-      beta: second parameter.
+      mean_scales: the scale of each unit by the policy's mean.
+      concentration: of each unit's policy, α + β of a Beta.
       unit_features: the allocator's feature of each unit.
       unit_mask: units that exist; the others may hold anything. A prompt without units is left out.
       config: coefficients.
@@ -84,11 +80,9 @@ def allocator_loss(
         dual_clip=config.dual_clip,
     )
     surrogate, present = mean_per_sequence(_rows(surrogate), _rows(units))
-    alpha, beta = jnp.where(unit_mask, alpha, 1.0), jnp.where(unit_mask, beta, 1.0)
-    scales = mean_scales(alpha, beta, s_min=config.s_min, s_max=config.s_max)
-    pairs, pair_aux = temporal_similarity(scales, unit_features, unit_mask, config.similarity)
+    pairs, pair_aux = temporal_similarity(mean_scales, unit_features, unit_mask, config.similarity)
     similarity, _ = mean_per_sequence(pairs, pair_aux.mask)
-    spread = concentration(alpha, beta, unit_mask, config.concentration)
+    spread = concentration_penalty(concentration, unit_mask, config.concentration)
     spread, _ = mean_per_sequence(spread, unit_mask)
     weighted = config.similarity_weight * similarity + config.concentration_weight * spread
     loss = masked_sum(surrogate + weighted, present)

@@ -1,4 +1,4 @@
-"""Concentration: keeps the Beta policy from becoming so narrow that it stops exploring."""
+"""Concentration: keeps the policy from becoming so narrow that it stops exploring."""
 
 import dataclasses
 from typing import Literal
@@ -11,7 +11,7 @@ from resadapt_jax.typing import Array, Bool, Float
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConcentrationConfig:
-    """Which penalty of α + β.
+    """Which penalty of the concentration κ.
 
     Attributes:
       form: ``"paper"`` is the hinge of eq. (20); ``"released"`` penalises every concentration.
@@ -26,19 +26,18 @@ class ConcentrationConfig:
             raise ValueError(f'form must be "paper" or "released", got {self.form!r}')
 
 
-def concentration(
-    alpha: Float[Array, "*S"],
-    beta: Float[Array, "*S"],
+def concentration_penalty(
+    concentration: Float[Array, "*S"],
     mask: Bool[Array, "*S"] | None = None,
     config: ConcentrationConfig = ConcentrationConfig(),
 ) -> Float[Array, "*S"]:
-    """paper, eq. (20): max(0, α + β - κ_max); released: α + β. Per unit, 0 where masked.
+    """paper, eq. (20): max(0, κ - κ_max); released: κ. Per unit, 0 where masked.
 
-    Differentiated with respect to both parameters.
+    κ is α + β of a Beta, 1 / σ of a logistic-normal. Differentiated with respect to it.
     """
-    total = jnp.asarray(alpha, jnp.float32) + jnp.asarray(beta, jnp.float32)
-    total = total if mask is None else jnp.where(mask, total, 0.0)
+    kappa = jnp.asarray(concentration, jnp.float32)
+    kappa = kappa if mask is None else jnp.where(mask, kappa, 0.0)
     if config.form == "released":
-        return total
-    penalty = jax.nn.relu(total - config.kappa_max)
+        return kappa
+    penalty = jax.nn.relu(kappa - config.kappa_max)
     return penalty if mask is None else jnp.where(mask, penalty, 0.0)

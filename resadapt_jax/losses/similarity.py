@@ -46,13 +46,6 @@ class SimilarityAux:
     gate: Float[Array, "*B K-1"]  # w of eq. (19)
 
 
-def mean_scales(
-    alpha: Float[Array, "*S"], beta: Float[Array, "*S"], *, s_min: float, s_max: float
-) -> Float[Array, "*S"]:
-    """s = s_min + (s_max - s_min)·α/(α + β), the differentiable mean of the scale policy."""
-    return s_min + (s_max - s_min) * alpha / (alpha + beta)
-
-
 def temporal_similarity(
     scales: Float[Array, "*B K"],
     features: Float[Array, "*B K D"],
@@ -67,7 +60,7 @@ def temporal_similarity(
     Differentiated with respect to ``scales`` and, by config, ``features``.
 
     Args:
-      scales: the policy's mean scales, positive (see ``mean_scales``).
+      scales: the policy's mean scales, positive.
       features: the feature of each unit.
       mask: units that exist. The others may hold anything; their pairs give 0.
       config: form and coefficients.

@@ -2,7 +2,7 @@
 
 One step, on a batch of B prompts:
 
-1. the frozen encoder sees each prompt once, the allocator gives a Beta per unit;
+1. the frozen encoder sees each prompt once, the allocator gives a policy per unit;
 2. M allocations are drawn, each answered N times by the backbone (``rollout``);
 3. strings leave the device and are graded;
 4. advantages weigh accuracy against cost, and the clipped surrogate updates the allocator.
@@ -124,8 +124,8 @@ def roll_out(
         "retention_of_mean_policy": jnp.mean(mean_tokens.sum(axis=-1)) / native,
         "scale_mean": jnp.mean(drawn.scales),
         "scale_spread_of_mean_policy": jnp.mean(jnp.std(mean_scales, axis=-1)),
-        "entropy": jnp.mean(policy.entropy(allocation.alpha, allocation.beta)),
-        "concentration_max": jnp.max(allocation.alpha + allocation.beta),
+        "entropy": jnp.mean(allocation.policy.entropy()),
+        "concentration_max": jnp.max(allocation.policy.concentration()),
         "padding_share": 1.0 - jnp.mean(drawn.tokens) / config.rollouts.token_capacity,
         "fitted_share": jnp.mean(drawn.fitted),
     }
@@ -149,13 +149,12 @@ def update(
 
     def objective(params: Params) -> tuple[Array, dict[str, Array]]:
         new = allocate(params, config.allocator, features)
-        log_probs = policy.log_prob(drawn.actions, new.alpha[:, None, :], new.beta[:, None, :])
         loss, parts = losses.allocator_loss(
-            log_probs,
+            new.policy.log_prob(drawn.actions),
             drawn.log_probs,
             advantage.values,
-            new.alpha,
-            new.beta,
+            policy.to_scale(new.policy.mean(), config.scale_range),
+            new.policy.concentration(),
             new.unit_features,
             new.unit_mask,
             config.loss,

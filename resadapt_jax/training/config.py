@@ -96,7 +96,7 @@ class TrainConfig:
     )
     """How answers and costs become advantages; its scale range is the policy's."""
     loss: AllocatorLossConfig = field(default_factory=AllocatorLossConfig)
-    """The allocator's objective; its scale range is the policy's."""
+    """The allocator's objective."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -127,7 +127,7 @@ def check_limits(limits: SizeLimits, backbone: ModelConfig) -> None:
 def resolve(config: TrainConfig, encoder: FrozenEncoder) -> TrainConfig:
     """The config with what one part of it takes from another filled in.
 
-    The advantage and the loss get the policy's range, the network the widths of the features of
+    The advantage gets the policy's range, the network the widths of the features of
     ``encoder``, which is the config's, opened; a SmolVLM2's fingerprint is recorded.
     """
     span = {"s_min": config.scale_range.s_min, "s_max": config.scale_range.s_max}
@@ -139,6 +139,5 @@ def resolve(config: TrainConfig, encoder: FrozenEncoder) -> TrainConfig:
         config,
         encoder=chosen,
         advantage=replace(config.advantage, **span),
-        loss=replace(config.loss, **span),
         allocator=replace(config.allocator, **widths),
     )

@@ -189,7 +189,7 @@ def rollout(
 ) -> Rollout:
     """Draws allocations from the policy and answers every prompt under each of them."""
     draw, decode = jax.random.split(key)
-    actions = policy.sample(draw, allocation.alpha, allocation.beta, rollouts.num_allocations)
+    actions = allocation.policy.sample(draw, rollouts.num_allocations)
     scales = policy.to_scale(actions, scale_range)
     height, width = frames.shape[2:4]
     levels = size_levels(height, width, scale_range, limits)
@@ -203,9 +203,7 @@ def rollout(
     )
     return Rollout(
         actions=actions,
-        log_probs=policy.log_prob(
-            actions, allocation.alpha[:, None, :], allocation.beta[:, None, :]
-        ),
+        log_probs=allocation.policy.log_prob(actions),
         scales=scales,
         unit_mask=allocation.unit_mask,
         tokens=jnp.sum(jnp.where(level >= 0, jnp.asarray(levels.tokens)[level], 0), axis=-1),

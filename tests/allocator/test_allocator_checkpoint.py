@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from allocator_factory import make_allocator
 
+from resadapt_jax.allocator import LogisticNormalBounds, ProjectedBounds
 from resadapt_jax.allocator.checkpoint import load_allocator, save_allocator
 from resadapt_jax.errors import UserError
 
@@ -44,6 +45,25 @@ def test_what_is_saved_is_what_is_loaded(saved):
     assert loaded.encoder.config == allocator.encoder.config
     query = "When does the red sign show a cross? über"
     assert loaded.tokenizer.encode(query) == allocator.tokenizer.encode(query)
+
+
+def test_the_distribution_survives_the_disk(tmp_path):
+    allocator = make_allocator(bounds=LogisticNormalBounds(start_action=0.3, upper=2.0))
+    save_allocator(tmp_path, allocator)
+    assert load_allocator(tmp_path).config == allocator.config
+    assert json.loads((tmp_path / "config.json").read_text())["network"]["bounds"]["kind"] == (
+        "LogisticNormalBounds"
+    )
+
+
+def test_an_allocator_that_names_no_distribution_has_a_beta(saved):
+    _, directory = saved
+    edit(directory, lambda config: config["network"].pop("bounds"))
+    assert load_allocator(directory).config.network.bounds == ProjectedBounds()
+    # As allocators were written while there was only the Beta.
+    old = {"kind": "ProjectedBounds", "lower": 0.8, "upper": 10.0}
+    edit(directory, lambda config: config["network"].update(bounds=old))
+    assert load_allocator(directory).config.network.bounds == ProjectedBounds(lower=0.8, upper=10.0)
 
 
 def test_tensors_of_another_shape_are_named(saved):

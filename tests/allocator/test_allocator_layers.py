@@ -7,6 +7,7 @@ import pytest
 
 from resadapt_jax.allocator import (
     HardClamp,
+    LogisticNormalBounds,
     ProjectedBounds,
     SoftBounds,
     pair_mask,
@@ -129,6 +130,22 @@ def test_projected_bounds_by_hand():
     np.testing.assert_allclose(up, [-0.5, -0.5, -1.0, -3.0, 0.0, 0.0], rtol=1e-6)
 
 
+def test_logistic_normal_bounds_by_hand():
+    bounds = LogisticNormalBounds(lower=0.5, upper=2.0, start_action=0.2)
+    # ln(.2 / .8) = −1.386294; softplus(ln(e^.7 − 1)) = .7
+    np.testing.assert_allclose(bounds.biases, [-1.386294, np.log(np.exp(0.7) - 1)], atol=1e-5)
+    # softplus(0) = ln 2, and −9 and 9 are beyond softplus⁻¹ of the bounds.
+    y = jnp.float32([[3.0, 0.0], [-50.0, -9.0], [50.0, 9.0]])
+    policy = bounds.policy(y)
+    np.testing.assert_array_equal(policy.mu, y[:, 0])
+    np.testing.assert_allclose(policy.sigma, [np.log(2.0), 0.5, 2.0], rtol=2e-6)
+    # Descent on +σ lowers y: dropped at the lower bound; at the upper one the slope 1 − e^−σ.
+    down = jax.grad(lambda y: bounds.policy(y).sigma.sum())(y)[:, 1]
+    np.testing.assert_allclose(down, [0.5, 0.0, 1 - np.exp(-2.0)], rtol=1e-5)
+    up = jax.grad(lambda y: -bounds.policy(y).sigma.sum())(y)[:, 1]
+    np.testing.assert_allclose(up, [-0.5, -(1 - np.exp(-0.5)), 0.0], rtol=1e-5)
+
+
 @pytest.mark.parametrize("bounds, returns", [(ProjectedBounds(), True), (HardClamp(), False)])
 def test_only_projected_bounds_come_back(bounds, returns):
     # Plain descent of (ln α)², whose minimum is the uniform policy, from far outside both ends.
@@ -149,6 +166,15 @@ def test_hard_clamp_by_hand():
     # softplus(−10) = 4.54e-5, and that is the slope too (times 1/2): a nearly dead start.
     np.testing.assert_allclose(one(jnp.float32(one.bias)), 1.0000464, rtol=1e-6)
     np.testing.assert_allclose(jax.grad(one)(one.bias), 2.27e-5, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"start_action": 0.0}, {"start_action": 1.0}, {"lower": 0.0}, {"lower": 0.8}, {"upper": 0.7}],
+)
+def test_a_logistic_normal_starts_inside_its_bounds(fields):
+    with pytest.raises(ValueError, match="start_"):
+        LogisticNormalBounds(**fields)
 
 
 @pytest.mark.parametrize("lower, upper", [(0.0, 20.0), (1.0, 20.0), (0.1, 1.0)])

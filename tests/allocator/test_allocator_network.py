@@ -17,6 +17,7 @@ from resadapt_jax.allocator import (
     AllocatorNetwork,
     EncoderFeatures,
     HardClamp,
+    LogisticNormalBounds,
     ProjectedBounds,
     SoftBounds,
     allocate,
@@ -96,7 +97,9 @@ def cosine(x, y):
 
 
 def statement(params, c, frames, text, *, time_rope=True, space_rope=True, text_last=False):
-    """frames [f, L, Df], text [n, Dt] -> alpha [k], beta [k], features [k, D], in float64."""
+    """frames [f, L, Df], text [n, Dt] -> the policy's two parameters [k], features [k, D], in
+    float64.
+    """
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     x, e = dense(p["frame_projection"], frames), dense(p["text_projection"], text)
 
@@ -144,6 +147,9 @@ def statement(params, c, frames, text, *, time_rope=True, space_rope=True, text_
     features = np.stack(features)
     hidden = gelu(dense(p["head"]["hidden"], layer_norm(p["head"]["norm"], features)))
     y = dense(p["head"]["out"], hidden) + dense(p["head"]["skip"], features)
+    if isinstance(c.bounds, LogisticNormalBounds):
+        sigma = np.clip(np.log1p(np.exp(y[:, 1])) + 1e-6, c.bounds.lower, c.bounds.upper)
+        return y[:, 0], sigma, features
     if isinstance(c.bounds, HardClamp):
         parameters = np.clip(np.log1p(np.exp(y / 2)) + 1e-6, c.bounds.lower, c.bounds.upper)
     elif isinstance(c.bounds, ProjectedBounds):
@@ -178,7 +184,7 @@ def errors(output, params, config, features, **ablation):
     for b, (n, m) in enumerate(zip(CLIP_LENGTHS, TEXT_LENGTHS, strict=True)):
         frames, text = np.float64(features.frames[b, :n]), np.float64(features.text[b, :m])
         expected = statement(params, config, frames, text, **ablation)
-        got = (output.alpha[b], output.beta[b], output.unit_features[b])
+        got = (*(x[b] for x in jax.tree.leaves(output.policy)), output.unit_features[b])
         for x, y in zip(got, expected, strict=True):
             worst = max(worst, np.abs(np.asarray(x)[: len(y)] - y).max())
     return worst
@@ -191,6 +197,7 @@ def errors(output, params, config, features, **ablation):
         {"bounds": ProjectedBounds(lower=0.1, upper=9.0)},
         {"unit": "frame", "bounds": HardClamp(lower=0.3, upper=3.0)},
         {"text_gate": "paper", "bounds": SoftBounds(lower=0.5, upper=5.0)},
+        {"bounds": LogisticNormalBounds(lower=0.5, upper=2.0)},
     ],
 )
 def test_network_matches_the_statement(choices):
@@ -213,7 +220,8 @@ def test_shapes_and_masks(frames, unit, units):
     output = jax.eval_shape(
         lambda: allocate(random_params(config), config, random_features(frames=frames))
     )
-    assert output.alpha.shape == output.beta.shape == output.unit_mask.shape == (3, units)
+    assert output.policy.alpha.shape == output.policy.beta.shape == (3, units)
+    assert output.unit_mask.shape == (3, units)
     assert output.unit_features.shape == (3, units, config.width)
 
 
@@ -222,7 +230,7 @@ def test_units_without_a_frame_are_neutral():
     # Clips of 5, 3 and 1 frames fill 3, 2 and 1 pairs.
     expected = [[True, True, True], [True, True, False], [True, False, False]]
     np.testing.assert_array_equal(output.unit_mask, expected)
-    for parameter in (output.alpha, output.beta):
+    for parameter in (output.policy.alpha, output.policy.beta):
         np.testing.assert_array_equal(parameter[~output.unit_mask], 1.0)
         assert (parameter[output.unit_mask] != 1.0).all()
     np.testing.assert_array_equal(output.unit_features[~output.unit_mask], 0.0)
@@ -240,7 +248,7 @@ def test_nan_in_padding_changes_nothing(unit):
     def loss(params, features):
         output = allocate(params, config, features)
         weight = output.unit_mask[:, :, None] * output.unit_features
-        return (jnp.log(output.alpha * output.beta)).sum() + weight.sum(), output
+        return (jnp.log(output.policy.alpha * output.policy.beta)).sum() + weight.sum(), output
 
     grad = jax.jit(jax.grad(loss, has_aux=True))
     clean, dirty = grad(params, features), grad(params, poisoned)
@@ -253,13 +261,13 @@ def test_where_the_text_padding_sits_changes_nothing():
     params, features = random_params(TINY), random_features()
     moved = features.replace(text=features.text[:, ::-1], text_mask=features.text_mask[:, ::-1])
     got, expected = run(params, TINY, moved), run(params, TINY, features)
-    np.testing.assert_allclose(got.alpha, expected.alpha, rtol=1e-4)
+    np.testing.assert_allclose(got.policy.alpha, expected.policy.alpha, rtol=1e-4)
 
 
 def test_the_query_changes_the_policy():
     params, features = random_params(TINY), random_features()
     other = features.replace(text=features.text[::-1], text_mask=features.text_mask[::-1])
-    change = run(params, TINY, other).alpha - run(params, TINY, features).alpha
+    change = run(params, TINY, other).policy.alpha - run(params, TINY, features).policy.alpha
     # The middle clip keeps its own text.
     np.testing.assert_array_equal(change[1], 0.0)
     assert np.abs(change[0]).max() > 1e-2
@@ -271,7 +279,7 @@ def test_an_empty_batch_row_stays_finite():
         frame_mask=np.zeros_like(features.frame_mask), text_mask=np.zeros_like(features.text_mask)
     )
     no_text = features.replace(text_mask=np.zeros_like(features.text_mask))
-    gradient = jax.jit(jax.grad(lambda p, f: allocate(p, TINY, f).alpha.sum()))
+    gradient = jax.jit(jax.grad(lambda p, f: allocate(p, TINY, f).policy.alpha.sum()))
     for case in (empty, no_text):
         grads = gradient(params, case)
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
@@ -281,19 +289,35 @@ def test_default_start_is_uniform_and_can_move():
     features = random_features()
     params = init_params(jax.random.key(0), TINY)
     output = run(params, TINY, features)
-    np.testing.assert_allclose(output.alpha, 1.0, atol=1e-6)
-    np.testing.assert_allclose(output.beta, 1.0, atol=1e-6)
-    alphas = jax.jit(jax.grad(lambda p: allocate(p, TINY, features).alpha.sum()))
+    np.testing.assert_allclose(output.policy.alpha, 1.0, atol=1e-6)
+    np.testing.assert_allclose(output.policy.beta, 1.0, atol=1e-6)
+    alphas = jax.jit(jax.grad(lambda p: allocate(p, TINY, features).policy.alpha.sum()))
     grads = alphas(params)["head"]
     for branch in (grads["out"]["kernel"], grads["out"]["bias"], grads["skip"]["kernel"]):
         assert (np.abs(branch[..., 0]) > 1e-3).any()  # column 0 is α
         np.testing.assert_array_equal(branch[..., 1], 0.0)
 
 
+def test_a_logistic_normal_starts_as_told_and_can_move():
+    config = dataclasses.replace(TINY, bounds=LogisticNormalBounds(start_action=0.25))
+    params, features = init_params(jax.random.key(0), config), random_features()
+
+    def total(params):
+        policy = allocate(params, config, features).policy
+        return policy.mu.sum() + policy.sigma.sum(), policy
+
+    grads, policy = jax.jit(jax.grad(total, has_aux=True))(params)
+    # The median is sigmoid(μ) = 1/4, so μ = −ln 3; a unit that does not exist has the same.
+    np.testing.assert_allclose(policy.mu, -np.log(3.0), rtol=1e-6)
+    np.testing.assert_allclose(policy.sigma, 0.7, rtol=1e-6)
+    # softplus'(y) = 1 − exp(−softplus(y)) = 1 − e^−.7 = .503415, for each of the 6 units there are.
+    np.testing.assert_allclose(grads["head"]["out"]["bias"], [6.0, 6 * 0.503415], rtol=1e-5)
+
+
 def test_released_start_depends_on_the_input():
     config = dataclasses.replace(TINY, start="released", bounds=HardClamp())
     output = run(init_params(jax.random.key(0), config), config, random_features())
-    spread = output.alpha[output.unit_mask]
+    spread = output.policy.alpha[output.unit_mask]
     assert spread.std() > 1e-2 and np.abs(spread - 1.0).max() < 1.0
 
 
@@ -304,11 +328,12 @@ def test_jit_equals_eager():
         np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-5)
 
 
-def test_bfloat16_layers_give_a_float32_policy():
-    config = dataclasses.replace(TINY, dtype="bfloat16")
+@pytest.mark.parametrize("bounds", [TINY.bounds, LogisticNormalBounds()])
+def test_bfloat16_layers_give_a_float32_policy(bounds):
+    config = dataclasses.replace(TINY, dtype="bfloat16", bounds=bounds)
     params, features = init_params(jax.random.key(0), TINY), random_features()
     half, full = run(params, config, features), run(params, TINY, features)
-    dtypes = {x.dtype for x in (half.alpha, half.beta, half.unit_features)}
+    dtypes = {x.dtype for x in jax.tree.leaves((half.policy, half.unit_features))}
     assert dtypes == {jnp.dtype("float32")}
     # bfloat16 keeps 8 bits: the features agree to a few per cent of their size, and differ.
     error = np.abs(half.unit_features - full.unit_features).max()

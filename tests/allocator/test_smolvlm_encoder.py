@@ -133,7 +133,8 @@ def test_memory_does_not_grow_with_the_frames(encoder):
 def test_an_allocator_runs_on_it(encoded):
     out = jax.jit(allocate, static_argnums=1)(network_params(), NETWORK, encoded[1])
     np.testing.assert_array_equal(out.unit_mask, [[True] * 3, [True, False, False]])
-    assert np.ptp(out.alpha[0]) > 0 and np.isfinite(out.alpha).all()
+    alpha = out.policy.alpha
+    assert np.ptp(alpha[0]) > 0 and np.isfinite(alpha).all()
 
 
 def test_prompts_are_encoded_once_and_laid_into_rows(encoder, tmp_path, monkeypatch):

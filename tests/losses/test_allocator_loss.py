@@ -20,15 +20,13 @@ CONFIGS = [
         similarity_weight=0.5,
         concentration=ConcentrationConfig(form=form, kappa_max=4.0),
         concentration_weight=0.1,
-        s_min=0.3,
-        s_max=1.6,
     )
     for form in ("paper", "released")
 ]
 BOTH = pytest.mark.parametrize("config", CONFIGS, ids=["paper", "released"])
 LENGTHS = [5, 2, 1, 0]  # valid units of each prompt
 LOSS = jax.jit(allocator_loss, static_argnames="config")
-DIFFERENTIATED = ("log_probs", "alpha", "beta", "unit_features")
+DIFFERENTIATED = ("log_probs", "mean_scales", "concentration", "unit_features")
 
 
 def _inputs():
@@ -38,8 +36,8 @@ def _inputs():
         "log_probs": rng.normal(0.0, 0.5, shape),
         "old_log_probs": rng.normal(0.0, 0.5, shape),
         "advantages": rng.normal(0.0, 1.0, shape[:2]),
-        "alpha": rng.uniform(0.5, 4.0, (4, 5)),
-        "beta": rng.uniform(0.5, 4.0, (4, 5)),
+        "mean_scales": rng.uniform(0.5, 1.5, (4, 5)),
+        "concentration": rng.uniform(1.0, 8.0, (4, 5)),
         "unit_features": rng.normal(0.5, 1.0, (4, 5, 6)),
     }
     arrays = {name: jnp.array(array, jnp.float32) for name, array in arrays.items()}
@@ -52,8 +50,8 @@ def _poisoned(arrays):
     masks = {
         "log_probs": units[:, None, :],
         "old_log_probs": units[:, None, :],
-        "alpha": units,
-        "beta": units,
+        "mean_scales": units,
+        "concentration": units,
         "unit_features": units[:, :, None],
         "advantages": units.any(-1, keepdims=True),
     }
@@ -81,8 +79,7 @@ def _by_hand(arrays, config):
                 ratio = math.exp(a["log_probs"][b, m, k] - a["old_log_probs"][b, m, k])
                 value = min(ratio * advantage, min(max(ratio, 0.8), 1.28) * advantage)
                 surrogate -= max(value, 10 * advantage) if advantage < 0 else value
-        alpha, beta = a["alpha"][b, :length], a["beta"][b, :length]
-        scales = config.s_min + (config.s_max - config.s_min) * alpha / (alpha + beta)
+        scales = a["mean_scales"][b, :length]
         similarity = 0.0
         for k in range(length - 1):
             first, second = a["unit_features"][b, k : k + 2]
@@ -93,13 +90,13 @@ def _by_hand(arrays, config):
             else:
                 hinge = math.log(scales[k + 1]) - math.log(scales[k]) + 0.3 * gate
             similarity += gate * max(0.0, hinge)
-        total = alpha + beta
+        penalty = a["concentration"][b, :length]
         if config.concentration.form == "paper":
-            total = np.maximum(0.0, total - 4.0)
+            penalty = np.maximum(0.0, penalty - 4.0)
         losses.append(
             surrogate / (3 * length)
             + 0.5 * similarity / max(length - 1, 1)
-            + 0.1 * float(total.mean())
+            + 0.1 * float(penalty.mean())
         )
     return losses
 

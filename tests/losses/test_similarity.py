@@ -11,7 +11,6 @@ from jax.test_util import check_grads
 from resadapt_jax.losses import (
     SimilarityConfig,
     masked_sum,
-    mean_scales,
     temporal_similarity,
 )
 
@@ -147,12 +146,6 @@ def test_single_unit_has_no_neighbours(config):
 def test_zero_features_have_finite_gradients(config):
     gradient = jax.grad(lambda f: _pairs(SCALES, f, config=config).sum())(FEATURES * 0.0)
     assert np.all(np.isfinite(gradient))
-
-
-def test_mean_scales():
-    # Beta(1, 3) has mean 1/4: .2 + 1.6/4 = .6; Beta(2, 2): 1.0
-    scales = mean_scales(jnp.array([1.0, 2.0]), jnp.array([3.0, 2.0]), s_min=0.2, s_max=1.8)
-    np.testing.assert_allclose(scales, [0.6, 1.0], atol=1e-6)
 
 
 @pytest.mark.parametrize("fields", [{"form": "code"}, {"temperature": 0.0}])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax.allocator import AllocatorOutput, ScaleRange, policy
+from resadapt_jax.allocator import AllocatorOutput, Beta, ScaleRange
 from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.generation.answer import DecodingConfig, Prompts, answer, encode_pairs, lay_out
@@ -101,8 +101,7 @@ def test_a_budget_leads_to_levels_only():
 def _allocation(alpha, beta):
     shape = (BATCH, WORLD.num_pairs)
     return AllocatorOutput(
-        alpha=jnp.full(shape, alpha),
-        beta=jnp.full(shape, beta),
+        policy=Beta(alpha=jnp.full(shape, alpha), beta=jnp.full(shape, beta)),
         unit_features=jnp.zeros((*shape, 4)),
         unit_mask=jnp.ones(shape, bool),
     )
@@ -147,9 +146,7 @@ def test_a_rollout_has_its_shapes_and_its_own_log_probs(run):
     drawn = run(allocation, jax.random.key(1))
     assert drawn.actions.shape == (BATCH, 3, 3)
     assert drawn.answers.token_ids.shape == (BATCH, 3, 2, 5)
-    again = policy.log_prob(
-        drawn.actions, allocation.alpha[:, None, :], allocation.beta[:, None, :]
-    )
+    again = allocation.policy.log_prob(drawn.actions)
     # Outside jit the last bit may differ; that the recipe's ratio is exactly 1 is tested there.
     np.testing.assert_allclose(again, drawn.log_probs, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(drawn.scales, 0.2 + 0.8 * drawn.actions, rtol=1e-6)

@@ -1,11 +1,17 @@
-"""Values that no run can use are refused by name when a config is made."""
+"""Configs of runs: values that none can use are refused by name; a union's member is chosen."""
 
 import math
+from pathlib import Path
 
 import pytest
 
+from resadapt_jax.allocator import LogisticNormalBounds, ProjectedBounds
+from resadapt_jax.config import from_json, parse_config, to_json
+from resadapt_jax.errors import UserError
 from resadapt_jax.training.config import EvaluationConfig, TrainConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -48,3 +54,15 @@ def check(config, name, bad, good):
 def test_a_run_needs_a_folder():
     with pytest.raises(ValueError, match="output_dir must not be empty"):
         TrainConfig(output_dir="")
+
+
+def test_the_toys_policy_is_chosen_by_the_argument():
+    toy = ("--config", str(ROOT / "configs/toy.py"))
+    assert isinstance(parse_config(toy).allocator.bounds, ProjectedBounds)
+    chosen = (*toy, "--config-arg", "logistic_normal", "--allocator.bounds.start-sigma", "0.5")
+    config = parse_config(chosen)
+    assert config.allocator.bounds == LogisticNormalBounds(start_sigma=0.5)
+    assert from_json(to_json(config), TrainConfig) == config
+    assert config.output_dir != parse_config(toy).output_dir
+    with pytest.raises(UserError, match="is logistic_normal or none, got 'gamma'"):
+        parse_config((*toy, "--config-arg", "gamma"))
