@@ -22,9 +22,9 @@ TEXT_WIDTH = 8
 
 
 def make_allocator(
-    *, noise: float = 0.0, unit: str = "pair", bounds: Bounds = ProjectedBounds()
+    *, noise: float = 0.0, unit: str = "pair", bounds: Bounds | None = None
 ) -> TrainedAllocator:
-    """A fresh allocator, its weights disturbed by Gaussian noise; without, its policy is uniform."""
+    """A fresh allocator, its weights disturbed by Gaussian noise; by default a uniform Beta."""
     tokenizer = build_toy_tokenizer()
     thumbnail = ThumbnailConfig()
     config = TrainedAllocatorConfig(
@@ -39,7 +39,7 @@ def make_allocator(
             pool_width=8,
             head_width=8,
             unit=unit,
-            bounds=bounds,
+            bounds=bounds or ProjectedBounds(),
         ),
         encoder=thumbnail,
         vocab_size=len(tokenizer),

@@ -11,6 +11,7 @@ from PIL import Image
 from video_factory import overwrite_packets, textured_frames, write_intra_mp4, write_video
 
 from resadapt_jax import allocate as command
+from resadapt_jax.allocator import LogisticNormalBounds
 from resadapt_jax.allocator.checkpoint import save_allocator
 from resadapt_jax.errors import UserError
 from resadapt_jax.models.convention import Convention
@@ -130,10 +131,10 @@ def test_the_query_and_the_frames_matter(disturbed):
 
 
 def test_units_of_one_frame_are_averaged_over_their_pair():
-    scales = command.propose_scales(
-        textured_frames(11, 112, 140), QUERY, make_allocator(unit="frame")
-    )
-    np.testing.assert_allclose(scales, np.ones(6), atol=1e-6)
+    allocator = make_allocator(unit="frame", bounds=LogisticNormalBounds(start_action=0.25))
+    scales = command.propose_scales(textured_frames(11, 112, 140), QUERY, allocator)
+    # μ = −ln 3, σ = .7: sigmoid(−1.098612 / √(1 + .49 π / 8)) = .267749; s = .2 + 1.6 · .267749.
+    np.testing.assert_allclose(scales, np.full(6, 0.628399), atol=1e-6)
 
 
 def test_an_empty_query_is_refused(fresh):

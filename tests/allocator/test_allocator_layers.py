@@ -15,6 +15,7 @@ from resadapt_jax.allocator import (
     pair_scales,
 )
 from resadapt_jax.allocator.attention import SelfAttention, TextLayer, apply_rope
+from resadapt_jax.allocator.head import PolicyHead
 from resadapt_jax.allocator.pooling import QueryPooling, cosine, masked_mean, text_summary
 
 
@@ -166,6 +167,41 @@ def test_hard_clamp_by_hand():
     # softplus(−10) = 4.54e-5, and that is the slope too (times 1/2): a nearly dead start.
     np.testing.assert_allclose(one(jnp.float32(one.bias)), 1.0000464, rtol=1e-6)
     np.testing.assert_allclose(jax.grad(one)(one.bias), 2.27e-5, rtol=1e-2)
+
+
+def test_a_logistic_normal_starts_as_told_and_can_move():
+    head = PolicyHead(5, LogisticNormalBounds(start_action=0.25), "uniform")
+    features = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    mask = jnp.array([[True, True, True], [True, False, False]])
+    params = head.init(jax.random.key(1), features, mask)
+
+    def total(params):
+        policy = head.apply(params, features, mask)
+        return policy.mu.sum() + policy.sigma.sum(), policy
+
+    grads, policy = jax.jit(jax.grad(total, has_aux=True))(params)
+    # The median is sigmoid(μ) = 1/4, so μ = −ln 3; a unit that does not exist has the same.
+    np.testing.assert_allclose(policy.mu, np.full((2, 3), -np.log(3.0)), rtol=1e-6)
+    np.testing.assert_allclose(policy.sigma, np.full((2, 3), 0.7), rtol=1e-6)
+    # softplus'(y) = 1 − exp(−softplus(y)) = 1 − e^−.7 = .503415, for each of the 4 units there are.
+    grads = grads["params"]
+    np.testing.assert_allclose(grads["out"]["bias"], [4.0, 4 * 0.503415], rtol=1e-5)
+    for branch in ("out", "skip"):
+        assert (np.abs(grads[branch]["kernel"]).max(axis=0) > 1e-3).all()
+
+
+@pytest.mark.parametrize("bounds", [ProjectedBounds(), LogisticNormalBounds()])
+def test_the_head_stays_float32_on_bfloat16_features(bounds):
+    head = PolicyHead(5, bounds, "released")
+    features = jax.random.normal(jax.random.key(0), (2, 3, 4), jnp.bfloat16)
+    mask = jnp.ones((2, 3), bool)
+    apply = jax.jit(head.apply)
+    params = jax.jit(head.init)(jax.random.key(1), features, mask)
+    got = apply(params, features, mask)
+    expected = apply(params, features.astype(jnp.float32), mask)
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert x.dtype == jnp.float32
+        np.testing.assert_allclose(x, y, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from allocator_factory import make_allocator
 from evaluation_parts import LIMITS, WORLD, backbone, clips
 
-from resadapt_jax.allocator import ThumbnailConfig
+from resadapt_jax.allocator import LogisticNormalBounds, ThumbnailConfig
 from resadapt_jax.allocator.checkpoint import save_allocator
 from resadapt_jax.config import to_json
 from resadapt_jax.data.toy_source import ToyClips
@@ -172,7 +172,8 @@ def test_the_other_query_is_the_nearest_about_another_colour(colours, expected):
 
 
 def test_frame_actions_are_averaged_over_pairs():
-    proposed = propose(make_allocator(noise=0.5, unit="frame"), clips())
+    allocator = make_allocator(noise=0.5, unit="frame", bounds=LogisticNormalBounds())
+    proposed = propose(allocator, clips())
     assert proposed.scales.shape == (4, WORLD.num_pairs)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax.allocator import ScaleRange, ThumbnailConfig
+from resadapt_jax.allocator import LogisticNormalBounds, ScaleRange, ThumbnailConfig
 from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.errors import UserError
@@ -84,6 +84,21 @@ def test_at_equal_parameters_the_ratio_is_one():
     _, metrics = update.lower(*inputs, config=config).compile(options)(*inputs)
     assert metrics["ratio"] == 1.0
     assert metrics["grad_norm"] > 0.0
+
+
+def test_a_step_takes_either_distribution():
+    (batch,) = records()
+    config = replace(CONFIG, allocator=replace(ALLOCATOR, bounds=LogisticNormalBounds()))
+    config = resolve(config, ENCODER)
+
+    def step(batch, accuracy):
+        state = init_state(config)
+        features, drawn, shown = roll(state, batch, config)
+        state, learnt = learn(state, features, drawn, accuracy, config)
+        return state, shown | learnt
+
+    _, metrics = jax.eval_shape(step, batch, np.ones((2, 4, 1), np.float32))
+    assert metrics["entropy"].shape == metrics["concentration"].shape == ()
 
 
 def test_cheaper_right_answers_are_made_likelier():
