@@ -1,33 +1,55 @@
 """Advantages: how much better an allocation did than the others drawn for the same prompt.
 
-Every estimator has the signature of ``capo`` and returns an ``Advantages`` record; ``estimate``
-picks it by the class of its configuration.
+``make_group`` gathers rewards, costs and masks into a ``Group``; an estimator is any function from
+a ``Group`` to ``Advantages``, which ``make_advantages`` builds. A method of your own::
+
+    def thrifty(group):
+        base = advantages.normalise(group.rewards, group.mask, axis=(-2, -1))
+        return advantages.make_advantages(group, base - 0.1 * group.cost[..., None], base=base)
+
+Those that are here also take a configuration, and ``estimate`` picks one by its class.
 """
 
 from resadapt_jax.advantages.baselines import (
-    AccuracyOnlyConfig,
     DirectCostConfig,
-    accuracy_only,
+    GdpoConfig,
+    GrpoConfig,
+    PiecewiseConfig,
     direct_cost,
+    gdpo,
+    grpo,
+    piecewise,
 )
 from resadapt_jax.advantages.capo import CapoConfig, capo
-from resadapt_jax.advantages.cost import proxy_cost
-from resadapt_jax.advantages.estimate import estimate
-from resadapt_jax.advantages.grpo import GroupNorm, grpo, normalise
-from resadapt_jax.advantages.records import AdvantageConfig, Advantages
+from resadapt_jax.advantages.estimate import AdvantageConfig, estimate
+from resadapt_jax.advantages.group import (
+    Advantages,
+    Group,
+    make_advantages,
+    make_group,
+    proxy_cost,
+)
+from resadapt_jax.advantages.normalise import GroupNorm, informative, normalise
 
 __all__ = [
-    "AccuracyOnlyConfig",
     "AdvantageConfig",
     "Advantages",
     "CapoConfig",
     "DirectCostConfig",
+    "GdpoConfig",
+    "Group",
     "GroupNorm",
-    "accuracy_only",
+    "GrpoConfig",
+    "PiecewiseConfig",
     "capo",
     "direct_cost",
     "estimate",
+    "gdpo",
     "grpo",
+    "informative",
+    "make_advantages",
+    "make_group",
     "normalise",
+    "piecewise",
     "proxy_cost",
 ]

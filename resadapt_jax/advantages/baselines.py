@@ -1,76 +1,144 @@
-"""The estimators CAPO is compared with: accuracy alone, and cost inside the normalised reward."""
+"""GRPO, and the ways to make a policy save that CAPO is compared with."""
 
 import dataclasses
+from typing import Literal
 
 import jax.numpy as jnp
 
-from resadapt_jax.advantages.cost import masked_mean
-from resadapt_jax.advantages.group import Group, gather
-from resadapt_jax.advantages.grpo import normalise
-from resadapt_jax.advantages.records import AdvantageConfig, Advantages
-from resadapt_jax.typing import Array, Bool, Float
+from resadapt_jax.advantages.group import Advantages, Group, make_advantages
+from resadapt_jax.advantages.normalise import GroupNorm, masked_mean, normalise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AccuracyOnlyConfig(AdvantageConfig):
-    """Cost-free control: nothing asks the policy to save."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DirectCostConfig(AdvantageConfig):
-    """Cost as a plain penalty inside the reward.
+class GrpoConfig:
+    """GRPO, blind to cost: the paper's cost-free ablation, and the backbone's update as released.
 
     Attributes:
-      cost_weight: λ of R - λ·c, eq. (8).
+      compare: ``"prompt"`` compares all M·N answers to a prompt (ResAdapt eq. 24),
+        ``"allocation"`` the N answers given the same pixels.
+      norm: the released backbone's; the released allocator takes the biased standard deviation.
+        Dr.GRPO is ``GroupNorm(divide_by_std=False)``.
+    """
+
+    compare: Literal["prompt", "allocation"] = "prompt"
+    norm: GroupNorm = GroupNorm(unbiased=True)
+
+    def __post_init__(self):
+        if self.compare not in ("prompt", "allocation"):
+            raise ValueError(f'compare must be "prompt" or "allocation", got {self.compare!r}')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DirectCostConfig:
+    """Cost as a plain penalty, without CAPO's shaping.
+
+    Attributes:
+      cost_weight: λ.
+      normalised: whether the cost is inside the group normalisation, as a part of the reward
+        (eq. 8). Outside it, it stays as small as its coefficient.
+      norm: how a group is normalised.
     """
 
     cost_weight: float = 0.25
+    normalised: bool = True
+    norm: GroupNorm = GroupNorm()
 
 
-def accuracy_only(
-    accuracy: Float[Array, "*B M N"],
-    scales: Float[Array, "*B M K"],
-    unit_mask: Bool[Array, "*B K"],
-    config: AccuracyOnlyConfig = AccuracyOnlyConfig(),
-    *,
-    rewards: Float[Array, "*B M N"] | None = None,
-    mask: Bool[Array, "*B M N"] | None = None,
-) -> Advantages:
-    """A = z(R) over the M·N answers of a prompt. Arguments as in ``capo``."""
-    group = gather(accuracy, scales, unit_mask, config, rewards, mask)
-    return _normalised(group, group.rewards, config)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GdpoConfig:
+    """GDPO: every part of the reward, and the cost, is normalised by itself.
+
+    Attributes:
+      cost_weight: λ; the released code's.
+      right_only: whether only right answers are asked to save.
+      norm: how each part is normalised.
+    """
+
+    cost_weight: float = 0.25
+    right_only: bool = False
+    norm: GroupNorm = GroupNorm()
 
 
-def direct_cost(
-    accuracy: Float[Array, "*B M N"],
-    scales: Float[Array, "*B M K"],
-    unit_mask: Bool[Array, "*B K"],
-    config: DirectCostConfig = DirectCostConfig(),
-    *,
-    rewards: Float[Array, "*B M N"] | None = None,
-    mask: Bool[Array, "*B M N"] | None = None,
-) -> Advantages:
-    """A = z(R - λ·c) over the M·N answers of a prompt. Arguments as in ``capo``.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PiecewiseConfig:
+    """A reward that mixes one curve of the cost for right answers with another for wrong ones.
+
+    The defaults are the released code's second set; its first has powers 1.5 and 1.0, weights .35,
+    .45, .85 and .08, and no ``gamma``.
+
+    Attributes:
+      saving_power: of 1 - c, for right answers.
+      spending_power: of c, for right answers.
+      spending_weight: of c's power, for right answers.
+      wrong_saving_weight: of 1 - c, for wrong answers.
+      wrong_spending_weight: of c, for wrong answers.
+      waste_weight: of c² for wrong answers.
+      gamma: γ, coefficient of the cost outside the normalisation.
+      norm: how a group is normalised.
+    """
+
+    saving_power: float = 1.55
+    spending_power: float = 1.15
+    spending_weight: float = 0.4
+    wrong_saving_weight: float = 0.42
+    wrong_spending_weight: float = 0.95
+    waste_weight: float = 0.1
+    gamma: float = 0.05
+    norm: GroupNorm = GroupNorm()
+
+
+def grpo(group: Group, config: GrpoConfig = GrpoConfig()) -> Advantages:
+    """A = z(R), with z(x) = (x - mean x) / (std x + ε) over the answers that are compared."""
+    axis = (-2, -1) if config.compare == "prompt" else -1
+    base = normalise(group.rewards, group.mask, axis=axis, norm=config.norm)
+    return make_advantages(group, base, base=base)
+
+
+def direct_cost(group: Group, config: DirectCostConfig = DirectCostConfig()) -> Advantages:
+    """A = z(R - λ·c) over the M·N answers of a prompt; z(R) - λ·c where not ``normalised``.
 
     In a group whose answers are all right, or all wrong, only the cost varies, and normalisation
     gives it unit size whatever λ: the policy learns to spend nothing.
     """
-    group = gather(accuracy, scales, unit_mask, config, rewards, mask)
-    return _normalised(group, group.rewards - config.cost_weight * group.cost[..., None], config)
+    cost = group.cost[..., None]
+    if config.normalised:
+        rewards = group.rewards - config.cost_weight * cost
+        base = normalise(rewards, group.mask, axis=(-2, -1), norm=config.norm)
+        return make_advantages(group, base, base=base, cost=cost)
+    base = normalise(group.rewards, group.mask, axis=(-2, -1), norm=config.norm)
+    return make_advantages(group, base - config.cost_weight * cost, base=base, cost=cost)
 
 
-def _normalised(
-    group: Group, rewards: Float[Array, "*B M N"], config: AdvantageConfig
-) -> Advantages:
-    per_answer = normalise(rewards, group.mask, axis=(-2, -1), norm=config.norm)
-    values = masked_mean(per_answer, group.mask, axis=-1)
-    success = (group.accuracy > config.success_threshold).astype(jnp.float32)
-    return Advantages(
-        values=values,
-        per_answer=per_answer,
-        base=values,
-        shaping=jnp.zeros_like(values),
-        cost=group.cost,
-        pivot=jnp.zeros(values.shape[:-1], jnp.float32),
-        success=masked_mean(success, group.mask, axis=-1),
+def gdpo(group: Group, config: GdpoConfig = GdpoConfig()) -> Advantages:
+    """A = Σ_k w_k·z(R_k) + λ·z(-c), over the reward parts k; arXiv 2601.05242.
+
+    The parts are normalised over the M·N answers of a prompt, the cost over its M allocations; with
+    ``right_only`` the last term is 0 for wrong answers. The released code sees accuracy alone; it
+    has no normalisation over the batch, and neither has this.
+    """
+    base = sum(
+        weight * normalise(group.reward_parts[name], group.mask, axis=(-2, -1), norm=config.norm)
+        for name, weight in group.reward_weights.items()
     )
+    saving = normalise(-group.cost, group.mask.any(-1), axis=-1, norm=config.norm)[..., None]
+    saving = jnp.where(group.success, saving, 0.0) if config.right_only else saving
+    return make_advantages(group, base + config.cost_weight * saving, base=base, saving=saving)
+
+
+def piecewise(group: Group, config: PiecewiseConfig = PiecewiseConfig()) -> Advantages:
+    """A = z(r) - γ·c over the M allocations of a prompt, a being an allocation's mean accuracy:
+
+    r = a·[(1-c)^1.55 - .4·c^1.15] + (1-a)²·[.42·(1-c) - .95·c] - .1·(1-a)·c².
+
+    The released code calls it piecewise adaptive; the paper does not have it. The bonus per frame
+    that it may add is not here: an advantage belongs to an allocation as a whole.
+    """
+    right = jnp.clip(masked_mean(group.accuracy, group.mask, axis=-1), 0.0, 1.0)
+    wrong, cost = 1.0 - right, group.cost
+    when_right = (1.0 - cost) ** config.saving_power
+    when_right = when_right - config.spending_weight * cost**config.spending_power
+    when_wrong = config.wrong_saving_weight * (1.0 - cost) - config.wrong_spending_weight * cost
+    rewards = right * when_right + wrong**2 * when_wrong - config.waste_weight * wrong * cost**2
+    base = normalise(rewards, group.mask.any(-1), axis=-1, norm=config.norm)
+    values = base - config.gamma * cost
+    return make_advantages(group, values[..., None], base=base[..., None], cost=cost[..., None])

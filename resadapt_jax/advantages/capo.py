@@ -10,21 +10,20 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from resadapt_jax.advantages.cost import masked_mean
-from resadapt_jax.advantages.group import Group, gather
-from resadapt_jax.advantages.grpo import normalise
-from resadapt_jax.advantages.records import AdvantageConfig, Advantages
+from resadapt_jax.advantages.group import Advantages, Group, make_advantages
+from resadapt_jax.advantages.normalise import GroupNorm, masked_mean, normalise
 from resadapt_jax.typing import Array, Bool, Float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CapoConfig(AdvantageConfig):
+class CapoConfig:
     """CAPO's coefficients; the paper gives no values, these are the released code's.
 
     Attributes:
-      form: ``"paper"`` shapes every answer by eq. (15) and then averages over answers;
-        ``"released"`` judges an allocation by its mean accuracy, centres the sigmoid, weights it
-        by accuracy, and rewards a wrong answer for having cost more, not less.
+      form: ``"paper"`` normalises the reward, shapes every answer by eq. (15) and then averages
+        over answers; ``"released"`` normalises and judges an allocation's mean accuracy, centres
+        the sigmoid, weights it by accuracy, and rewards a wrong answer for having cost more, not
+        less.
       kappa_mix: κ_mix, share of the group's mean cost in the pivot.
       tau_fix: τ_fix, the fixed cost mixed into the pivot.
       tau_s: τ_s, temperature of the sigmoid, in units of cost.
@@ -40,6 +39,7 @@ class CapoConfig(AdvantageConfig):
         max(accuracy^power, accuracy_floor).
       accuracy_floor: released form; see ``accuracy_power``.
       error_power: released form; a wrong allocation's is weighted by (1 - accuracy)^power.
+      norm: how a group is normalised.
     """
 
     form: Literal["paper", "released"] = "paper"
@@ -55,9 +55,9 @@ class CapoConfig(AdvantageConfig):
     accuracy_power: float = 0.5
     accuracy_floor: float = 0.05
     error_power: float = 1.0
+    norm: GroupNorm = GroupNorm()
 
     def __post_init__(self):
-        super().__post_init__()
         if self.form not in ("paper", "released"):
             raise ValueError(f'form must be "paper" or "released", got {self.form!r}')
         if not self.tau_s > 0.0:
@@ -66,53 +66,25 @@ class CapoConfig(AdvantageConfig):
             raise ValueError(f"kappa_mix must be in [0, 1], got {self.kappa_mix}")
 
 
-def capo(
-    accuracy: Float[Array, "*B M N"],
-    scales: Float[Array, "*B M K"],
-    unit_mask: Bool[Array, "*B K"],
-    config: CapoConfig = CapoConfig(),
-    *,
-    rewards: Float[Array, "*B M N"] | None = None,
-    mask: Bool[Array, "*B M N"] | None = None,
-) -> Advantages:
+def capo(group: Group, config: CapoConfig = CapoConfig()) -> Advantages:
     """A = A_base + λ_capo·S - γ·c, and at least ε₊ where the answer is right; eq. (16), (17).
 
-    Nothing here is differentiated: the result is a constant of the update.
-
-    Args:
-      accuracy: accuracy of each answer, in [0, 1].
-      scales: scale of each unit in each allocation.
-      unit_mask: units that exist.
-      config: coefficients and form.
-      rewards: what A_base normalises, for instance accuracy plus a format reward; ``accuracy``
-        when None.
-      mask: answers that count; an allocation without any gets 0.
-
-    Raises:
-      ValueError: the shapes do not agree.
+    Nothing here is differentiated: the result is a constant of the update. Its terms are ``base``,
+    ``shaping``, ``cost`` and ``pivot``.
     """
-    group = gather(accuracy, scales, unit_mask, config, rewards, mask)
-    tau = _pivot(group, config)
-    judged = group if config.form == "paper" else _per_allocation(group)
-    success = judged.accuracy > config.success_threshold
-    base = normalise(judged.rewards, judged.mask, axis=(-2, -1), norm=config.norm)
-    shaping = _shaping(judged.accuracy, success, group.cost - tau[..., None], config)
-    values = base + config.lambda_capo * shaping - config.gamma * group.cost[..., None]
+    if config.form == "paper":
+        rewards, accuracy, success, mask = group.rewards, group.accuracy, group.success, group.mask
+    else:
+        accuracy = masked_mean(group.accuracy, group.mask, axis=-1, keepdims=True)
+        rewards, mask = accuracy, group.mask.any(-1, keepdims=True)
+        success = accuracy > group.success_threshold
+    cost, pivot = group.cost[..., None], _pivot(group, config)[..., None, None]
+    base = normalise(rewards, mask, axis=(-2, -1), norm=config.norm)
+    shaping = _shaping(accuracy, success, cost - pivot, config)
+    values = base + config.lambda_capo * shaping - config.gamma * cost
     if config.positive_floor is not None:
         values = jnp.where(success, jnp.maximum(values, config.positive_floor), values)
-
-    def mean(per_answer):
-        return masked_mean(per_answer, judged.mask, axis=-1)
-
-    return Advantages(
-        values=mean(values),
-        per_answer=jnp.where(group.mask, jnp.broadcast_to(values, group.mask.shape), 0.0),
-        base=mean(base),
-        shaping=mean(shaping),
-        cost=group.cost,
-        pivot=tau,
-        success=mean(success.astype(jnp.float32)),
-    )
+    return make_advantages(group, values, base=base, shaping=shaping, cost=cost, pivot=pivot)
 
 
 def _pivot(group: Group, config: CapoConfig) -> Float[Array, "*B"]:
@@ -121,19 +93,10 @@ def _pivot(group: Group, config: CapoConfig) -> Float[Array, "*B"]:
     return config.kappa_mix * mean_cost + (1.0 - config.kappa_mix) * config.tau_fix
 
 
-def _per_allocation(group: Group) -> Group:
-    """The same group with each allocation's answers replaced by their mean, N = 1."""
-    return group.replace(
-        accuracy=masked_mean(group.accuracy, group.mask, axis=-1, keepdims=True),
-        rewards=masked_mean(group.rewards, group.mask, axis=-1, keepdims=True),
-        mask=group.mask.any(-1, keepdims=True),
-    )
-
-
 def _shaping(
     accuracy: Float[Array, "*B M N"],
     success: Bool[Array, "*B M N"],
-    excess: Float[Array, "*B M"],
+    excess: Float[Array, "*B M 1"],
     config: CapoConfig,
 ) -> Float[Array, "*B M N"]:
     """Shaping S of answers whose allocation costs ``excess`` = c - τ_dyn more than the pivot.
@@ -141,8 +104,8 @@ def _shaping(
     paper, eq. (15): λ₊ σ(-excess/τ_s) if right; -λ₋ σ(excess/τ_s) if wrong.
     released: λ₊ w₊ (σ(-excess/τ_s) - ½) if right; +λ₋ w₋ (σ(excess/τ_s) - ½) if wrong.
     """
-    dear = jax.nn.sigmoid(excess / config.tau_s)[..., None]
-    cheap = jax.nn.sigmoid(-excess / config.tau_s)[..., None]
+    dear = jax.nn.sigmoid(excess / config.tau_s)
+    cheap = jax.nn.sigmoid(-excess / config.tau_s)
     if config.form == "paper":
         right, wrong = config.lambda_plus * cheap, -config.lambda_minus * dear
     else:

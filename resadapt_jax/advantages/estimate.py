@@ -1,37 +1,36 @@
 """One call for every estimator: the configuration's class says which."""
 
 from resadapt_jax.advantages.baselines import (
-    AccuracyOnlyConfig,
     DirectCostConfig,
-    accuracy_only,
+    GdpoConfig,
+    GrpoConfig,
+    PiecewiseConfig,
     direct_cost,
+    gdpo,
+    grpo,
+    piecewise,
 )
 from resadapt_jax.advantages.capo import CapoConfig, capo
-from resadapt_jax.advantages.records import AdvantageConfig, Advantages
-from resadapt_jax.typing import Array, Bool, Float
+from resadapt_jax.advantages.group import Advantages, Group
+
+AdvantageConfig = CapoConfig | GrpoConfig | DirectCostConfig | GdpoConfig | PiecewiseConfig
 
 
-def estimate(
-    accuracy: Float[Array, "*B M N"],
-    scales: Float[Array, "*B M K"],
-    unit_mask: Bool[Array, "*B K"],
-    config: AdvantageConfig,
-    *,
-    rewards: Float[Array, "*B M N"] | None = None,
-    mask: Bool[Array, "*B M N"] | None = None,
-) -> Advantages:
-    """Advantages by the estimator that ``config`` belongs to. Arguments as in ``capo``.
+def estimate(group: Group, config: AdvantageConfig) -> Advantages:
+    """Advantages by the estimator that ``config`` belongs to.
 
     Raises:
       TypeError: no estimator takes this configuration.
     """
     match config:
         case CapoConfig():
-            estimator = capo
+            return capo(group, config)
+        case GrpoConfig():
+            return grpo(group, config)
         case DirectCostConfig():
-            estimator = direct_cost
-        case AccuracyOnlyConfig():
-            estimator = accuracy_only
-        case _:
-            raise TypeError(f"no advantage estimator takes a {type(config).__name__}")
-    return estimator(accuracy, scales, unit_mask, config, rewards=rewards, mask=mask)
+            return direct_cost(group, config)
+        case GdpoConfig():
+            return gdpo(group, config)
+        case PiecewiseConfig():
+            return piecewise(group, config)
+    raise TypeError(f"no advantage estimator takes a {type(config).__name__}")

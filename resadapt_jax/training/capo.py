@@ -145,7 +145,14 @@ def update(
 
     The metrics of the loss are those of the last of these updates.
     """
-    advantage = advantages.estimate(accuracy, drawn.scales, drawn.unit_mask, config.advantage)
+    group = advantages.make_group(
+        {"accuracy": accuracy},
+        drawn.scales,
+        drawn.unit_mask,
+        s_min=config.scale_range.s_min,
+        s_max=config.scale_range.s_max,
+    )
+    advantage = advantages.estimate(group, config.advantage)
 
     def objective(params: Params) -> tuple[Array, dict[str, Array]]:
         new = allocate(params, config.allocator, features)
@@ -175,10 +182,11 @@ def update(
     metrics |= {
         "reward": jnp.mean(accuracy),
         "reward_spread": jnp.mean(jnp.std(accuracy.reshape(len(accuracy), -1), axis=1)),
-        "cost": jnp.mean(advantage.cost),
-        "shaping": jnp.mean(advantage.shaping),
+        "cost": jnp.mean(group.cost),
         "advantage_max": jnp.max(jnp.abs(advantage.values)),
     }
+    if "shaping" in advantage.terms:
+        metrics["shaping"] = jnp.mean(advantage.terms["shaping"])
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
 

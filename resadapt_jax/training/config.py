@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from resadapt_jax.advantages import AccuracyOnlyConfig, CapoConfig, DirectCostConfig
+from resadapt_jax.advantages import AdvantageConfig, CapoConfig
 from resadapt_jax.allocator import (
     AllocatorConfig,
     FrozenEncoder,
@@ -91,10 +91,8 @@ class TrainConfig:
     allocator: AllocatorConfig = field(default_factory=AllocatorConfig)
     """The allocator's network; the widths of its inputs are those of the encoder's features."""
     rollouts: RolloutConfig = field(default_factory=RolloutConfig)
-    advantage: CapoConfig | DirectCostConfig | AccuracyOnlyConfig = field(
-        default_factory=CapoConfig
-    )
-    """How answers and costs become advantages; its scale range is the policy's."""
+    advantage: AdvantageConfig = field(default_factory=CapoConfig)
+    """How answers and costs become advantages."""
     loss: AllocatorLossConfig = field(default_factory=AllocatorLossConfig)
     """The allocator's objective."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -127,10 +125,9 @@ def check_limits(limits: SizeLimits, backbone: ModelConfig) -> None:
 def resolve(config: TrainConfig, encoder: FrozenEncoder) -> TrainConfig:
     """The config with what one part of it takes from another filled in.
 
-    The advantage gets the policy's range, the network the widths of the features of
-    ``encoder``, which is the config's, opened; a SmolVLM2's fingerprint is recorded.
+    The network gets the widths of the features of ``encoder``, which is the config's, opened; a
+    SmolVLM2's fingerprint is recorded.
     """
-    span = {"s_min": config.scale_range.s_min, "s_max": config.scale_range.s_max}
     widths = {"frame_width": encoder.frame_width, "text_width": encoder.text_width}
     chosen = config.encoder
     if isinstance(chosen, SmolVLMEncoderConfig):
@@ -138,6 +135,5 @@ def resolve(config: TrainConfig, encoder: FrozenEncoder) -> TrainConfig:
     return replace(
         config,
         encoder=chosen,
-        advantage=replace(config.advantage, **span),
         allocator=replace(config.allocator, **widths),
     )

@@ -2,13 +2,23 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax.advantages import CapoConfig, GroupNorm, capo, proxy_cost
+from resadapt_jax.advantages import CapoConfig, GroupNorm, capo, make_group
+from tests.advantages.worked_group import (
+    ALL_RIGHT,
+    ALL_WRONG,
+    COSTS,
+    MIXED,
+    SCALES,
+    UNIT_MASK,
+    group_of,
+)
 
 PAPER = CapoConfig(form="paper")
 RELEASED = CapoConfig(form="released")
@@ -17,27 +27,19 @@ PUBLISHED_RUNS = CapoConfig(
     form="released", lambda_plus=0.9, lambda_minus=1.2, shaping_cap=0.25, positive_floor=None
 )
 
-# One prompt, four allocations, one answer each. Scales in [.2, 1.8] whose means are .4, .6, 1.2
-# and 1.6, so c = (mean - .2)/1.6 = .125, .25, .625, .875, with mean .46875, and the pivot is
-# .5·.46875 + .5·.4 = .434375. The z-score of 1, 0, 1, 0 is ±.5/(.5 + 1e-6) = ±.999998.
-COSTS = [0.125, 0.25, 0.625, 0.875]
-SCALES = jnp.array(
-    [[0.2, 0.4, 0.6], [0.6, 0.6, 0.6], [1.8, 1.2, 0.6], [1.8, 1.4, 1.6]], jnp.float32
-)
-UNIT_MASK = jnp.ones(3, bool)
-MIXED, ALL_RIGHT, ALL_WRONG = [1.0, 0.0, 1.0, 0.0], [1.0] * 4, [0.0] * 4
+# Costs .125, .25, .625, .875, with mean .46875, so the pivot is .5·.46875 + .5·.4 = .434375. The
+# z-score of 1, 0, 1, 0 is ±.5/(.5 + 1e-6) = ±.999998.
 
 
 def _capo(accuracy, config, **kwargs):
-    return capo(jnp.array(accuracy)[:, None], SCALES, UNIT_MASK, config, **kwargs)
+    return capo(group_of(accuracy, **kwargs), config)
 
 
 def test_parts_of_the_worked_group():
     result = _capo(MIXED, PAPER)
-    np.testing.assert_allclose(result.cost, COSTS, atol=1e-6)
-    np.testing.assert_allclose(result.pivot, 0.434375, atol=1e-6)
-    np.testing.assert_allclose(result.base, np.array([1, -1, 1, -1]) * 0.999998, atol=1e-6)
-    np.testing.assert_array_equal(result.success, MIXED)
+    np.testing.assert_allclose(result.terms["cost"], COSTS, atol=1e-6)
+    np.testing.assert_allclose(result.terms["pivot"], [0.434375] * 4, atol=1e-6)
+    np.testing.assert_allclose(result.terms["base"], [0.999998, -0.999998] * 2, atol=1e-6)
 
 
 # First allocation, right and cheap: z = (.434375 - .125)/.15 = 2.0625, σ(z) = .887204.
@@ -58,7 +60,7 @@ def test_parts_of_the_worked_group():
 )
 def test_worked_group(config, shaping, values):
     result = _capo(MIXED, config)
-    np.testing.assert_allclose(result.shaping, shaping, atol=6e-6)
+    np.testing.assert_allclose(result.terms["shaping"], shaping, atol=6e-6)
     np.testing.assert_allclose(result.values, values, atol=6e-6)
     np.testing.assert_allclose(result.per_answer[:, 0], values, atol=6e-6)
 
@@ -112,7 +114,7 @@ def _paper_by_hand(accuracy, cost, config):
     for m, c in enumerate(cost):
         total = 0.0
         for n in range(count):
-            right = accuracy[m][n] > config.success_threshold
+            right = accuracy[m][n] > 0.35
             if right:
                 shaping = config.lambda_plus * _sigmoid((tau - c) / config.tau_s)
             else:
@@ -130,7 +132,7 @@ def _released_by_hand(accuracy, cost, config):
     tau = config.kappa_mix * sum(cost) / len(cost) + (1 - config.kappa_mix) * config.tau_fix
     values = []
     for m, c in enumerate(cost):
-        right = mean[m] > config.success_threshold
+        right = mean[m] > 0.35
         if right:
             weight = max(mean[m] ** config.accuracy_power, config.accuracy_floor)
             shaping = config.lambda_plus * weight * (_sigmoid((tau - c) / config.tau_s) - 0.5)
@@ -151,8 +153,6 @@ def test_several_answers_with_partial_accuracy(form, by_hand):
     scales = rng.uniform(0.3, 1.5, (8, 5, 7))
     config = CapoConfig(
         form=form,
-        s_min=0.3,
-        s_max=1.5,
         kappa_mix=0.7,
         tau_fix=0.2,
         tau_s=0.1,
@@ -163,7 +163,10 @@ def test_several_answers_with_partial_accuracy(form, by_hand):
         accuracy_floor=0.7,
         error_power=1.7,
     )
-    result = capo(accuracy, scales, np.ones((8, 7), bool), config)
+    make = jax.jit(partial(group_of, s_min=0.3, s_max=1.5))
+    result = jax.jit(capo, static_argnames="config")(
+        make(accuracy, scales, np.ones((8, 7), bool)), config
+    )
     for row in range(8):
         cost = [(s - 0.3) / 1.2 for s in scales[row].mean(-1)]
         np.testing.assert_allclose(
@@ -172,33 +175,52 @@ def test_several_answers_with_partial_accuracy(form, by_hand):
 
 
 def test_forms_judge_different_units():
-    # Accuracies 1 and 0 average .5 > .35: half right per answer, all right per allocation.
+    # Accuracies 1 and 0 average .5 > .35: one of two answers is right, but so is the allocation.
+    # First allocation, c = .125, z = 2.0625: σ(z) = .887204, σ(-z) = .112796.
+    #   paper: (.7·.887204 - 1.3·.112796)/2 = .237204
+    #   released: .7·√.5·(.887204 - .5) = .191656, for both answers
     accuracy = jnp.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
-    for config, success in ((PAPER, [0.5, 0.0, 0.0, 1.0]), (RELEASED, [1.0, 0.0, 0.0, 1.0])):
-        result = capo(accuracy, SCALES, UNIT_MASK, config)
-        np.testing.assert_array_equal(result.success, success)
+    for config, shaping in ((PAPER, 0.237204), (RELEASED, 0.191656)):
+        result = _capo(accuracy, config)
+        np.testing.assert_allclose(result.terms["shaping"][0], shaping, atol=6e-6)
+    np.testing.assert_array_equal(result.per_answer[0, 0], result.per_answer[0, 1])
+
+
+def test_success_is_what_the_group_says():
+    # Released: 1, 0, 1, 0 judged at .35 and, all wrong, at 1.
+    released = dataclasses.replace(RELEASED, error_power=0.0)
+    result = _capo(MIXED, released, success_threshold=1.0)
+    # Wrong at z = -2.0625: 1.3·(.112796 - .5) = -.503365, though the accuracy is 1.
+    np.testing.assert_allclose(result.terms["shaping"][0], -0.503365, atol=6e-6)
+    # Paper: the grader's own verdict, whatever the accuracy.
+    told = jnp.array([[False], [True], [False], [True]])
+    result = _capo(MIXED, PAPER, success=told)
+    np.testing.assert_allclose(result.terms["shaping"][0], -1.3 * 0.112796, atol=6e-6)
 
 
 @pytest.mark.parametrize("config", [PAPER, RELEASED])
 def test_parts_add_up_without_a_floor(config):
     config = dataclasses.replace(config, positive_floor=None)
     result = _capo([0.7, 0.2, 1.0, 0.0], config)
-    parts = result.base + config.lambda_capo * result.shaping - config.gamma * result.cost
+    terms = result.terms
+    parts = terms["base"] + config.lambda_capo * terms["shaping"] - config.gamma * terms["cost"]
     np.testing.assert_allclose(result.values, parts, atol=1e-6)
     np.testing.assert_allclose(result.per_answer.mean(-1), result.values, atol=1e-6)
 
 
-def test_success_is_strictly_above_the_threshold():
-    result = _capo([0.35, 0.3501, 0.34, 1.0], PAPER)
-    np.testing.assert_array_equal(result.success, [0.0, 1.0, 0.0, 1.0])
-
-
-def test_base_normalises_rewards_and_success_reads_accuracy():
-    # Rewards carry a format bonus that turns the order around; accuracy still says what is right.
-    rewards = jnp.array([[0.0], [1.0], [0.0], [1.0]])
-    result = _capo(MIXED, PAPER, rewards=rewards)
-    np.testing.assert_allclose(result.base, np.array([-1, 1, -1, 1]) * 0.999998, atol=1e-6)
-    np.testing.assert_array_equal(result.success, MIXED)
+def test_base_is_the_reward_on_paper_and_the_accuracy_as_released():
+    # The reward carries a format part that turns the order around; accuracy says what is right.
+    parts = {
+        "accuracy": jnp.array(MIXED)[:, None],
+        "format": jnp.array([-2.0, 0.0, -2.0, 0.0])[:, None],
+    }
+    group = make_group(parts, SCALES, UNIT_MASK, s_min=0.2, s_max=1.8)
+    base = np.array([1, -1, 1, -1]) * 0.999998
+    np.testing.assert_allclose(capo(group, PAPER).terms["base"], -base, atol=1e-6)
+    np.testing.assert_allclose(capo(group, RELEASED).terms["base"], base, atol=1e-6)
+    for config in (PAPER, RELEASED):
+        shaping = capo(group, config).terms["shaping"]
+        np.testing.assert_allclose(shaping, _capo(MIXED, config).terms["shaping"], atol=1e-6)
 
 
 def test_cost_outside_the_normalisation():
@@ -211,63 +233,23 @@ def test_cost_outside_the_normalisation():
 
 
 @pytest.mark.parametrize("config", [PAPER, RELEASED])
-def test_single_allocation_has_no_base(config):
-    result = capo(jnp.array([[1.0]]), SCALES[:1], UNIT_MASK, config)
-    np.testing.assert_array_equal(result.base, [0.0])
-    assert np.all(np.isfinite(result.values))
-
-
-@pytest.mark.parametrize("config", [PAPER, RELEASED])
-def test_padding_holds_anything(config):
-    accuracy = jnp.array([[1.0, 0.0], [0.0, 0.0], [0.4, 1.0]])
-    scales = jax.random.uniform(jax.random.key(3), (3, 4), minval=0.2, maxval=1.8)
-    expected = capo(accuracy, scales, jnp.ones(4, bool), config)
-    # A fourth allocation, a third answer and a fifth and sixth unit that do not exist.
-    padded_accuracy = jnp.full((4, 3), jnp.nan).at[:3, :2].set(accuracy)
-    padded_scales = jnp.full((4, 6), jnp.nan).at[:3, :4].set(scales)
-    mask = jnp.zeros((4, 3), bool).at[:3, :2].set(True)
-    unit_mask = jnp.arange(6) < 4
-    result = capo(padded_accuracy, padded_scales, unit_mask, config, mask=mask)
-    np.testing.assert_allclose(result.pivot, expected.pivot, atol=1e-6)
-    np.testing.assert_allclose(result.per_answer[:3, :2], expected.per_answer, atol=1e-6)
-    assert np.all(np.asarray(result.per_answer)[~np.asarray(mask)] == 0.0)
-    for name in ("values", "base", "shaping", "cost", "success"):
-        got, want = getattr(result, name), getattr(expected, name)
-        np.testing.assert_allclose(got, [*want, 0.0], atol=1e-6, err_msg=name)
-
-
-@pytest.mark.parametrize("config", [PAPER, RELEASED])
-def test_permuting_the_group_permutes_the_advantages(config):
-    order = jnp.array([2, 0, 3, 1])
-    expected = _capo(MIXED, config)
-    result = capo(jnp.array(MIXED)[order][:, None], SCALES[order], UNIT_MASK, config)
-    np.testing.assert_allclose(result.values, expected.values[order], atol=1e-6)
-    np.testing.assert_allclose(result.pivot, expected.pivot, atol=1e-6)
-
-
-@pytest.mark.parametrize("config", [PAPER, RELEASED])
 def test_jit_vmap_and_leading_shapes_agree(config):
     rng = np.random.default_rng(4)
-    accuracy, scales = rng.uniform(0, 1, (6, 4, 2)), rng.uniform(0.2, 1.8, (6, 4, 5))
-    mask = rng.uniform(0, 1, (6, 5)) < 0.7
-    eager = capo(accuracy, scales, mask, config)
-    jitted = jax.jit(capo, static_argnames="config")(accuracy, scales, mask, config=config)
-    single = jax.vmap(lambda *args: capo(*args, config))(accuracy, scales, mask)
-    cut = [array.reshape(2, 3, *array.shape[1:]) for array in (accuracy, scales, mask)]
-    nested = jax.tree.map(
-        lambda leaf: leaf.reshape(6, *leaf.shape[2:]), jax.jit(lambda *a: capo(*a, config))(*cut)
-    )
-    for other in (jitted, single, nested):
+    accuracy, scales = rng.uniform(0, 1, (4, 4, 1)), rng.uniform(0.2, 1.8, (4, 4, 3))
+    unit_mask = rng.uniform(0, 1, (4, 3)) < 0.7
+    prompts = [
+        capo(group_of(*prompt), config) for prompt in zip(accuracy, scales, unit_mask, strict=True)
+    ]
+    eager = jax.tree.map(lambda *leaves: np.stack(leaves), *prompts)
+    group = jax.jit(group_of)(accuracy, scales, unit_mask)
+    estimator = partial(capo, config=config)
+    whole, single = jax.jit(estimator)(group), jax.jit(jax.vmap(estimator))(group)
+    cut = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), group)
+    nested = jax.jit(estimator)(cut)
+    nested = jax.tree.map(lambda leaf: leaf.reshape(4, *leaf.shape[2:]), nested)
+    for other in (whole, single, nested):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), eager, other)
-    assert {leaf.dtype for leaf in jax.tree.leaves(eager)} == {jnp.dtype("float32")}
-
-
-def test_cost_counts_valid_units_and_stays_in_range():
-    scales = jnp.array([[0.2, 1.8, 9.0], [1.0, 1.0, 9.0], [0.05, 0.1, 9.0]])
-    unit_mask = jnp.array([True, True, False])
-    # (1 - .2)/1.6 = .5 twice; a budget may push scales below s_min, which costs nothing.
-    np.testing.assert_allclose(proxy_cost(scales, unit_mask, 0.2, 1.8), [0.5, 0.5, 0.0], atol=1e-6)
-    np.testing.assert_array_equal(proxy_cost(scales, jnp.zeros(3, bool), 0.2, 1.8), 0.0)
+    assert {leaf.dtype for leaf in jax.tree.leaves(whole)} == {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize(
@@ -276,7 +258,6 @@ def test_cost_counts_valid_units_and_stays_in_range():
         ({"form": "papr"}, "form"),
         ({"tau_s": 0.0}, "tau_s"),
         ({"kappa_mix": 1.5}, "kappa_mix"),
-        ({"s_min": 1.8, "s_max": 0.2}, "s_min"),
     ],
 )
 def test_impossible_configs_are_errors(fields, named):
@@ -284,19 +265,9 @@ def test_impossible_configs_are_errors(fields, named):
         CapoConfig(**fields)
 
 
-def test_shapes_that_disagree_are_errors():
-    accuracy = jnp.ones((2, 4, 1))
-    with pytest.raises(ValueError, match="scales"):
-        capo(accuracy, jnp.ones((2, 3, 5)), jnp.ones((2, 5), bool), PAPER)
-    with pytest.raises(ValueError, match="unit_mask"):
-        capo(accuracy, jnp.ones((2, 4, 5)), jnp.ones((5,), bool), PAPER)
-    with pytest.raises(ValueError, match="rewards"):
-        scales, unit_mask = jnp.ones((2, 4, 5)), jnp.ones((2, 5), bool)
-        capo(accuracy, scales, unit_mask, PAPER, rewards=jnp.ones((2, 4)))
-
-
 def test_config_is_hashable_and_carries_the_normalisation():
     config = CapoConfig(norm=GroupNorm(epsilon=1.0))
     assert hash(config) != hash(PAPER)
     # std .5, so ±.5/(.5 + 1) = ±.33333
-    np.testing.assert_allclose(_capo(MIXED, config).base, np.array([1, -1, 1, -1]) / 3, atol=1e-6)
+    base = _capo(MIXED, config).terms["base"]
+    np.testing.assert_allclose(base, np.array([1, -1, 1, -1]) / 3, atol=1e-6)
