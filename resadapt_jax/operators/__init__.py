@@ -3,7 +3,9 @@
 from resadapt_jax.operators.budget import FittedScales, fit_budget, fit_clips, require_feasible
 from resadapt_jax.operators.capacity import CapacityLadder
 from resadapt_jax.operators.retention import (
+    cache_retention,
     grids,
+    layer_retention,
     native_grids,
     native_tokens,
     retention,
@@ -23,10 +25,12 @@ __all__ = [
     "CapacityLadder",
     "FittedScales",
     "SizeLimits",
+    "cache_retention",
     "check_scales",
     "fit_budget",
     "fit_clips",
     "grids",
+    "layer_retention",
     "native_grids",
     "native_tokens",
     "require_feasible",

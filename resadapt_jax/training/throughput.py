@@ -5,24 +5,21 @@ from collections.abc import Mapping
 import jax
 
 PEAK_FLOPS = {
-    # NVIDIA's data sheets; those of H100 and H200 give twice as much, with sparsity.
+    # Data sheets of NVIDIA; where they give figures with sparsity (H100, H200), half of those.
     "NVIDIA H200": 989.4e12,
     "NVIDIA H100 80GB HBM3": 989.4e12,
     "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA A100": 312e12,
-    # Cloud TPU documentation, per chip: v5e, v5p, v6e.
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    # System architecture pages of Cloud TPU, per chip: v5e, v5p (two names), v6e.
     "TPU v5 lite": 197e12,
     "TPU v5": 459e12,
     "TPU v5p": 459e12,
     "TPU v6 lite": 918e12,
 }
-"""Dense bfloat16 operations per second of a device, by the start of jax's ``device_kind``."""
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """The peak of a kind of device; the longest name that it starts with counts. None: unknown."""
-    names = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
-    return PEAK_FLOPS[max(names, key=len)] if names else None
+"""Dense bfloat16 operations per second of a device, by jax's ``device_kind``."""
 
 
 def mfu(flops: float, seconds: float, num_devices: int, device_kind: str) -> float | None:
@@ -34,7 +31,7 @@ def mfu(flops: float, seconds: float, num_devices: int, device_kind: str) -> flo
     Returns:
         None for a device whose peak is unknown.
     """
-    peak = peak_flops(device_kind)
+    peak = PEAK_FLOPS.get(device_kind)
     return None if peak is None else flops / (seconds * num_devices * peak)
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from resadapt_jax.operators import (
     SizeLimits,
+    cache_retention,
     grids,
+    layer_retention,
     native_tokens,
     retention,
     sizes_from_scales,
@@ -65,3 +67,14 @@ def test_jit_equals_eager(function):
     eager = function(HEIGHTS, WIDTHS, MASK, QWEN)
     jitted = jax.jit(function, static_argnums=3)(HEIGHTS, WIDTHS, MASK, QWEN)
     np.testing.assert_array_equal(eager, jitted)
+
+
+def test_the_three_ways_to_count():
+    """FastV-like: 80 of 100 native tokens enter four layers, and half of them leave after two."""
+    layers = jnp.array([80, 80, 40, 40])
+    assert retention(jnp.array([50, 30]), jnp.ones(2, bool), 50) == pytest.approx(0.8)
+    assert layer_retention(layers, 100) == pytest.approx(0.6)
+    # The prefill computes what each layer sees, and the cache keeps 40 of it in all four.
+    assert cache_retention(jnp.full(4, 40), layers) == pytest.approx(160 / 240)
+    both = cache_retention(jnp.full((2, 4), 40), jnp.stack([layers, jnp.zeros_like(layers)]))
+    assert both[0] == pytest.approx(160 / 240) and jnp.isfinite(both[1])

@@ -1,0 +1,150 @@
+"""Kills a training at 20 random moments (SIGKILL) and compares its end with an undisturbed run's.
+
+    python benchmarks/kill_resume.py
+
+``train.py`` runs a small allocator training twice: left alone, and killed and started again until
+it is done. A moment is a number of steps in the log and a fraction of a step on top; where the log
+has that many already, it falls into the start of the process. The parameters, all else that the
+last checkpoint holds, and the log must be the same, bit for bit. Prints what it finds and writes
+``results/kill_resume.json``.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as orbax
+from timing import save
+
+from resadapt_jax.training.metrics import read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = [
+    *(sys.executable, "train.py", "--config", "configs/toy.py", "--batch-size", "2"),
+    *("--rollouts.num-allocations", "4", "--rollouts.decoding.max-new-tokens", "4"),
+    *("--world.num-pairs", "4", "--world.num-signs", "2", "--run.checkpoint-every", "4"),
+]
+CLOCK = ("seconds", "compilations", "tokens_per_second", "mfu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--directory", help="of both runs, kept; a temporary one if not given")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(args.directory or temporary)
+        # Compiled once: a start then takes seconds.
+        environment = {
+            **os.environ,
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        whole, cut = folder / "whole", folder / "cut"
+        pace = run_alone(whole, args.steps, environment)
+        print(f"undisturbed: first step after {pace.start:.1f} s, {pace.step:.2f} s a step")
+        rng = np.random.default_rng(args.seed)
+        # Not within the last two steps, which the process may end before it is killed.
+        moments = np.sort(rng.uniform(0, args.steps - 2, args.kills))
+        kills = [kill(cut, args.steps, environment, float(moment), pace) for moment in moments]
+        run_alone(cut, args.steps, environment)
+        same = compare(whole, cut, args.steps)
+    for name, equal in same.items():
+        print(f"{name}: {'the same, bit for bit' if equal else 'DIFFERENT'}")
+    result = {"device": jax.devices()[0].device_kind, "steps": args.steps, "kills": kills}
+    print("wrote", save("kill_resume", {**result, "same": same}))
+    if not all(same.values()):
+        raise SystemExit("the killed run ended elsewhere")
+
+
+class Pace(NamedTuple):
+    """Seconds from the start of a process to its first logged step, and of a step after it."""
+
+    start: float
+    step: float
+
+
+def launch(output_dir: Path, steps: int, environment: dict[str, str]) -> subprocess.Popen:
+    command = [*PROGRAM, "--num-steps", str(steps), "--output-dir", str(output_dir)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def run_alone(output_dir: Path, steps: int, environment: dict[str, str]) -> Pace:
+    start = time.monotonic()
+    process = launch(output_dir, steps, environment)
+    first = wait_for(process, output_dir, 1) - start
+    _, stderr = process.communicate()
+    if process.returncode != 0:
+        raise SystemExit(f"train.py failed: {stderr.decode()}")
+    return Pace(start=first, step=(time.monotonic() - start - first) / steps)
+
+
+def kill(
+    output_dir: Path, steps: int, environment: dict[str, str], moment: float, pace: Pace
+) -> dict[str, Any]:
+    """Starts the run, kills it at a moment, and says where that was."""
+    before = logged(output_dir)
+    done, fraction = int(moment), moment % 1
+    start = time.monotonic()
+    process = launch(output_dir, steps, environment)
+    wait_for(process, output_dir, done)
+    time.sleep(fraction * (pace.start if before >= done else pace.step))
+    if process.poll() is not None:
+        raise SystemExit(f"train.py ended by itself: {process.stderr.read().decode()}")
+    process.kill()
+    process.communicate()
+    checkpoints = output_dir / "checkpoints"
+    killed = {
+        "moment": round(moment, 3),
+        "while": "starting" if before >= done else "training",
+        "seconds": round(time.monotonic() - start, 2),
+        "logged_steps": logged(output_dir),
+        "checkpoints": sorted(path.name for path in checkpoints.glob("*")),
+    }
+    print(killed, flush=True)
+    return killed
+
+
+def logged(output_dir: Path) -> int:
+    """Steps in the log, whose last line may be half written."""
+    path = output_dir / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_for(process: subprocess.Popen, output_dir: Path, steps: int) -> float:
+    """Waits until the log has so many steps or the process ends; the time then."""
+    while process.poll() is None and logged(output_dir) < steps:
+        time.sleep(0.005)
+    return time.monotonic()
+
+
+def compare(whole: Path, cut: Path, steps: int) -> dict[str, bool]:
+    """What must be the same in both runs, and whether it is."""
+    weights = [(path / "allocator/model.safetensors").read_bytes() for path in (whole, cut)]
+    states = [orbax.load(path / "checkpoints" / str(steps)) for path in (whole, cut)]
+    leaves = [[np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)] for state in states]
+    logs = [
+        [{k: v for k, v in record.items() if k not in CLOCK} for record in read_metrics(path)]
+        for path in (whole / "metrics.jsonl", cut / "metrics.jsonl")
+    ]
+    complete = [record["step"] for record in logs[1]] == list(range(1, steps + 1))
+    return {
+        "parameters": weights[0] == weights[1],
+        "checkpoint": len(leaves[0]) > 0 and leaves[0] == leaves[1],
+        "log": complete and logs[0] == logs[1],
+    }
+
+
+if __name__ == "__main__":
+    main()
