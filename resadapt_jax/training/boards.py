@@ -23,7 +23,9 @@ class TensorBoard:
     def __init__(self, directory: str | Path, *, done: int):
         for path in Path(directory).glob("events.out.tfevents.*"):
             _drop_events_after(path, done)
-        self._writer = SummaryWriter(str(directory), purge_step=done + 1)
+        # Names tell seconds; a run that is resumed within one must not overwrite its own file.
+        suffix = f".{done:09d}"
+        self._writer = SummaryWriter(str(directory), purge_step=done + 1, filename_suffix=suffix)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

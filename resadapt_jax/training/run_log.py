@@ -108,7 +108,8 @@ class RunLog:
     def _best_of(self, record: dict[str, float]) -> float:
         name = self._run.best_metric
         if name not in record:
-            raise UserError(f"run.best_metric is {name}, but a step has {', '.join(record)}")
+            names = ", ".join(sorted(record.keys() - {"step"}))
+            raise UserError(f"run.best_metric is {name}, but a step logs {names}")
         return record[name]
 
     def _not_finite(self, step: int, name: str, value: float, batch: Any) -> UserError:

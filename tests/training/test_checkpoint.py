@@ -91,6 +91,33 @@ def test_leaves_are_placed_as_the_template_is(tmp_path):
     np.testing.assert_array_equal(restored.state["w"], np.arange(16.0))
 
 
+def on_mesh(state, shape):
+    """The state on a mesh of the trainer's axes; the last two axes of a leaf are split."""
+    axis_types = (jax.sharding.AxisType.Auto,) * 3
+    mesh = jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=axis_types)
+
+    def place(leaf):
+        spec = jax.P(("data", "fsdp"), "tensor") if leaf.ndim == 2 else jax.P()
+        return jax.device_put(leaf, jax.NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, state)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 8, 1), None])
+def test_resumes_onto_another_mesh(tmp_path, shape):
+    w = jax.random.normal(jax.random.key(0), (16, 8))
+    state = {"w": w, "half": w.astype(jnp.bfloat16), "key": jax.random.key(1), "step": jnp.int32(3)}
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1, on_mesh(state, (8, 1, 1)))
+    template = state if shape is None else on_mesh(state, shape)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(template).state
+    assert bits(restored) == bits(state)
+    for leaf, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(template), strict=True):
+        assert leaf.sharding == wanted.sharding
+        assert leaf.addressable_shards[0].data.shape == wanted.addressable_shards[0].data.shape
+
+
 def test_no_checkpoint_is_none_and_a_missing_step_an_error(tmp_path):
     with Checkpoints(tmp_path / "new") as checkpoints:
         assert checkpoints.restore(make_state()) is None

@@ -18,6 +18,7 @@ from resadapt_jax.config import from_json
 from resadapt_jax.errors import UserError
 from resadapt_jax.training.loop import run
 from resadapt_jax.training.metrics import read_metrics
+from resadapt_jax.training.resume import replay
 from resadapt_jax.training.run_config import RunConfig
 from resadapt_jax.training.step import StepResult
 
@@ -136,21 +137,28 @@ INTERRUPTED = """
 import sys, time
 sys.path.insert(0, {tests!r})
 import test_loop
+from resadapt_jax.errors import run_cli
 slow = test_loop.step
 def step(state, x):
     print("step", int(x), flush=True)
     time.sleep(0.2)
     return slow(state, x)
 test_loop.step = step
-test_loop.go({directory!r})
+sys.exit(run_cli(lambda: test_loop.go({directory!r})))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop_it_saves_and_resumes(tmp_path, number):
-    code = INTERRUPTED.format(tests=os.path.dirname(__file__), directory=str(tmp_path / "cut"))
+@pytest.mark.parametrize(
+    ("number", "code", "last"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 0, "terminated: saved after step 3 of 9; the same command goes on"),
+    ],
+)
+def test_asked_to_stop_it_saves_and_resumes(tmp_path, number, code, last):
+    program = INTERRUPTED.format(tests=os.path.dirname(__file__), directory=str(tmp_path / "cut"))
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     for line in process.stdout:
         if line.startswith("step 2"):
@@ -158,9 +166,105 @@ def test_asked_to_stop_it_saves_and_resumes(tmp_path, number):
     time.sleep(0.05)  # inside the third step
     process.send_signal(number)
     told = process.communicate(timeout=60)[1]
-    assert process.returncode != 0
+    assert process.returncode == code
+    assert told.splitlines()[-1] == last
     (line,) = [line for line in told.splitlines() if line.startswith("stopping: ")]
     assert "finishing the step in progress and saving; press again to stop at once" in line
     done = [record["step"] for record in read_metrics(tmp_path / "cut" / "metrics.jsonl")]
     assert done == [1, 2, 3]  # the step in progress was finished and saved
     assert go(tmp_path / "cut")["w"] == go(tmp_path / "whole")["w"]
+
+
+def saved(directory):
+    return sorted(int(path.name) for path in (directory / "checkpoints").iterdir())
+
+
+def test_the_best_checkpoint_is_by_the_mean_since_the_one_before(tmp_path, monkeypatch):
+    # Means of the steps 1-2, 3-4, 5-6, 7-8 and 9: step 8 has the highest value, 4 the best mean.
+    score = iter([0.0, 1.0, 5.0, 5.0, 0.0, 1.0, -9.0, 9.0, 0.0])
+    monkeypatch.setattr(
+        sys.modules[__name__],
+        "step",
+        lambda state, x: StepResult(state, {"w": next(score)}),
+    )
+    go(tmp_path, config=SmallConfig(run=replace(RUN, keep_last=1)))
+    assert saved(tmp_path) == [4, 9]
+
+
+def test_a_best_metric_that_no_step_has_is_refused_at_once(tmp_path):
+    with pytest.raises(UserError, match="run.best_metric is score, but a step logs .*, w$"):
+        go(tmp_path, config=SmallConfig(run=replace(RUN, best_metric="score")))
+    assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] <= 2
+    go(tmp_path, config=SmallConfig(run=replace(RUN, best_metric="score", keep_best=0)))
+
+
+def diverging(at):
+    """The loss of the step that sees batch ``at`` is infinite, and so is all after it."""
+
+    def diverge(state, x):
+        result = step(state, x)
+        w = jnp.where(x["index"] == at, jnp.inf, result.state["w"])
+        return StepResult(result.state | {"w": w}, {"w": w})
+
+    def step(state, x):
+        return StepResult(*update(state, x["index"]))
+
+    return diverge
+
+
+def records():
+    dataset = grain.MapDataset.range(100).map(lambda x: {"index": np.int64(x), "name": f"clip {x}"})
+    return iter(dataset.to_iter_dataset())
+
+
+# Batches count from 0: known when the next step is logged, or when the step is to be saved.
+@pytest.mark.parametrize("at", [4, 5])
+def test_a_step_that_is_not_finite_stops_the_run_and_can_be_replayed(tmp_path, at):
+    config, step = SmallConfig(), diverging(at)
+
+    def go_on():
+        told = {"shown": (), "finite": ("w",), "description": "test"}
+        run(fresh(), records(), step, config=config, output_dir=tmp_path, num_steps=9, **told)
+
+    with pytest.raises(UserError, match=rf"step {at + 1}: w is inf; .*/{at + 1}.npz") as caught:
+        go_on()
+    assert "\n" not in str(caught.value)
+    assert saved(tmp_path) == [2, 4]
+    with pytest.raises(UserError, match=f"step {at + 1}: w is inf"):  # again, from step 4
+        go_on()
+
+    whole = fresh()
+    for x in range(at):
+        whole, _ = update(whole, x)
+    replayed = replay(fresh(), records(), step, config=config, output_dir=tmp_path)
+    assert replayed.step == at + 1
+    assert replayed.state["w"] == whole["w"]
+    assert replayed.batch == {"index": at, "name": f"clip {at}"}
+    assert step(replayed.state, replayed.batch).metrics["w"] == jnp.inf
+
+
+def test_without_such_a_step_there_is_nothing_to_replay(tmp_path):
+    go(tmp_path, num_steps=2)
+    with pytest.raises(UserError, match="no step of the run in .* was not finite"):
+        replay(fresh(), batches(), step, config=SmallConfig(), output_dir=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax's threads
+def test_the_checkpoint_before_is_used_only_when_asked(tmp_path, caplog):
+    expected = go(tmp_path / "whole")
+    cut = tmp_path / "cut"
+    go(cut, num_steps=6)
+    for path in (cut / "checkpoints" / "6" / "state" / "d").iterdir():
+        path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(UserError, match="/6 cannot be read: .*; --run.resume-from-previous goes"):
+        go(cut)
+    asked = SmallConfig(run=replace(RUN, resume_from_previous=True))
+    assert go(cut, config=asked)["w"] == expected["w"]
+    told = [record.getMessage() for record in caplog.records]
+    assert any("/6 cannot be read" in line and "trying the one before it" in line for line in told)
+    assert f"going on from checkpoint {cut}/checkpoints/4" in told
+    assert (cut / "checkpoints" / "6.refused").is_dir()
+    assert [record["step"] for record in read_metrics(cut / "metrics.jsonl")] == list(range(1, 10))
+    # Another config is not damage: it is refused all the same.
+    with pytest.raises(UserError, match="another config"):
+        go(cut, config=replace(asked, rate=0.25))

@@ -3,6 +3,8 @@
 import json
 import math
 import struct
+import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -54,20 +56,17 @@ def test_resuming_drops_what_comes_again(tmp_path):
     with MetricLogger(tmp_path) as logger:
         for step in range(1, 6):
             logger.log(step, {"x": step})
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    events.write_bytes(events.read_bytes() + b"\x18\0\0")
     with open(logger.path, "a") as file:
         file.write('{"step": 6, "x":')  # killed while writing
     with MetricLogger(tmp_path, done=3) as logger:
         for step in range(4, 7):
             logger.log(step, {"x": 10 * step})
     records = read_metrics(logger.path)
-    assert [(r["step"], r["x"]) for r in records] == [
-        (1, 1),
-        (2, 2),
-        (3, 3),
-        (4, 40),
-        (5, 50),
-        (6, 60),
-    ]
+    expected = [(1, 1), (2, 2), (3, 3), (4, 40), (5, 50), (6, 60)]
+    assert [(r["step"], r["x"]) for r in records] == expected
+    assert board_values(tmp_path) == [(step, "x", x) for step, x in expected]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,7 @@ def test_a_new_run_starts_an_empty_log(tmp_path):
         logger.log(1, {"x": 1})
     with MetricLogger(tmp_path) as logger:
         pass
-    assert read_metrics(logger.path) == []
+    assert read_metrics(logger.path) == board_values(tmp_path) == []
 
 
 def test_what_is_not_finite_is_null_in_json_and_kept_for_the_caller(tmp_path):
@@ -96,6 +95,37 @@ def test_what_is_not_finite_is_null_in_json_and_kept_for_the_caller(tmp_path):
     assert math.isnan(record["loss"]) and math.isinf(record["ratio"])
     line = logger.path.read_text()
     assert json.loads(line, parse_constant=pytest.fail) == {"step": 1, "loss": None, "ratio": None}
+
+
+def test_weights_and_biases_goes_on_with_its_run(tmp_path, monkeypatch):
+    started, logged = [], []
+
+    class Run:
+        def log(self, values, step):
+            logged.append((step, values))
+
+        def finish(self):
+            logged.append("finished")
+
+    def init(**options):
+        started.append(options)
+        return Run()
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    for done in (0, 1):
+        with MetricLogger(tmp_path, done=done, wandb_project="videos", config='{"a": 1}') as logger:
+            logger.log(done + 1, {"x": done})
+    assert logged == [(1, {"x": 0.0}), "finished", (2, {"x": 1.0}), "finished"]
+    first, second = started
+    assert first == second and len(first["id"]) == 32
+    assert (first["project"], first["config"], first["resume"]) == ("videos", {"a": 1}, "allow")
+
+
+def test_weights_and_biases_is_asked_for_by_name(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    MetricLogger(tmp_path).close()
+    with pytest.raises(UserError, match="run.wandb_project needs the package wandb"):
+        MetricLogger(tmp_path, wandb_project="videos")
 
 
 def test_a_metric_that_is_no_scalar_is_named(tmp_path):
