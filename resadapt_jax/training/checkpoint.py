@@ -7,6 +7,7 @@ are copied; the files are written while training goes on.
 
 import contextlib
 import dataclasses
+import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -57,8 +58,10 @@ class Checkpoints:
     def __init__(self, directory: str | Path, *, keep_last: int = 2, keep_best: int = 1):
         self.directory = Path(directory).absolute()
         self._versions = versions()
-        _set_unfinished_aside(self.directory)
-        _wait_for_all("unfinished checkpoints are renamed")
+        if jax.process_index() == 0 and self.directory.is_dir():
+            _set_unfinished_aside(self.directory)
+            _drop_damaged_scores(self.directory)
+        _wait_for_all("the checkpoints are in order")
         keep = orbax.training.preservation_policies
         policies = [keep.LatestN(keep_last)]
         if keep_best:
@@ -169,7 +172,7 @@ class Checkpoints:
         with _damage_is_the_users(path):
             extra = self._manager.metadata(step).custom_metadata
         if not {"leaves", "config", "data_state", "versions"} <= set(extra or ()):
-            raise UserError(f"checkpoint {path} was written by another program")
+            raise UserError(f"checkpoint {path} is another program's, or its metadata is damaged")
         return extra
 
 
@@ -221,14 +224,25 @@ def _set_unfinished_aside(directory: Path) -> None:
     completion (a copy or a removal that was cut short) would pass for a checkpoint, so it is
     renamed.
     """
-    if jax.process_index() != 0 or not directory.is_dir():
-        return
     for path in sorted(directory.iterdir()):
         if _TEMPORARY in path.name:
             _log.warning("ignoring unfinished checkpoint %s", path)
         elif path.name.isdigit() and not (path / _COMPLETE).exists():
             _log.warning("ignoring unfinished checkpoint %s", path)
             _rename(path, f"{path.name}.unfinished")
+
+
+def _drop_damaged_scores(directory: Path) -> None:
+    """A metric that cannot be read would keep the manager from reading any checkpoint.
+
+    The checkpoint stays, no longer among the best.
+    """
+    for path in directory.glob("*/metrics/metrics"):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError:
+            _log.warning("dropping the damaged metric of checkpoint %s", path.parents[1])
+            shutil.rmtree(path.parent)
 
 
 def _rename(path: Path, name: str) -> None:

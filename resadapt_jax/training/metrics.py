@@ -116,7 +116,9 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def drop_records_after(path: str | Path, done: int) -> None:
-    """Keeps of such a file what is of the first ``done`` steps; makes it if it is absent."""
+    """Keeps of such a file, if there is one, what is of the first ``done`` steps."""
+    if not Path(path).exists():
+        return
     kept = [record for record in read_metrics(path) if record["step"] <= done] if done else []
     atomic_write(path, "".join(json.dumps(record) + "\n" for record in kept))
 

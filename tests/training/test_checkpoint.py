@@ -189,6 +189,18 @@ def test_keeps_the_last_and_the_best_over_a_restart(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "5", "6"]
 
 
+@pytest.mark.parametrize("left", [b"", b'{"metric": 0.'])
+def test_a_damaged_metric_costs_no_more_than_a_place_among_the_best(tmp_path, left):
+    with Checkpoints(tmp_path, keep_last=1) as checkpoints:
+        for step, metric in enumerate([0.9, 0.1]):
+            save(checkpoints, step, metric=metric)
+    (tmp_path / "0" / "metrics" / "metrics").write_bytes(left)
+    with Checkpoints(tmp_path, keep_last=1) as checkpoints:
+        assert checkpoints.restore(make_state(), step=0).step == 0
+        save(checkpoints, 2, metric=0.2)
+    assert checkpoints.steps == [2]
+
+
 def test_a_step_is_saved_once(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 3, make_state(seed=1))
@@ -268,7 +280,7 @@ def test_another_programs_checkpoint_is_refused(tmp_path):
     path.write_text(json.dumps(metadata))
     with (
         Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(UserError, match="written by another program"),
+        pytest.raises(UserError, match="/1 is another program's, or its metadata is damaged"),
     ):
         checkpoints.restore(make_state())
 

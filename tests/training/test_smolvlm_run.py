@@ -27,6 +27,7 @@ from resadapt_jax.training import capo
 from resadapt_jax.training.capo import train
 from resadapt_jax.training.config import EvaluationConfig, TrainConfig
 from resadapt_jax.training.encoder import describe_parameters
+from resadapt_jax.training.metrics import read_metrics
 from resadapt_jax.training.rollout import RolloutConfig
 from resadapt_jax.training.run_config import RunConfig
 from tests.evaluation.evaluation_parts import LIMITS, WORLD, backbone
@@ -56,7 +57,7 @@ def run_config(root, name, **encoder) -> TrainConfig:
         num_steps=NUM_STEPS,
         batch_size=BATCH,
         updates_per_step=1,
-        run=RunConfig(checkpoint_every=1),
+        run=RunConfig(checkpoint_every=1, samples_every=2),
         encoder=SmolVLMEncoderConfig(**here | encoder),
         allocator=replace(ALLOCATOR, num_space_time_layers=1),
         rollouts=RolloutConfig(
@@ -128,6 +129,16 @@ def test_a_run_records_its_encoder(root, trained):
     # Its words are the encoder's, not the backbone's.
     assert allocator.config.vocab_size == CONFIG.text.vocab_size != len(backbone().tokenizer)
     assert allocator.tokenizer.get_vocab() == word_tokenizer().get_vocab()
+
+
+def test_a_run_shows_samples(trained):
+    lines = read_metrics(Path(trained.output_dir) / "samples.jsonl")
+    assert [line["step"] for line in lines] == [2] * BATCH
+    shape = (trained.rollouts.num_allocations, WORLD.num_pairs)
+    for line in lines:
+        assert np.shape(line["scales"]) == shape
+        assert np.shape(line["scores"]) == np.shape(line["answers"]) == (shape[0], 1)
+        assert len(line["tokens"]) == shape[0] and line["prompt"] and line["truth"]
 
 
 def test_each_prompt_is_encoded_once_and_read_from_disk_afterwards(
