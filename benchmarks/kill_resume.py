@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,17 +50,15 @@ def main() -> None:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         whole, cut = folder / "whole", folder / "cut"
-        pace = run_alone(whole, args.steps, environment)
-        print(f"undisturbed: first step after {pace.start:.1f} s, {pace.step:.2f} s a step")
+        step = run_alone(whole, args.steps, environment)
+        start = time_start(folder / "warm", args.steps, environment)
+        print(f"undisturbed: {start:.1f} s to the first step, {step:.2f} s a step", flush=True)
         rng = np.random.default_rng(args.seed)
         # Not within the last two steps, which the process may end before it is killed.
-        moments = np.sort(rng.uniform(0, args.steps - 2, args.kills))
-        kills = []
-        for moment in moments.tolist():
-            killed = kill(cut, args.steps, environment, moment, pace)
-            kills.append(killed)
-            if killed["while"] == "training":  # without the compilations of the first process
-                pace = pace._replace(start=min(pace.start, killed["seconds"]))
+        moments = np.sort(rng.uniform(0, args.steps - 2, args.kills)).tolist()
+        kills = [
+            kill(cut, args.steps, environment, moment, start=start, step=step) for moment in moments
+        ]
         run_alone(cut, args.steps, environment)
         same = compare(whole, cut, args.steps)
     for name, equal in same.items():
@@ -71,13 +69,6 @@ def main() -> None:
         raise SystemExit("the killed run ended elsewhere")
 
 
-class Pace(NamedTuple):
-    """Seconds from the launch of a process to its first logged step, and of a step after it."""
-
-    start: float
-    step: float
-
-
 def launch(output_dir: Path, steps: int, environment: dict[str, str]) -> subprocess.Popen:
     command = [*PROGRAM, "--num-steps", str(steps), "--output-dir", str(output_dir)]
     return subprocess.Popen(
@@ -85,26 +76,42 @@ def launch(output_dir: Path, steps: int, environment: dict[str, str]) -> subproc
     )
 
 
-def run_alone(output_dir: Path, steps: int, environment: dict[str, str]) -> Pace:
-    start = time.monotonic()
+def run_alone(output_dir: Path, steps: int, environment: dict[str, str]) -> float:
+    """Runs to the end; seconds a step, the first one left out."""
     process = launch(output_dir, steps, environment)
-    first = wait_for(process, output_dir, 1) - start
+    first = wait_for(process, output_dir, 1)
     _, stderr = process.communicate()
     if process.returncode != 0:
         raise SystemExit(f"train.py failed: {stderr.decode()}")
-    return Pace(start=first, step=(time.monotonic() - start - first) / steps)
+    return (time.monotonic() - first) / steps
+
+
+def time_start(output_dir: Path, steps: int, environment: dict[str, str]) -> float:
+    """Seconds from the launch of a process, all compiled before, to its first logged step."""
+    start = time.monotonic()
+    process = launch(output_dir, steps, environment)
+    seconds = wait_for(process, output_dir, 1) - start
+    process.kill()
+    process.communicate()
+    return seconds
 
 
 def kill(
-    output_dir: Path, steps: int, environment: dict[str, str], moment: float, pace: Pace
+    output_dir: Path,
+    steps: int,
+    environment: dict[str, str],
+    moment: float,
+    *,
+    start: float,
+    step: float,
 ) -> dict[str, Any]:
     """Starts the run, kills it at a moment, and says where that was."""
     done, fraction = int(moment), moment % 1
     starting = logged(output_dir) >= done
-    start = time.monotonic()
+    launched = time.monotonic()
     process = launch(output_dir, steps, environment)
     wait_for(process, output_dir, done)
-    time.sleep(fraction * (pace.start if starting else pace.step))
+    time.sleep(fraction * (start if starting else step))
     if process.poll() is not None:
         raise SystemExit(f"train.py ended by itself: {process.stderr.read().decode()}")
     process.kill()
@@ -113,7 +120,7 @@ def kill(
     killed = {
         "moment": round(moment, 3),
         "while": "starting" if starting else "training",
-        "seconds": round(time.monotonic() - start, 2),
+        "seconds": round(time.monotonic() - launched, 2),
         "logged_steps": logged(output_dir),
         "checkpoints": sorted(path.name for path in checkpoints.glob("*")),
     }
