@@ -54,8 +54,8 @@ def main() -> None:
         start = time_start(folder / "warm", args.steps, environment)
         print(f"undisturbed: {start:.1f} s to the first step, {step:.2f} s a step", flush=True)
         rng = np.random.default_rng(args.seed)
-        # Not within the last two steps, which the process may end before it is killed.
-        moments = np.sort(rng.uniform(0, args.steps - 2, args.kills)).tolist()
+        # Not near the end, which the process may come to before it is killed.
+        moments = np.sort(rng.uniform(0, 0.9 * args.steps, args.kills)).tolist()
         kills = [
             kill(cut, args.steps, environment, moment, start=start, step=step) for moment in moments
         ]
