@@ -6,8 +6,14 @@ Each loss masks its inputs, so padding may hold anything; ``aggregate`` reduces 
 
 from resadapt_jax.losses.aggregate import WeightedSum, aggregate, masked_sum, mean_per_sequence
 from resadapt_jax.losses.allocator import AllocatorLossConfig, allocator_loss
+from resadapt_jax.losses.backbone import BackboneLossConfig, backbone_loss
 from resadapt_jax.losses.concentration import ConcentrationConfig, concentration_penalty
-from resadapt_jax.losses.policy_gradient import SurrogateAux, clipped_surrogate
+from resadapt_jax.losses.kl import kl_penalty
+from resadapt_jax.losses.policy_gradient import (
+    SurrogateAux,
+    clipped_surrogate,
+    importance_weight,
+)
 from resadapt_jax.losses.similarity import (
     SimilarityAux,
     SimilarityConfig,
@@ -16,6 +22,7 @@ from resadapt_jax.losses.similarity import (
 
 __all__ = [
     "AllocatorLossConfig",
+    "BackboneLossConfig",
     "ConcentrationConfig",
     "SimilarityAux",
     "SimilarityConfig",
@@ -23,8 +30,11 @@ __all__ = [
     "WeightedSum",
     "aggregate",
     "allocator_loss",
+    "backbone_loss",
     "clipped_surrogate",
     "concentration_penalty",
+    "importance_weight",
+    "kl_penalty",
     "masked_sum",
     "mean_per_sequence",
     "temporal_similarity",

@@ -7,6 +7,8 @@ from flax import struct
 
 from resadapt_jax.typing import Array, Bool, Float
 
+Aggregation = Literal["token-mean", "sequence-mean-token-mean", "sequence-mean-token-sum"]
+
 
 @struct.dataclass
 class WeightedSum:
@@ -53,21 +55,30 @@ def aggregate(
     values: Float[Array, "*S T"],
     mask: Bool[Array, "*S T"] | None = None,
     *,
-    mode: Literal["token-mean", "sequence-mean-token-mean"] = "token-mean",
+    mode: Aggregation = "token-mean",
+    length: int | None = None,
 ) -> WeightedSum:
     """Reduces per-element losses of many sequences.
 
-    ``"token-mean"``: every element weighs the same, so a long sequence weighs more.
+    ``"token-mean"``: every element weighs the same, so a long sequence weighs more (DAPO).
     ``"sequence-mean-token-mean"``: every sequence weighs the same, its elements averaged first, as
-    ResAdapt's eq. (24) does.
+    in GRPO and ResAdapt's eq. (24).
+    ``"sequence-mean-token-sum"``: each sequence's elements are added up and divided by ``length``,
+    a constant, so that no answer gains by its own length (Dr.GRPO).
 
     Raises:
-      ValueError: another mode, or shapes that differ.
+      ValueError: another mode, the last one without a positive length, or shapes that differ.
     """
     if mode == "token-mean":
         return masked_sum(values, mask)
     if mode == "sequence-mean-token-mean":
         return masked_sum(*mean_per_sequence(values, mask))
+    if mode == "sequence-mean-token-sum":
+        if length is None or length < 1:
+            raise ValueError(f"{mode} divides by a positive length, got {length}")
+        mask = jnp.ones(values.shape, bool) if mask is None else mask
+        weight = jnp.sum(mask.any(-1), dtype=jnp.float32)
+        return WeightedSum(total=masked_sum(values, mask).total / length, weight=weight)
     raise ValueError(f"unknown aggregation mode {mode!r}")
 
 

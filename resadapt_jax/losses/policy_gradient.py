@@ -1,9 +1,12 @@
-"""The clipped policy-gradient surrogate, per action or per token."""
+"""The clipped policy-gradient surrogate, per action or per token, and importance weights."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from resadapt_jax.losses.aggregate import WeightedSum, masked_sum
 from resadapt_jax.typing import Array, Bool, Float
 
 # Beyond it exp() says nothing more about the policy and soon overflows (as in verl).
@@ -51,7 +54,9 @@ def clipped_surrogate(
     """
     if dual_clip is not None and dual_clip <= 1.0:
         raise ValueError(f"dual_clip must be above 1, got {dual_clip}")
-    log_probs, old_log_probs, advantages = _clean(log_probs, old_log_probs, advantages, mask)
+    log_probs, old_log_probs, advantages = clean(
+        mask, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages
+    )
     old_log_probs, advantages = jax.lax.stop_gradient((old_log_probs, advantages))
     log_ratio = jnp.clip(log_probs - old_log_probs, -MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = jnp.exp(log_ratio)
@@ -73,15 +78,44 @@ def clipped_surrogate(
     return -bounded * advantages, jax.lax.stop_gradient(aux)
 
 
-def _clean(
-    log_probs: Array, old_log_probs: Array, advantages: Array, mask: Array | None
-) -> tuple[Array, Array, Array]:
-    """The inputs in float32, 0 where masked: masking the result would let 0·NaN into gradients."""
-    arrays = (log_probs, old_log_probs, advantages)
-    shapes = [array.shape for array in arrays] + ([] if mask is None else [mask.shape])
+def importance_weight(
+    log_probs: Float[Array, "*S K"],
+    old_log_probs: Float[Array, "*S K"],
+    mask: Bool[Array, "*S K"] | None = None,
+) -> Float[Array, "*S"]:
+    """ω = exp(Σ_t [log q_θ'(a_t) - log q_old(a_t)]), the importance ratio of a whole allocation.
+
+    ResAdapt's ``ispred``: the answers' advantages are multiplied by it where the backbone learns
+    after the allocator has moved. The sum is bounded to ±20; nothing is differentiated.
+
+    Args:
+      log_probs: of each unit's action under the policy that was just updated.
+      old_log_probs: under the policy that drew it.
+      mask: units that exist; the others may hold anything.
+    """
+    new, old = clean(mask, log_probs=log_probs, old_log_probs=old_log_probs)
+    log_ratio = jnp.clip(jnp.sum(new - old, -1), -MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return jax.lax.stop_gradient(jnp.exp(log_ratio))
+
+
+def surrogate_metrics(
+    aux: SurrogateAux, mask: Bool[Array, "*S"] | None = None
+) -> dict[str, WeightedSum]:
+    """The average of each field over the elements that count."""
+    names = [field.name for field in dataclasses.fields(aux)]
+    return {name: masked_sum(getattr(aux, name), mask) for name in names}
+
+
+def clean(mask: Array | None, **arrays: Array) -> tuple[Array, ...]:
+    """Arrays in float32, 0 where masked: masking a result would let 0·NaN into its gradient.
+
+    Raises:
+      ValueError: shapes that differ.
+    """
+    shapes = [jnp.shape(array) for array in (*arrays.values(), *([] if mask is None else [mask]))]
     if len(set(shapes)) > 1:
-        raise ValueError(f"log_probs, old_log_probs, advantages, mask differ in shape: {shapes}")
-    arrays = tuple(jnp.asarray(array, jnp.float32) for array in arrays)
+        raise ValueError(f"{', '.join(arrays)}, mask differ in shape: {shapes}")
+    cleaned = tuple(jnp.asarray(array, jnp.float32) for array in arrays.values())
     if mask is None:
-        return arrays
-    return tuple(jnp.where(mask, array, 0.0) for array in arrays)
+        return cleaned
+    return tuple(jnp.where(mask, array, 0.0) for array in cleaned)

@@ -7,6 +7,7 @@ from resadapt_jax.rewards.extraction import extract_answer, extract_passage
 from resadapt_jax.rewards.formatting import format_reward
 from resadapt_jax.rewards.multiple_choice import multiple_choice
 from resadapt_jax.rewards.numeric import numeric, parse_number
+from resadapt_jax.rewards.overlong import overlong_penalty
 from resadapt_jax.rewards.scoring import (
     SUCCESS_THRESHOLD,
     RewardConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "is_success",
     "multiple_choice",
     "numeric",
+    "overlong_penalty",
     "parse_intervals",
     "parse_number",
     "score",

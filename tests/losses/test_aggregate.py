@@ -17,25 +17,38 @@ MASK = jnp.array([[True] * 4, [True] + [False] * 3, [False] * 4])
 # token-mean: (1 + 2 + 3 + 6 + 10)/5 = 4.4.
 # sequence means 3 and 10; their mean 6.5. Counting the empty sequence would give 4.3333, dividing
 # each by the padded length (3 + 2.5)/2 = 2.75.
+# sequence sums 12 and 10 over a constant 8: 1.5 and 1.25.
 @pytest.mark.parametrize(
-    ("mode", "total", "weight", "mean"),
-    [("token-mean", 22.0, 5.0, 4.4), ("sequence-mean-token-mean", 13.0, 2.0, 6.5)],
+    ("mode", "length", "total", "weight", "mean"),
+    [
+        ("token-mean", None, 22.0, 5.0, 4.4),
+        ("sequence-mean-token-mean", None, 13.0, 2.0, 6.5),
+        ("sequence-mean-token-sum", 8, 2.75, 2.0, 1.375),
+    ],
 )
-def test_modes(mode, total, weight, mean):
-    for reduce in (aggregate, jax.jit(aggregate, static_argnames="mode")):
-        result = reduce(VALUES, MASK, mode=mode)
+def test_modes(mode, length, total, weight, mean):
+    for reduce in (aggregate, jax.jit(aggregate, static_argnames=("mode", "length"))):
+        result = reduce(VALUES, MASK, mode=mode, length=length)
         np.testing.assert_allclose(
             [result.total, result.weight, result.mean()], [total, weight, mean], rtol=1e-6
         )
 
 
-@pytest.mark.parametrize("mode", ["token-mean", "sequence-mean-token-mean"])
-def test_micro_batches_add_up(mode):
-    parts = [aggregate(VALUES[i : i + 1], MASK[i : i + 1], mode=mode) for i in range(3)]
-    whole = aggregate(VALUES, MASK, mode=mode)
+# A mean of means is another number: 3, 10 and 0, or 12/8, 10/8 and 0, divided by three.
+@pytest.mark.parametrize(
+    ("mode", "length", "mean_of_means"),
+    [
+        ("token-mean", None, 13 / 3),
+        ("sequence-mean-token-mean", None, 13 / 3),
+        ("sequence-mean-token-sum", 8, 2.75 / 3),
+    ],
+)
+def test_micro_batches_add_up(mode, length, mean_of_means):
+    kinds = {"mode": mode, "length": length}
+    parts = [aggregate(VALUES[i : i + 1], MASK[i : i + 1], **kinds) for i in range(3)]
+    whole = aggregate(VALUES, MASK, **kinds)
     np.testing.assert_allclose(sum(parts[1:], parts[0]).mean(), whole.mean(), rtol=1e-6)
-    # A mean of means is another number: 3, 10 and 0 average to 4.3333.
-    np.testing.assert_allclose(np.mean([part.mean() for part in parts]), 13 / 3, rtol=1e-6)
+    np.testing.assert_allclose(np.mean([part.mean() for part in parts]), mean_of_means, rtol=1e-6)
 
 
 def test_nothing_counted_is_zero_with_a_zero_gradient():
@@ -61,3 +74,6 @@ def test_errors():
         masked_sum(jnp.ones((2, 3)), jnp.ones((2, 1), bool))
     with pytest.raises(ValueError, match="sum"):
         aggregate(jnp.ones((2, 3)), mode="sum")
+    for length in (None, 0):
+        with pytest.raises(ValueError, match="positive length"):
+            aggregate(jnp.ones((2, 3)), mode="sequence-mean-token-sum", length=length)

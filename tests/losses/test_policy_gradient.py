@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from resadapt_jax.losses import clipped_surrogate
+from resadapt_jax.losses import clipped_surrogate, importance_weight
 
 # Each row: ratio, advantage, loss, dloss/dlog_prob, and which clip removed the gradient. With
 # range [.8, 1.28] and dual clip 3. Where nothing clips, loss = -r·A and its derivative too, since
@@ -168,3 +168,21 @@ def test_errors():
         clipped_surrogate(jnp.zeros(3), jnp.zeros(3), jnp.zeros(3), jnp.ones(1, bool))
     with pytest.raises(ValueError, match="dual_clip"):
         clipped_surrogate(jnp.zeros(3), jnp.zeros(3), jnp.zeros(3), dual_clip=1.0)
+
+
+def test_importance_weight_of_an_allocation():
+    # Ratios 2, 3 and 1/4 of units that exist: 1.5. Each bounded by itself changes nothing here; the
+    # bound is on their sum: e^±20.
+    ratios = jnp.array([[[2.0, 3.0, 0.25, jnp.nan]], [[1.0, 1.0, 1.0, 1.0]]])
+    mask = jnp.array([[[True, True, True, False]], [[True, True, True, True]]])
+    old = jnp.full((2, 1, 4), -1.3)
+    weight = importance_weight(old + jnp.log(ratios), old, mask)
+    np.testing.assert_allclose(weight, [[1.5], [1.0]], rtol=1e-6)
+    far = importance_weight(jnp.array([[15.0, 15.0], [-15.0, -15.0]]), jnp.zeros((2, 2)))
+    np.testing.assert_allclose(far, np.exp([20.0, -20.0]), rtol=1e-5)
+    none = importance_weight(jnp.full(3, jnp.nan), jnp.zeros(3), jnp.zeros(3, bool))
+    np.testing.assert_array_equal(none, 1.0)
+    gradient = jax.grad(lambda x: importance_weight(x, jnp.zeros(3)))(jnp.ones(3))
+    np.testing.assert_array_equal(gradient, 0.0)
+    with pytest.raises(ValueError, match="shape"):
+        importance_weight(jnp.zeros((2, 3)), jnp.zeros((2, 3)), jnp.ones(3, bool))
