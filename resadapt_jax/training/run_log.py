@@ -1,11 +1,14 @@
 """What a run tells of its steps: metrics, samples, progress; and whether a step was sound."""
 
 import contextlib
+import io
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from resadapt_jax.config import to_json
 from resadapt_jax.errors import UserError
@@ -50,7 +53,8 @@ class RunLog:
                 output_dir, done=done, wandb_project=project, config=to_json(config)
             )
             self._metrics = opened.enter_context(logger)
-            progress = Progress(num_steps, initial=done, description=description)
+            file = None if jax.process_index() == 0 else io.StringIO()  # seen by nobody
+            progress = Progress(num_steps, initial=done, description=description, file=file)
             self._progress = opened.enter_context(progress)
             self._compiled = opened.enter_context(CompileCounter())
             self._opened = opened.pop_all()

@@ -1,4 +1,4 @@
-"""A run of two processes: what is written once, and how they stop together."""
+"""A run of two processes: goes on from one process's checkpoint, writes once, stops together."""
 
 import json
 import os
@@ -6,47 +6,67 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resadapt_jax.training.checkpoint import Checkpoints
+from resadapt_jax.training.loop import run
 from resadapt_jax.training.metrics import read_metrics
+from resadapt_jax.training.step import StepResult
 
 PROGRAM = """
-import sys, time
-import jax, jax.numpy as jnp
+import sys
+import jax
 port, process, directory = sys.argv[1:]
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(process))
 sys.path.insert(0, TESTS)
-import test_loop
+import test_distributed
 from resadapt_jax.errors import run_cli
-from resadapt_jax.training.loop import run
-from resadapt_jax.training.step import StepResult
+sys.exit(run_cli(lambda: test_distributed.go(directory, num_steps=1000, pause=0.2)))
+"""
 
-mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-split, whole = (jax.NamedSharding(mesh, spec) for spec in (jax.P("data"), jax.P()))
 
 @jax.jit
 def update(state, x):
     w = state["w"] + x
     return {"w": w}, {"w": jnp.sum(w)}
 
-def step(state, x):
-    print("step", int(x), flush=True)
-    time.sleep(0.2)
-    return StepResult(*update(state, x))
 
-state = {"w": jax.device_put(jnp.zeros(2), split)}
-def main():
-    run(state, test_loop.batches(), step, config=test_loop.SmallConfig(), output_dir=directory,
-        num_steps=NUM_STEPS, finite=("w",), shown=("w",), description="test")
-sys.exit(run_cli(main))
-"""
+def go(directory, *, num_steps, pause=0.0):
+    """Adds up the batches on two devices, whichever process they are of."""
+    import test_loop
+
+    mesh = jax.make_mesh(
+        (2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2]
+    )
+    place = jax.NamedSharding(mesh, jax.P("data"))
+
+    def step(state, x):
+        print("step", int(x), flush=True)
+        time.sleep(pause)
+        return StepResult(*update(state, x))
+
+    return run(
+        {"w": jax.device_put(jnp.zeros(2), place)},
+        test_loop.batches(),
+        step,
+        config=test_loop.SmallConfig(),
+        output_dir=directory,
+        num_steps=num_steps,
+        finite=("w",),
+        shown=("w",),
+        description="test",
+    )
 
 
-def launch(directory, num_steps):
+def launch(directory):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     program = PROGRAM.replace("TESTS", repr(os.path.dirname(__file__)))
-    program = program.replace("NUM_STEPS", str(num_steps))
     environment = os.environ | {"XLA_FLAGS": ""}  # one device each
     return [
         subprocess.Popen(
@@ -60,19 +80,28 @@ def launch(directory, num_steps):
     ]
 
 
-def test_two_processes_stop_and_go_on_as_one(tmp_path):
-    first, second = launch(tmp_path, 1000)
+def test_two_processes_go_on_from_one_and_stop_together(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    go(tmp_path, num_steps=3)
+    first, second = launch(tmp_path)
     for line in second.stdout:
-        if line.startswith("step 2"):
+        if line.startswith("step 5"):
             break
     second.send_signal(signal.SIGTERM)  # as one machine alone may be told
-    told = [process.communicate(timeout=120)[1] for process in (first, second)]
+    told = [process.communicate(timeout=120) for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [0, 0], told
-    lines = [text.splitlines()[-1] for text in told]
-    assert lines[0] == lines[1] and "terminated: saved after step" in lines[0]
+    lines = [stderr.splitlines()[-1] for _, stderr in told]
+    assert lines[0] == lines[1] and lines[0].startswith("terminated: saved after step ")
+    # Batches count from 0: three were done.
+    assert "step 3\n" in told[0][0] and "step 2\n" not in told[0][0]
     done = int(lines[0].split("step ")[1].split(" ")[0])
     records = read_metrics(tmp_path / "metrics.jsonl")
-    assert [record["step"] for record in records] == list(range(1, done + 1))
-    assert records[-1]["w"] == 2 * sum(range(done))
-    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
+    assert [(record["step"], record["w"]) for record in records] == [
+        (step, 2 * sum(range(step))) for step in range(1, done + 1)
+    ]
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2  # one for each of the two runs
     assert json.loads((tmp_path / "config.json").read_text())["rate"] == 0.5
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        restored = checkpoints.restore({"w": jnp.zeros(2)})
+    assert restored.step == done
+    np.testing.assert_array_equal(restored.state["w"], np.full(2, sum(range(done))))
