@@ -23,6 +23,7 @@ from resadapt_jax.allocator.head import PolicyHead
 from resadapt_jax.allocator.policy import Policy, ScaleRange, to_scale
 from resadapt_jax.allocator.pooling import QueryPooling, UnitFeatures, pool_pairs
 from resadapt_jax.allocator.units import pair_mask, pair_scales
+from resadapt_jax.models.partition import BATCH, constrain
 from resadapt_jax.typing import Array, Bool, Float, Key, Params
 
 
@@ -114,12 +115,13 @@ class AllocatorNetwork(nn.Module):
             "ff_mult": c.ff_mult,
             "dtype": c.dtype,
         }
+        x, text = constrain(x, BATCH), constrain(text, BATCH)
         for i in range(c.num_text_layers):
             layer = TextLayer(**shape, gated=c.text_gate == "paper", name=f"text_layer_{i}")
-            x = layer(x, text, text_mask)
+            x = constrain(layer(x, text, text_mask), BATCH)
         for i in range(c.num_space_time_layers):
             layer = SpaceTimeLayer(**shape, rope_theta=c.rope_theta, name=f"space_time_layer_{i}")
-            x = layer(x, frame_mask)
+            x = constrain(layer(x, frame_mask), BATCH)
         return x
 
 

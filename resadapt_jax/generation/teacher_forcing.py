@@ -49,7 +49,7 @@ def answer_log_probs(
     before = layout.length[:, None] - 1 + jnp.arange(token_ids.shape[1])[None, :]
     before = jnp.clip(before, 0, hidden.shape[1] - 1)
     hidden = jnp.take_along_axis(hidden, before[:, :, None], axis=1)
-    hidden = constrain(hidden, BATCH, None, None)
+    hidden = constrain(hidden, BATCH)
 
     @jax.checkpoint
     def of_chunk(chunk: tuple[Array, Array]) -> Array:

@@ -62,7 +62,7 @@ def run_layers(
     scanned = isinstance(layers, StackedLayers)
     if scanned and cache is not None:
         raise ValueError("stacked layers run without a cache: generate with unstack_layers(params)")
-    x = constrain(jnp.where(mask[:, :, None], embeds, 0), BATCH, None, None)
+    x = constrain(jnp.where(mask[:, :, None], embeds, 0), BATCH)
     # transformers turns text heads in the activation's dtype, and vision heads in float32.
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     start = jnp.zeros((), jnp.int32) if cache is None else cache.length
@@ -130,6 +130,6 @@ def layer(
     seen = (y.astype(x.dtype) for y in (key, value))
     attended = attend_in_places(query, *seen, places, config.compute.attention)
     attended = attended.swapaxes(1, 2).reshape(batch, length, -1)
-    x = constrain(x + linear(attn["o_proj"], attended), BATCH, None, None)
+    x = constrain(x + linear(attn["o_proj"], attended), BATCH)
     normed = rms_norm(params["post_attention_layernorm"], x, config.rms_norm_eps)
-    return constrain(x + swiglu(params["mlp"], normed), BATCH, None, None), (key, value)
+    return constrain(x + swiglu(params["mlp"], normed), BATCH), (key, value)

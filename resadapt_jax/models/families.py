@@ -10,14 +10,17 @@ from jax.typing import DTypeLike
 from resadapt_jax.errors import UserError
 from resadapt_jax.models import hf
 from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.partition import PartitionTable
 from resadapt_jax.models.qwen2_5_vl import checkpoint as qwen2_5_vl_checkpoint
 from resadapt_jax.models.qwen2_5_vl import model as qwen2_5_vl_model
 from resadapt_jax.models.qwen2_5_vl import text as qwen2_5_vl_text
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.models.qwen2_5_vl.partition import PARTITION as qwen2_5_vl_partition
 from resadapt_jax.models.qwen3_vl import checkpoint as qwen3_vl_checkpoint
 from resadapt_jax.models.qwen3_vl import model as qwen3_vl_model
 from resadapt_jax.models.qwen3_vl import text as qwen3_vl_text
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig
+from resadapt_jax.models.qwen3_vl.partition import PARTITION as qwen3_vl_partition
 from resadapt_jax.typing import Params
 
 ModelConfig = Qwen2_5VLConfig | Qwen3VLConfig
@@ -33,15 +36,17 @@ class Family(NamedTuple):
             gives, or over a part of it; also ``forward``, ``param_shapes`` and ``init_params``.
         text: ``embed_tokens``, ``forward`` and ``logits``, for text alone.
         checkpoint: ``read_config``, ``load_hf`` and ``save_hf``.
+        partition: where its parameters live on a mesh.
     """
 
     model: ModuleType
     text: ModuleType
     checkpoint: ModuleType
+    partition: PartitionTable
 
 
-_QWEN2_5_VL = Family(qwen2_5_vl_model, qwen2_5_vl_text, qwen2_5_vl_checkpoint)
-_QWEN3_VL = Family(qwen3_vl_model, qwen3_vl_text, qwen3_vl_checkpoint)
+_QWEN2_5_VL = Family(qwen2_5_vl_model, qwen2_5_vl_text, qwen2_5_vl_checkpoint, qwen2_5_vl_partition)
+_QWEN3_VL = Family(qwen3_vl_model, qwen3_vl_text, qwen3_vl_checkpoint, qwen3_vl_partition)
 _BY_CONFIG = {Qwen2_5VLConfig: _QWEN2_5_VL, Qwen3VLConfig: _QWEN3_VL}
 _BY_MODEL_TYPE = {"qwen2_5_vl": _QWEN2_5_VL, "qwen3_vl": _QWEN3_VL}
 

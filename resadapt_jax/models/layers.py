@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from resadapt_jax.typing import Array, Float, Params
+from resadapt_jax.models.partition import BATCH, constrain
+from resadapt_jax.typing import Array, Float, Int, Params
 
 
 def linear(params: Params, x: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
@@ -12,6 +13,23 @@ def linear(params: Params, x: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
     if "bias" in params:
         y = y + params["bias"].reshape((1,) * (y.ndim - 1) + (-1,))
     return y
+
+
+def embed(params: Params, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """Rows of ``weight [V, D]``, for a batch that a mesh may split."""
+    table = constrain(params["weight"], "tensor", None)
+    return constrain(table[ids], BATCH)
+
+
+def joint_heads(
+    params: Params, x: Float[Array, "N I"], head_dim: int
+) -> tuple[Float[Array, "N H D"], Float[Array, "N H D"], Float[Array, "N H D"]]:
+    """``x Wᵀ + b`` in heads: queries, keys and values, whose weights are thirds of one."""
+    # A mesh splits the rows of the whole; attention needs a part of the heads of each third.
+    weight = params["weight"].reshape(3, -1, head_dim, x.shape[-1])
+    weight = constrain(weight, None, "tensor")
+    y = jnp.einsum("ni,phdi->nphd", x, weight) + params["bias"].reshape(1, *weight.shape[:3])
+    return y[:, 0], y[:, 1], y[:, 2]
 
 
 def rms_norm(params: Params, x: Float[Array, "*N D"], eps: float) -> Float[Array, "*N D"]:

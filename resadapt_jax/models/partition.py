@@ -17,6 +17,9 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from resadapt_jax.models.stacking import StackedLayers, unstack_layers
 from resadapt_jax.typing import Array, Params, PyTree
 
+OPEN = PartitionSpec.UNCONSTRAINED
+"""Of a dimension that XLA splits as it sees fit: by what the caller's arrays are, or ``vmap``'s."""
+
 BATCH = ("data", "fsdp")
 """The axes over which the batch is split: every device has rows of its own but for ``tensor``."""
 
@@ -77,11 +80,13 @@ def tree_shardings(params: Params, table: PartitionTable, mesh: Mesh) -> PyTree[
     return jax.tree.map(twin, params, places, is_leaf=lambda x: isinstance(x, StackedLayers))
 
 
-def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
-    """Tells XLA how an intermediate array is split, and so is its gradient.
+def constrain(x: Array, *axes: Any) -> Array:
+    """Tells XLA how an intermediate array and its gradient are split, dimension by dimension.
 
-    Holds for the mesh of ``jax.set_mesh``; does nothing without one. As in `shardings`, what does
-    not fit leaves a dimension whole.
+    For the mesh of ``jax.set_mesh``; does nothing without one. Dimensions that are not named are
+    whole, as are those that an axis does not divide. An array that has the batch split, and no
+    other dimension, is what makes XLA gather weights where they are used: else it would rather
+    keep them and split the sums over ``fsdp``.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -92,7 +97,9 @@ def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
 def _fitted(
     spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
 ) -> PartitionSpec:
-    def fits(axes: str | tuple[str, ...] | None, size: int) -> bool:
+    def fits(axes: Any, size: int) -> bool:
+        if axes is OPEN:
+            return True
         names = axes if isinstance(axes, tuple) else (axes,)
         if not all(name in mesh.shape for name in names):
             return False

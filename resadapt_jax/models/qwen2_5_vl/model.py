@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 from resadapt_jax.models import parameters
 from resadapt_jax.models.kv_cache import KVCache
 from resadapt_jax.models.parameters import linear_shapes, swiglu_shapes
+from resadapt_jax.models.partition import BATCH, constrain
 from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.models.qwen2_5_vl import text, vision
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
@@ -35,7 +36,9 @@ def embed_prompt(
     """Text embeddings with the visual tokens in their places, for a batch of layouts."""
     index = layout.visual_index
     embeds = text.embed_tokens(params, layout.token_ids)
-    placed = jnp.take_along_axis(visual, jnp.maximum(index, 0)[:, :, None], axis=1)
+    placed = jnp.take_along_axis(
+        constrain(visual, BATCH), jnp.maximum(index, 0)[:, :, None], axis=1
+    )
     return jnp.where(index[:, :, None] >= 0, placed.astype(embeds.dtype), embeds)
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kernels.segment_attention import attend_within_segments
-from resadapt_jax.models.layers import linear, rms_norm, swiglu
+from resadapt_jax.models.layers import joint_heads, linear, rms_norm, swiglu
+from resadapt_jax.models.partition import OPEN, constrain
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, VisionConfig
 from resadapt_jax.models.rope import rotate, vision_angles
 from resadapt_jax.models.stacking import StackedLayers, scan_layers
@@ -80,12 +81,12 @@ def block(
 ) -> Float[Array, "P D"]:
     """One transformer block with attention inside runs of equal ``segment_ids``."""
     normed = rms_norm(params["norm1"], x, config.rms_norm_eps)
-    qkv = linear(params["attn"]["qkv"], normed)
-    query, key, value = jnp.split(qkv.reshape(len(x), -1, config.head_dim), 3, axis=1)
+    query, key, value = joint_heads(params["attn"]["qkv"], normed, config.head_dim)
     query, key = rotate(query, cos, sin), rotate(key, cos, sin)
     attended = attend_within_segments(query, key, value, segment_ids, config.compute.attention)
     x = x + linear(params["attn"]["proj"], attended.reshape(x.shape))
-    return x + swiglu(params["mlp"], rms_norm(params["norm2"], x, config.rms_norm_eps))
+    x = x + swiglu(params["mlp"], rms_norm(params["norm2"], x, config.rms_norm_eps))
+    return constrain(x, OPEN, None)
 
 
 def merge(params: Params, config: VisionConfig, x: Float[Array, "P D"]) -> Float[Array, "U E"]:
@@ -93,7 +94,7 @@ def merge(params: Params, config: VisionConfig, x: Float[Array, "P D"]) -> Float
     x = rms_norm(params["ln_q"], x, config.rms_norm_eps)
     x = x.reshape(-1, config.spatial_merge_size**2 * config.hidden_size)
     x = jax.nn.gelu(linear(params["mlp"]["0"], x), approximate=False)
-    return linear(params["mlp"]["2"], x)
+    return constrain(linear(params["mlp"]["2"], x), OPEN, None)
 
 
 def _rotation(config: VisionConfig, plan: VisionPlan) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from resadapt_jax.models import parameters
 from resadapt_jax.models.kv_cache import KVCache
 from resadapt_jax.models.parameters import layer_norm_shapes, linear_shapes, swiglu_shapes
+from resadapt_jax.models.partition import BATCH, constrain
 from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.models.qwen3_vl import text, vision
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig, TextConfig, VisionConfig
@@ -57,7 +58,9 @@ def embed_prompt(
     """Places rows of `encode_visual` among the text embeddings, for a batch of layouts."""
     index = layout.visual_index[:, :, None]
     embeds = text.embed_tokens(params, layout.token_ids)
-    placed = jnp.take_along_axis(visual, jnp.maximum(index, 0), axis=1).astype(embeds.dtype)
+    placed = jnp.take_along_axis(constrain(visual, BATCH), jnp.maximum(index, 0), axis=1).astype(
+        embeds.dtype
+    )
     parts = jnp.split(placed, 1 + len(config.vision.deepstack_visual_indexes), axis=-1)
     return PromptEmbeds(
         embeds=jnp.where(index >= 0, parts[0], embeds),

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from resadapt_jax.models.decoder import run_layers
 from resadapt_jax.models.kv_cache import KVCache
-from resadapt_jax.models.layers import linear
+from resadapt_jax.models.layers import embed, linear
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig
 from resadapt_jax.models.rope import interleaved_mrope_angles
 from resadapt_jax.typing import Array, Bool, Float, Int, Params
@@ -14,7 +14,7 @@ from resadapt_jax.typing import Array, Bool, Float, Int, Params
 
 def embed_tokens(params: Params, token_ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
     """Text embeddings of the ids."""
-    return params["model"]["language_model"]["embed_tokens"]["weight"][token_ids]
+    return embed(params["model"]["language_model"]["embed_tokens"], token_ids)
 
 
 def forward(

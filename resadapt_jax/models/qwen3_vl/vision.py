@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kernels.segment_attention import attend_within_segments
-from resadapt_jax.models.layers import layer_norm, linear
+from resadapt_jax.models.layers import joint_heads, layer_norm, linear
+from resadapt_jax.models.partition import OPEN, constrain
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig, VisionConfig
 from resadapt_jax.models.rope import rotate, vision_angles
 from resadapt_jax.models.stacking import StackedLayers, scan_layers
@@ -117,25 +118,24 @@ def block(
 ) -> Float[Array, "P D"]:
     """One transformer block with attention inside every temporal patch."""
     normed = layer_norm(params["norm1"], x, config.layer_norm_eps)
-    qkv = linear(params["attn"]["qkv"], normed)
-    query, key, value = jnp.split(qkv.reshape(len(x), -1, config.head_dim), 3, axis=1)
+    query, key, value = joint_heads(params["attn"]["qkv"], normed, config.head_dim)
     query, key = rotate(query, cos, sin), rotate(key, cos, sin)
     attended = attend_within_segments(query, key, value, plan.segment_ids, config.compute.attention)
     x = x + linear(params["attn"]["proj"], attended.reshape(x.shape))
     normed = layer_norm(params["norm2"], x, config.layer_norm_eps)
-    return x + feed_forward(params["mlp"], normed, approximate=True)
+    return constrain(x + feed_forward(params["mlp"], normed, approximate=True), OPEN, None)
 
 
 def merge(params: Params, config: VisionConfig, x: Float[Array, "P D"]) -> Float[Array, "U E"]:
     """Joins the patches of a block, normalised one by one, into a token of the decoder's width."""
     x = layer_norm(params["norm"], x, config.layer_norm_eps)
-    return feed_forward(params, _join(x, config), approximate=False)
+    return constrain(feed_forward(params, _join(x, config), approximate=False), OPEN, None)
 
 
 def merge_tap(params: Params, config: VisionConfig, x: Float[Array, "P D"]) -> Float[Array, "U E"]:
     """Joins the patches of a block, normalised together, into a deepstack feature."""
     x = layer_norm(params["norm"], _join(x, config), config.layer_norm_eps)
-    return feed_forward(params, x, approximate=False)
+    return constrain(feed_forward(params, x, approximate=False), OPEN, None)
 
 
 def feed_forward(

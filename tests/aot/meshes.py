@@ -1,0 +1,90 @@
+"""Compiles for meshes of devices that are not there, and reads what a program asks of each."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh
+
+AXES = ("data", "fsdp", "tensor")
+H100 = Path(__file__).with_name("h100.textproto")
+GPUS_PER_HOST = 8
+
+# Bytes of a device's memory.
+H100_BYTES, V5P_BYTES = 80e9, 95e9
+
+
+def h100s(shape: tuple[int, int, int]) -> Mesh:
+    """H100s in hosts of eight, the last axis of the mesh within a host."""
+    hosts = math.prod(shape) // GPUS_PER_HOST
+    topology = topologies.get_topology_desc(
+        "",
+        platform="cuda",
+        topology=f"{hosts}x1x{GPUS_PER_HOST}",
+        target_config=H100.read_text(),
+    )
+    return _mesh(topology, shape)
+
+
+def tpus(name: str, shape: tuple[int, int, int]) -> Mesh:
+    """A slice by its topology, such as ``v5p:2x2x4``."""
+    return _mesh(topologies.get_topology_desc(platform="tpu", topology_name=name), shape)
+
+
+def compile_on(
+    mesh: Mesh, function: Callable, *arguments: Any, out_shardings: Any = None, donate: Any = ()
+) -> jax.stages.Compiled:
+    """The executable of a function under ``jax.set_mesh(mesh)``.
+
+    Args:
+        mesh: of one of the functions above.
+        function: takes ``arguments``.
+        arguments: trees of `jax.ShapeDtypeStruct`, each with its sharding.
+        out_shardings: of the results; where ``None``, XLA chooses.
+        donate: indices of arguments whose memory the results may take.
+    """
+    platform = "cuda" if "H100" in mesh.devices.flat[0].device_kind else "tpu"
+    jitted = jax.jit(function, out_shardings=out_shardings, donate_argnums=donate)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return jitted.trace(*arguments).lower(lowering_platforms=(platform,)).compile()
+
+
+def placed(tree: Any, shardings: Any) -> Any:
+    """The arrays of a tree without values, each where it belongs."""
+
+    def place(x, sharding):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(place, tree, shardings)
+
+
+def bytes_per_device(program: jax.stages.Compiled) -> int:
+    """Arguments, results and all that is alive between, at its worst."""
+    memory = program.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return held + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+
+
+def largest_all_gather(program: jax.stages.Compiled) -> int:
+    """Bytes of the largest result of an all-gather, of all that it gathers at once."""
+    calls = re.findall(r" = (.*?) all-gather(?:-start)?\(", program.as_text())
+    return max(map(_bytes, calls), default=0)
+
+
+def _bytes(shapes: str) -> int:
+    """Of results as HLO writes them: ``(bf16[2,8]{1,0}, f32[])``."""
+    arrays = re.findall(r"\b([a-z]+?)(\d+)?\w*\[([\d,]*)\]", shapes)
+    return sum(
+        math.prod(int(n) for n in dims.split(",") if n) * max(int(bits or 8) // 8, 1)
+        for _, bits, dims in arrays
+    )
+
+
+def _mesh(topology: Any, shape: tuple[int, int, int]) -> Mesh:
+    devices = np.array(topology.devices).reshape(shape)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
