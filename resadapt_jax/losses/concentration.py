@@ -15,7 +15,8 @@ class ConcentrationConfig:
 
     Attributes:
       form: ``"paper"`` is the hinge of eq. (20); ``"released"`` penalises every concentration.
-      kappa_max: κ_max, concentration that is still free in the paper's form.
+      kappa_max: κ_max, concentration that is still free in the paper's form; a logistic-normal
+        within the released bounds, σ ≥ 0.1, never passes the default.
     """
 
     form: Literal["paper", "released"] = "paper"
