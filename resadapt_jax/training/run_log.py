@@ -104,17 +104,18 @@ class RunLog:
         for name in self._finite:
             if not math.isfinite(record[name]):
                 raise self._not_finite(step, name, record[name], batch)
-        if self._run.keep_best:
-            self._scores.append(self._best_of(record))
+        self._score(step, record)
         shown = {name: record[name] for name in self._shown if name in record}
         self._progress.update(step, **shown)
 
-    def _best_of(self, record: dict[str, float]) -> float:
+    def _score(self, step: int, record: dict[str, float]) -> None:
+        """A later step may lack the metric, as a batch may lack a task."""
         name = self._run.best_metric
-        if name not in record:
+        if self._run.keep_best and step == 1 and name not in record:
             names = ", ".join(sorted(record.keys() - {"step"}))
             raise UserError(f"run.best_metric is {name}, but a step logs {names}")
-        return record[name]
+        if math.isfinite(record.get(name, math.nan)):
+            self._scores.append(record[name])
 
     def _not_finite(self, step: int, name: str, value: float, batch: Any) -> UserError:
         path = save_batch(self._output_dir, step, batch)

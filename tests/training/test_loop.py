@@ -181,13 +181,14 @@ def saved(directory):
 
 def test_the_best_checkpoint_is_by_the_mean_since_the_one_before(tmp_path, monkeypatch):
     # Means of the steps 1-2, 3-4, 5-6, 7-8 and 9: step 8 has the highest value, 4 the best mean.
-    score = iter([0.0, 1.0, 5.0, 5.0, 0.0, 1.0, -9.0, 9.0, 0.0])
-    monkeypatch.setattr(
-        sys.modules[__name__],
-        "step",
-        lambda state, x: StepResult(state, {"w": next(score)}),
-    )
-    go(tmp_path, config=SmallConfig(run=replace(RUN, keep_last=1)))
+    score = iter([0.0, 1.0, None, 5.0, 0.0, 1.0, -9.0, 9.0, 0.0])
+
+    def scored(state, x):
+        value = next(score)
+        return StepResult(state, {"w": 0.0} | ({} if value is None else {"score": value}))
+
+    monkeypatch.setattr(sys.modules[__name__], "step", scored)
+    go(tmp_path, config=SmallConfig(run=replace(RUN, keep_last=1, best_metric="score")))
     assert saved(tmp_path) == [4, 9]
 
 
