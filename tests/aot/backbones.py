@@ -1,6 +1,5 @@
 """A 7B backbone and a batch for it, without values, laid out on a mesh."""
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -103,9 +102,3 @@ def abstract_batch(
     )
     split = NamedSharding(mesh, P(BATCH))
     return placed(batch, jax.tree.map(lambda _: split, batch))
-
-
-def with_layers(config: ModelConfig, layers: int) -> ModelConfig:
-    """The same with so many layers and blocks."""
-    text = replace(config.text, num_hidden_layers=layers)
-    return replace(config, text=text, vision=replace(config.vision, depth=layers))
