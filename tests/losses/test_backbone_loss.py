@@ -17,7 +17,7 @@ DAPO = BackboneLossConfig.dapo()
 # With the published range of a few 1e-4 next to no random answer is inside.
 GSPO = dataclasses.replace(BackboneLossConfig.gspo(), clip_low=0.2, clip_high=0.3)
 CONFIGS = {
-    "resadapt": BackboneLossConfig(),
+    "resadapt": BackboneLossConfig(dual_clip=1.2),  # low enough for these ratios to reach it
     "grpo": GRPO,
     "dr_grpo": dataclasses.replace(DR_GRPO, kl_weight=0.1, kl_estimator="k2"),
     "dapo": DAPO,
@@ -175,6 +175,7 @@ def test_equals_the_equations(name):
     loss, metrics = _loss(arrays, CONFIGS[name])
     np.testing.assert_allclose(loss.mean(), _token_by_token(arrays, CONFIGS[name]), rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"].mean(), loss.mean(), rtol=1e-6)
+    assert (metrics["dual_clipped"].total > 0) == (name == "resadapt")
 
 
 @EVERY
