@@ -65,7 +65,8 @@ def make_group(
       s_max: largest scale the policy can draw.
       reward_weights: weight of each part in the total; 1 for a part that is not named.
       success: answers that count as right, where the grader says so itself.
-      success_threshold: otherwise those whose accuracy is above it.
+      success_threshold: otherwise those whose accuracy is above it. CAPO's released form holds an
+        allocation's mean accuracy against it, whatever the grader says of an answer.
       mask: answers that count, all when None. The others may hold anything, NaN included.
 
     Raises:
