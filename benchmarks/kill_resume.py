@@ -111,7 +111,10 @@ def kill(
     launched = time.monotonic()
     process = launch(output_dir, steps, environment)
     wait_for(process, output_dir, done)
-    time.sleep(fraction * (start if starting else step))
+    if starting:
+        wait_for_log(output_dir, fraction * start)
+    else:
+        time.sleep(fraction * step)
     if process.poll() is not None:
         raise SystemExit(f"train.py ended by itself: {process.stderr.read().decode()}")
     process.kill()
@@ -139,6 +142,17 @@ def wait_for(process: subprocess.Popen, output_dir: Path, steps: int) -> float:
     while process.poll() is None and logged(output_dir) < steps:
         time.sleep(0.005)
     return time.monotonic()
+
+
+def wait_for_log(output_dir: Path, seconds: float) -> None:
+    """Waits so long, or until the log is written: the machine may be faster than it was."""
+    path = output_dir / "metrics.jsonl"
+    written = path.stat().st_mtime_ns if path.exists() else None
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if path.exists() and path.stat().st_mtime_ns != written:
+            return
+        time.sleep(0.005)
 
 
 def compare(whole: Path, cut: Path, steps: int) -> dict[str, bool]:
