@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from resadapt_jax.models.decoder import run_layers
+from resadapt_jax.models.layers import embed
 from resadapt_jax.models.rope import inverse_frequencies
 from resadapt_jax.models.smolvlm.config import SmolVLMConfig
 from resadapt_jax.typing import Array, Bool, Float, Int, Params
@@ -10,7 +11,7 @@ from resadapt_jax.typing import Array, Bool, Float, Int, Params
 
 def embed_tokens(params: Params, token_ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
     """Text embeddings of the ids."""
-    return params["model"]["text_model"]["embed_tokens"]["weight"][token_ids]
+    return embed(params["model"]["text_model"]["embed_tokens"], token_ids)
 
 
 def forward(

@@ -8,6 +8,7 @@ import numpy as np
 
 from kernels.segment_attention import Places, attend_in_places
 from resadapt_jax.models.layers import layer_norm, linear
+from resadapt_jax.models.partition import BATCH, constrain
 from resadapt_jax.models.smolvlm.config import SmolVLMConfig, VisionConfig
 from resadapt_jax.models.stacking import StackedLayers, scan_layers
 from resadapt_jax.typing import Array, Bool, Float, Int, Params
@@ -56,9 +57,10 @@ def hidden_states(
     def run(params, x):
         return layer(params, config, x, places)
 
-    x, _ = scan_layers(
-        lambda params, x, _: (run(params, x), None), layers, x, config.num_hidden_layers
-    )
+    def step(params, x, _):
+        return constrain(run(params, x), BATCH), None
+
+    x, _ = scan_layers(step, layers, constrain(x, BATCH), config.num_hidden_layers)
     return layer_norm(params["post_layernorm"], x, config.layer_norm_eps)
 
 
