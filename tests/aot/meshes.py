@@ -78,10 +78,10 @@ def largest_all_gather(program: jax.stages.Compiled) -> int:
 
 def _bytes(shapes: str) -> int:
     """Of results as HLO writes them: ``(bf16[2,8]{1,0}, f32[])``."""
-    arrays = re.findall(r"\b([a-z]+?)(\d+)?\w*\[([\d,]*)\]", shapes)
+    arrays = re.findall(r"\b[a-z]+(\d*)\w*\[([\d,]*)\]", shapes)
     return sum(
         math.prod(int(n) for n in dims.split(",") if n) * max(int(bits or 8) // 8, 1)
-        for _, bits, dims in arrays
+        for bits, dims in arrays
     )
 
 

@@ -1,10 +1,12 @@
 """Partition tables: every parameter has a rule, and a mesh takes what it can of it."""
 
 import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from resadapt_jax.models.partition import partition_specs, shardings
+from resadapt_jax.models.partition import BATCH, OPEN, constrain, partition_specs, shardings
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
 from resadapt_jax.models.qwen2_5_vl.model import param_shapes
 from resadapt_jax.models.qwen2_5_vl.partition import PARTITION
@@ -34,6 +36,24 @@ def test_a_mesh_takes_what_it_can():
     assert both["a.1.weight"].spec == P(None, "fsdp")  # 4 does not divide 7
     one = shardings(shapes, TABLE, jax.make_mesh((8,), ("data",)))
     assert one["a.0.weight"].is_fully_replicated
+
+
+def test_an_intermediate_array_is_split_where_there_is_a_mesh():
+    x, mesh = (
+        jnp.ones((8, 6)),
+        jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2),
+    )
+    rows = jax.device_put(x, NamedSharding(mesh, P("data")))
+
+    def split(x, *axes):
+        return jax.jit(lambda x: constrain(x, *axes))(x).sharding.spec
+
+    assert constrain(x, BATCH, "tensor") is x
+    with jax.set_mesh(mesh):
+        assert split(x, BATCH, "tensor") == P(("data", "fsdp"))  # the mesh has no such axis
+        assert split(x[:6], BATCH, "data") == P(None, "data")  # 8 does not divide 6
+        assert split(rows, OPEN, None) == P("data")
+        assert split(rows, None, None) == P()
 
 
 @pytest.mark.parametrize("tied", [True, False])
