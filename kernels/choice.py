@@ -13,18 +13,28 @@ class BackendError(ValueError):
     """The backend that was asked for does not exist, or cannot serve the call."""
 
 
-def from_environment(variable: str, default: BackendT) -> BackendT:
-    """The backend that an environment variable names, or the default.
+def choose(backend: BackendT | str | None, variable: str, auto: BackendT) -> BackendT:
+    """What the call names; where that is nothing or ``auto``, what the environment does, or it.
+
+    Args:
+        backend: a member of the enumeration that ``auto`` is of, its value, or nothing.
+        variable: of the environment; empty counts as unset.
 
     Raises:
-        BackendError: the variable holds no backend's name.
+        BackendError: one of them names no backend.
     """
-    name = os.environ.get(variable, default.value)
+    named = auto if backend is None else _named(backend, auto, "backend")
+    if named is not auto:
+        return named
+    return _named(os.environ.get(variable) or auto, auto, variable)
+
+
+def _named(name: object, auto: BackendT, where: str) -> BackendT:
     try:
-        return type(default)(name)
+        return type(auto)(name)
     except ValueError:
-        names = ", ".join(backend.value for backend in type(default))
-        raise BackendError(f"{variable} is {name!r}, it may be one of {names}") from None
+        names = ", ".join(backend.value for backend in type(auto))
+        raise BackendError(f"{where} is {name!r}, it may be one of {names}") from None
 
 
 @cache

@@ -37,7 +37,7 @@ def resize_patchify(
     widths: Int[Array, "K"],
     spec: PatchSpec,
     *,
-    backend: Backend | None = None,
+    backend: Backend | str | None = None,
 ) -> PackedPatches:
     """Resizes each unit of a clip to its own size and packs the normalised patches of all.
 
@@ -63,8 +63,7 @@ def resize_patchify(
             the spec's `rounding` says so. Channels last, or first if the last axis is not 3 long.
         heights, widths: size of each unit in pixels, multiples of the spec's block; 0 if absent.
         spec: layout, filter, numbers.
-        backend: see `Backend`; by default the environment's RESIZE_PATCHIFY_BACKEND, or the best
-            for the platform.
+        backend: a `Backend` or its value; nothing is `Backend.AUTO`.
 
     Raises:
         ValueError: shapes, dtypes or sizes that do not fit together; outside jit also sizes that
@@ -86,7 +85,7 @@ def shard_resize_patchify(
     *,
     mesh: Mesh,
     axis: str = "data",
-    backend: Backend | None = None,
+    backend: Backend | str | None = None,
 ) -> PackedPatches:
     """`resize_patchify` of a batch of clips that lie along an axis of a mesh; no collective.
 

@@ -8,7 +8,8 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float, Num
 
-from kernels.choice import BackendError, from_environment, warn_once
+from kernels.choice import BackendError, choose, warn_once
+from kernels.platform import only_on
 from kernels.resize_patchify import reference
 from kernels.resize_patchify.layout import Layout
 from kernels.resize_patchify.spec import PatchSpec
@@ -21,7 +22,8 @@ class Backend(Enum):
     """An implementation; all compute what `reference` defines.
 
     Attributes:
-        AUTO: the kernel of the platform that the program is compiled for, or the reference.
+        AUTO: what the environment variable RESIZE_PATCHIFY_BACKEND names; without it, the kernel of
+            the platform that the program is compiled for, or the reference.
         REFERENCE: XLA, any platform.
         PALLAS_TPU: Pallas' Mosaic kernel, TPUs.
         PALLAS_GPU: Pallas' Triton lowering, CUDA.
@@ -42,11 +44,13 @@ _BY_PLATFORM: dict[str, tuple[Backend, ...]] = {
 }
 
 
-def chosen(backend: Backend | None) -> Backend:
-    """What the call names, else the environment, else `Backend.AUTO`."""
-    if backend is not None:
-        return Backend(backend)
-    return from_environment(ENVIRONMENT, Backend.AUTO)
+def chosen(backend: Backend | str | None) -> Backend:
+    """What the call names, else the environment, else `Backend.AUTO`.
+
+    Raises:
+        BackendError: either names no backend.
+    """
+    return choose(backend, ENVIRONMENT, Backend.AUTO)
 
 
 def run(
@@ -58,7 +62,8 @@ def run(
     """Runs a backend on a batch of clips.
 
     Raises:
-        BackendError: the backend was named and cannot serve the call; says what it lacks.
+        BackendError: the backend was named and cannot serve the call; says what it lacks. If that
+            is the platform, when the program is lowered.
     """
     if backend is Backend.AUTO:
         return _automatic(frames, layout, spec)
@@ -66,6 +71,8 @@ def run(
         return reference.resize_patchify(frames, layout, spec)
     if lacks := _lacks(backend, frames, spec):
         raise BackendError(f"backend {backend.value}: {lacks}")
+    (platform,) = (name for name, served in _BY_PLATFORM.items() if backend in served)
+    layout = layout._replace(heights=only_on(platform, backend.value, layout.heights))
     return _module(backend).resize_patchify(frames, layout, spec)
 
 

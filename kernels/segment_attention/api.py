@@ -22,7 +22,7 @@ def attend_in_places(
     key: Float[Array, "B Hk S D"],
     value: Float[Array, "B Hk S D"],
     places: Places,
-    backend: Backend = Backend.AUTO,
+    backend: Backend | str | None = None,
 ) -> Float[Array, "B Hq T D"]:
     """softmax(Q Kᵀ / √D over the keys that ``places`` let a query see) V; 0 for segment 0.
 
@@ -40,7 +40,7 @@ def attend_in_places(
         key: as many slots as there are, filled or not.
         value: like ``key``.
         places: who sees whom.
-        backend: the implementation.
+        backend: a `Backend` or its value; nothing is `Backend.AUTO`.
 
     Raises:
         ValueError: shapes or dtypes that do not fit together, or a backend that is not installed
@@ -66,7 +66,7 @@ def attend_within_segments(
     key: Float[Array, "P Hk D"],
     value: Float[Array, "P Hk D"],
     segment_ids: Int[Array, " P"],
-    backend: Backend = Backend.AUTO,
+    backend: Backend | str | None = None,
 ) -> Float[Array, "P Hq D"]:
     """`attend_in_places` among equal ids of one packed sequence; 0 is padding.
 

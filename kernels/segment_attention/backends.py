@@ -6,7 +6,7 @@ from enum import Enum
 import jax
 from jaxtyping import Array, Float
 
-from kernels.choice import from_environment, warn_once
+from kernels.choice import choose, warn_once
 from kernels.segment_attention import pallas_gpu
 
 ENVIRONMENT = "SEGMENT_ATTENTION_BACKEND"
@@ -43,15 +43,16 @@ class Backend(Enum):
 
 
 def resolve(
-    backend: Backend, query: Float[Array, "B Hq T D"], key: Float[Array, "B Hk S D"]
+    backend: Backend | str | None,
+    query: Float[Array, "B Hq T D"],
+    key: Float[Array, "B Hk S D"],
 ) -> Backend:
     """The backend that runs for this choice, when the call is traced.
 
     Raises:
-        BackendError: the environment variable holds no backend's name.
+        BackendError: the call or the environment variable names no backend.
     """
-    if backend is Backend.AUTO:
-        backend = from_environment(ENVIRONMENT, backend)
+    backend = choose(backend, ENVIRONMENT, Backend.AUTO)
     if backend is Backend.AUTO:
         backend = _automatic(query, key)
     if backend in (Backend.SPLASH, Backend.PALLAS_GPU) and query.shape[2] == 1:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from kernels.segment_attention.places import Places, pad_keys, pad_queries, spans
+from kernels.segment_attention.places import Places, pad_keys, pad_queries, spans, zero_unseeing
 
 # A score that is never reached; finite, so that differences of two of them are no NaN.
 _NEVER = -1e30
@@ -35,11 +35,12 @@ def attend_blockwise(
     """
     batch, kv_heads, _, dim = key.shape
     length = query.shape[2]
+    seeing = places.query_segment
     query, places = pad_queries(query, places, -length % block)
     key, value, places = pad_keys(key, value, places, -key.shape[2] % block)
     grouped = query.reshape(batch, kv_heads, -1, query.shape[2], dim)
     out = _attend(grouped, key, value, places, block)
-    return out.reshape(query.shape)[:, :, :length]
+    return zero_unseeing(out.reshape(query.shape)[:, :, :length], seeing)
 
 
 def _blocks(x: Array, axis: int, block: int) -> Array:

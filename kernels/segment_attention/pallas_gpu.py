@@ -27,6 +27,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
 from kernels.choice import BackendError
+from kernels.platform import only_on
 from kernels.segment_attention.places import Places, pad_keys, pad_queries, spans, zero_unseeing
 
 MAX_HEAD_SIZE = 128
@@ -93,13 +94,17 @@ def attend_pallas_gpu(
         interpret: run the kernels' bodies through XLA, on any device: for tests.
 
     Raises:
-        BackendError: larger heads, or a JAX without this lowering.
+        BackendError: larger heads, or a JAX without this lowering; when lowered for another
+            platform than CUDA.
     """
     length, dim = query.shape[2:]
     if dim > MAX_HEAD_SIZE:
         raise BackendError(f"pallas_gpu attention takes heads up to {MAX_HEAD_SIZE}, got {dim}")
     if reason := missing():
         raise BackendError(f"pallas_gpu attention cannot run: {reason}")
+    if not interpret:
+        slot = only_on("cuda", "pallas_gpu", places.query_slot)
+        places = places._replace(query_slot=slot)
     if tiles is None:
         tiles = SINGLE if query.dtype == jnp.float32 else HALF
     seeing = places.query_segment

@@ -60,10 +60,12 @@ def spans(visible: Bool[Array, "*B I J"]) -> tuple[Int[Array, "*B I"], Int[Array
 def pad_queries(
     query: Float[Array, "B H T D"], places: Places, extra: int
 ) -> tuple[Float[Array, "B H T+extra D"], Places]:
-    """Appends queries of segment 0."""
+    """Appends queries of segment 0, and makes all of that segment zeros."""
     query = jnp.pad(query, ((0, 0), (0, 0), (0, extra), (0, 0)))
     segment = jnp.pad(places.query_segment, ((0, 0), (0, extra)))
     slot = jnp.pad(places.query_slot, (0, extra))
+    # What is padding may hold anything, and 0 times NaN is NaN in the gradient of keys.
+    query = jnp.where((segment != 0)[:, None, :, None], query, 0)
     return query, places._replace(query_segment=segment, query_slot=slot)
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kernels.segment_attention.places import Places, pad_keys, zero_unseeing
+from kernels.segment_attention.places import Places, pad_keys, pad_queries, zero_unseeing
 
 # Finite, so that a row with nothing to attend to averages instead of turning into NaN.
 _MASKED = float(jnp.finfo(jnp.float32).min)
@@ -17,6 +17,7 @@ def attend_dense(
     places: Places,
 ) -> Float[Array, "B Hq T D"]:
     """See `kernels.segment_attention.api.attend_in_places`."""
+    query, places = pad_queries(query, places, 0)
     if query.shape[2] > 1:  # a step of generation is too short to clean a whole cache
         key, value, places = pad_keys(key, value, places, 0)
     out = attend(query, key, value, places.visible())

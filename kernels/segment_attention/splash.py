@@ -12,6 +12,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 from jaxtyping import Array, Bool, Float, Int
 
+from kernels.platform import only_on
 from kernels.segment_attention.places import Places, pad_keys, pad_queries, zero_unseeing
 
 _LANES = 128
@@ -38,8 +39,13 @@ def attend_splash(
         places: who sees whom.
         block: largest side of a block, a multiple of 128.
         interpret: run the kernel's body through XLA, on any device: for tests.
+
+    Raises:
+        BackendError: when lowered for another platform than a TPU.
     """
     length, dim = query.shape[2:]
+    if not interpret:
+        places = places._replace(query_slot=only_on("tpu", "splash", places.query_slot))
     block_q, block_k = (min(block, n + -n % _LANES) for n in (length, key.shape[2]))
     # The kernel knows a key by its index; slots are in order, so the last one seen says it all.
     last = jnp.searchsorted(places.key_slot, places.query_slot, side="right") - 1

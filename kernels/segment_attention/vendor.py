@@ -29,12 +29,17 @@ def attend_cudnn(
     ``jax.nn`` does not offer it. The tests lower this for CUDA and do not run it.
 
     Raises:
-        BackendError: for inputs that are not in half precision.
+        BackendError: for inputs that are not in half precision, or for want of cuDNN.
     """
     if query.dtype not in (jnp.bfloat16, jnp.float16):
         raise BackendError(f"cudnn attention takes bfloat16 or float16, not {query.dtype}")
     attention = partial(jax.nn.dot_product_attention, implementation="cudnn")
-    return _attend(attention, query, key, value, places)
+    try:
+        return _attend(attention, query, key, value, places)
+    except RuntimeError as error:  # what JAX raises as it traces, where there is no cuDNN
+        here = jax.default_backend()
+        reason = f"backend cudnn needs the platform cuda and cuDNN, here it is {here}: {error}"
+        raise BackendError(reason) from error
 
 
 def attend_tokamax(

@@ -10,7 +10,6 @@ from jax.sharding import PartitionSpec
 from resize_parts import LEVELS, expected, picture, spec_for
 
 from kernels.resize_patchify import (
-    Backend,
     PatchSpec,
     backends,
     reference,
@@ -220,7 +219,7 @@ def test_sizes_have_no_gradient_and_rounding_is_a_staircase():
     np.testing.assert_array_equal(staircase, 0)
 
 
-# --- choice of backend -----------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------
 
 
 def example():
@@ -230,20 +229,6 @@ def example():
         *sizes,
         PatchSpec(capacity=2, max_height=28, max_width=28),
     )
-
-
-def test_the_environment_names_a_backend(monkeypatch):
-    monkeypatch.setenv(backends.ENVIRONMENT, "cuda")
-    with pytest.raises(
-        ValueError, match="RESIZE_PATCHIFY_BACKEND is 'cuda', it may be one of auto"
-    ):
-        resize_patchify(*example())
-    assert backends.chosen(Backend.REFERENCE) is Backend.REFERENCE
-    monkeypatch.setenv(backends.ENVIRONMENT, "reference")
-    assert backends.chosen(None) is Backend.REFERENCE
-
-
-# --- errors ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
