@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from kernels.arguments import as_array
 from kernels.resize_patchify import backends, reference
 from kernels.resize_patchify.backends import Backend
 from kernels.resize_patchify.layout import Layout, lay_out
@@ -23,8 +24,9 @@ class PackedPatches(NamedTuple):
     Attributes:
         patches: of the spec's dtype, features in the order (channel, time, y, x) of Qwen2-VL's
             processor, ``P = capacity · merge_size²`` rows.
-        overflow: the units asked for more blocks than the capacity, or for a size beyond the
-            spec's bounds; the rows of those that did not fit are then 0.
+        overflow: the units asked for more blocks than the capacity, or one for a size that is
+            negative, no multiple of the spec's block or beyond its bounds. Such a unit is left out,
+            as are all from the first on for which there is no room.
     """
 
     patches: Float[Array, "P D"]
@@ -55,8 +57,9 @@ def resize_patchify(
       * pixels of a unit of size 0 never reach the output or a gradient, NaN included;
       * float32 accumulation, at most 0.02 grey level from a float64 evaluation; a kernel at
         precision "normal" 0.3 (root mean square 0.05);
-      * differentiable in float pixels only: the adjoint of the linear map, by the reference (zero
-        where rounding="final" makes it a staircase). Sizes are integers, without gradient.
+      * differentiable in float pixels only, once and in reverse mode: the adjoint of the linear
+        map, by the reference (zero where rounding="final" makes it a staircase). Sizes are
+        integers, without gradient.
 
     Args:
         frames: uint8, or floating point on the same scale of 0 to 255; never clamped unless
@@ -66,14 +69,13 @@ def resize_patchify(
         backend: a `Backend` or its value; nothing is `Backend.AUTO`.
 
     Raises:
-        ValueError: shapes, dtypes or sizes that do not fit together; outside jit also sizes that
-            exceed the spec's capacity or bounds. Names the argument.
+        ValueError: shapes or dtypes that do not fit together; sizes known when called (outside jit
+            all are) that are not legal or exceed the spec's capacity. Names the argument.
+        BackendError: no such backend, or it cannot serve the call.
     """
-    _check(frames, heights, widths, spec)
-    frames = jnp.asarray(frames)
+    frames, heights, widths = _checked(frames, heights, widths, spec)
     layout, overflow = lay_out(heights[None], widths[None], spec)
-    _check_fits(heights, widths, overflow, spec)
-    patches = _op(spec, backends.chosen(backend))(frames[None], layout)
+    patches = _op(spec, backends.chosen(backend))(jnp.asarray(frames)[None], layout)
     return PackedPatches(patches[0], overflow[0])
 
 
@@ -89,17 +91,30 @@ def shard_resize_patchify(
 ) -> PackedPatches:
     """`resize_patchify` of a batch of clips that lie along an axis of a mesh; no collective.
 
-    XLA cannot split a kernel by itself: without this every device would gather all clips.
+    XLA cannot split a kernel by itself: without this every device would gather all clips. Arrays
+    that do not lie along the axis yet are moved there.
 
     Args:
+        mesh: of automatic or of explicit axes.
         axis: of the mesh; its size divides B.
+
+    Raises:
+        ValueError: as `resize_patchify`, and for a batch that the axis does not divide or a mesh
+            without it.
+        BackendError: as `resize_patchify`.
     """
-    clips = PartitionSpec(axis)
-    run = jax.vmap(partial(resize_patchify, spec=spec, backend=backend))
-    sharded = jax.shard_map(
-        run, mesh=mesh, in_specs=(clips, clips, clips), out_specs=clips, check_vma=False
-    )
-    return sharded(frames, heights, widths)
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
+    if axis not in mesh.axis_names:
+        raise ValueError(f"axis {axis!r} is none of the mesh's: {', '.join(mesh.axis_names)}")
+    arrays = _checked(frames, heights, widths, spec, batched=True)
+    if (batch := len(arrays[0])) % mesh.shape[axis]:
+        raise ValueError(
+            f"frames: axis {axis!r} of {mesh.shape[axis]} devices does not divide {batch} clips"
+        )
+    # shard_map itself moves nothing where axes are explicit.
+    arrays = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec(axis)))
+    return _sharded(spec, backends.chosen(backend), mesh, axis)(*arrays)
 
 
 @lru_cache(maxsize=256)
@@ -145,37 +160,72 @@ def _op(spec: PatchSpec, backend: Backend) -> Callable[[Array, Layout], Array]:
     return jax.jit(apply)
 
 
-def _check(frames: Array, heights: Array, widths: Array, spec: PatchSpec) -> None:
-    """Shapes and dtypes are static, so this works under jit as well; values only outside."""
-    if frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[-1]) or 0 in frames.shape:
-        raise ValueError(f"frames must be [F, H, W, 3] or [F, 3, H, W], got {frames.shape}")
+@lru_cache(maxsize=256)
+def _sharded(spec: PatchSpec, backend: Backend, mesh: Mesh, axis: str) -> Callable:
+    """`resize_patchify` of the clips of each device; cached like `_op`."""
+    clips = PartitionSpec(axis)
+    run = jax.vmap(partial(resize_patchify, spec=spec, backend=backend))
+    return jax.jit(
+        jax.shard_map(run, mesh=mesh, in_specs=(clips,) * 3, out_specs=clips, check_vma=False)
+    )
+
+
+def _checked(
+    frames: Array, heights: Array, widths: Array, spec: PatchSpec, *, batched: bool = False
+) -> tuple[Array, Array, Array]:
+    """The arrays, once they fit together and with the spec."""
+    if not isinstance(spec, PatchSpec):
+        raise ValueError(f"spec must be a PatchSpec, got {type(spec).__name__}")
+    frames = as_array("frames", frames)
+    sizes = {"heights": as_array("heights", heights), "widths": as_array("widths", widths)}
+    _check_shapes(frames, sizes, spec, batched)
+    _check_sizes(sizes, spec)
+    return frames, *sizes.values()
+
+
+def _check_shapes(frames: Array, sizes: dict[str, Array], spec: PatchSpec, batched: bool) -> None:
+    """Shapes and dtypes are static, so this works under jit as well."""
+    batch, shape = frames.shape[:batched], frames.shape[batched:]
+    if len(shape) != 4 or 3 not in (shape[1], shape[-1]):
+        lead = "B, " if batched else ""
+        raise ValueError(
+            f"frames must be [{lead}F, H, W, 3] or [{lead}F, 3, H, W], got {frames.shape}"
+        )
+    if 0 in frames.shape:
+        raise ValueError(f"frames is empty, its shape is {frames.shape}")
     if frames.dtype != jnp.uint8 and not jnp.issubdtype(frames.dtype, jnp.floating):
         raise ValueError(f"frames must be uint8 or floating point, got {frames.dtype}")
-    units = -(-frames.shape[0] // spec.temporal_patch_size)
-    for name, sizes in (("heights", heights), ("widths", widths)):
-        if sizes.ndim != 1 or len(sizes) != units:
+    units = -(-shape[0] // spec.temporal_patch_size)
+    for name, array in sizes.items():
+        if array.shape != (*batch, units):
+            clips = f"{batch[0]} clips of " if batched else ""
             raise ValueError(
-                f"{frames.shape[0]} frames make {units} units of {spec.temporal_patch_size}, "
-                f"but {name} has shape {sizes.shape}"
+                f"{clips}{shape[0]} frames make {units} units of {spec.temporal_patch_size}, "
+                f"but {name} has shape {array.shape}"
             )
-        if not jnp.issubdtype(sizes.dtype, jnp.integer):
-            raise ValueError(f"{name} must be integer, got {sizes.dtype}")
-        if isinstance(sizes, jax.core.Tracer):
-            continue
-        if (np.asarray(sizes) % spec.block_size).any() or (np.asarray(sizes) < 0).any():
-            raise ValueError(f"{name} must be multiples of {spec.block_size}, got {sizes}")
+        if not jnp.issubdtype(array.dtype, jnp.integer):
+            raise ValueError(f"{name} must be integer, got {array.dtype}")
 
 
-def _check_fits(heights: Array, widths: Array, overflow: Array, spec: PatchSpec) -> None:
-    if isinstance(overflow, jax.core.Tracer) or not overflow[0]:
-        return
-    for name, sizes, most in (
-        ("heights", heights, spec.max_height),
-        ("widths", widths, spec.max_width),
-    ):
-        if (np.asarray(sizes) > most).any():
-            raise ValueError(f"{name} must not exceed {most}, got {sizes}")
-    blocks = np.sum(
-        np.asarray(heights) // spec.block_size * (np.asarray(widths) // spec.block_size)
-    )
-    raise ValueError(f"heights and widths ask for {blocks} blocks, capacity is {spec.capacity}")
+def _check_sizes(sizes: dict[str, Array], spec: PatchSpec) -> None:
+    """Values, where they are known; `lay_out` flags the others."""
+    known = {
+        name: np.asarray(array).astype(np.int64)
+        for name, array in sizes.items()
+        if not isinstance(array, jax.core.Tracer)
+    }
+    for name, array in known.items():
+        most = spec.max_height if name == "heights" else spec.max_width
+        for wrong, rule in (
+            (array < 0, "must not be negative"),
+            (array % spec.block_size != 0, f"must be multiples of {spec.block_size}"),
+            (array > most, f"must not exceed {most}"),
+        ):
+            if wrong.any():
+                raise ValueError(f"{name} {rule}, got {array[wrong][0]}")
+    if len(known) == 2:
+        blocks = (known["heights"] // spec.block_size) * (known["widths"] // spec.block_size)
+        if (most := blocks.sum(axis=-1).max()) > spec.capacity:
+            raise ValueError(
+                f"heights and widths ask for {most} blocks, capacity is {spec.capacity}"
+            )

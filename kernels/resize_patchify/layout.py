@@ -30,20 +30,30 @@ class Layout(NamedTuple):
 def lay_out(
     heights: Int[Array, "B K"], widths: Int[Array, "B K"], spec: PatchSpec
 ) -> tuple[Layout, Bool[Array, "B"]]:
-    """The layout, and which clips overflow: a unit is too large, or all need too many blocks.
+    """The layout, and which clips overflow: a unit has no legal size, or all need too many blocks.
 
-    Units are placed whole while they fit; from the first that does not on, and where one is
-    larger than the spec's bounds, they are left out.
+    Units are placed whole while they fit, and left out from the first that does not on. One whose
+    size is negative, no multiple of the block or beyond the spec's bounds is left out alone.
     """
-    heights, widths = (jnp.asarray(x, jnp.int32) for x in (heights, widths))
-    within = (heights <= spec.max_height) & (widths <= spec.max_width)
-    rows = jnp.where(within, heights // spec.block_size, 0)
-    cols = jnp.where(within, widths // spec.block_size, 0)
-    fits = within & (jnp.cumsum(rows * cols, axis=1) <= spec.capacity)
+    (heights, legal_height), (widths, legal_width) = (
+        _legal(jnp.asarray(sizes), most, spec.block_size)
+        for sizes, most in ((heights, spec.max_height), (widths, spec.max_width))
+    )
+    legal = legal_height & legal_width
+    rows = jnp.where(legal, heights // spec.block_size, 0)
+    cols = jnp.where(legal, widths // spec.block_size, 0)
+    fits = legal & (jnp.cumsum(rows * cols, axis=1) <= spec.capacity)
     rows, cols = jnp.where(fits, rows, 0), jnp.where(fits, cols, 0)
     unit, row, col = jax.vmap(lambda r, c: _blocks(r, c, spec.capacity))(rows, cols)
     heights, widths = jnp.where(fits, heights, 0), jnp.where(fits, widths, 0)
     return Layout(heights, widths, unit, row, col), ~fits.all(axis=1)
+
+
+def _legal(sizes: Int[Array, "B K"], most: int, block: int) -> tuple[Array, Array]:
+    """Sizes as int32, and which of them are legal."""
+    narrow = sizes.astype(jnp.int32)
+    kept = narrow.astype(sizes.dtype) == sizes  # 64 bits may hold more
+    return narrow, kept & (narrow >= 0) & (narrow <= most) & (narrow % block == 0)
 
 
 def _blocks(rows: Int[Array, "K"], cols: Int[Array, "K"], capacity: int) -> tuple[Array, ...]:

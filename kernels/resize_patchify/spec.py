@@ -1,6 +1,8 @@
 """What is fixed when the op is compiled."""
 
+import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 import jax.numpy as jnp
@@ -14,6 +16,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 # What integer coordinates of the weights, 2 · side · side, hold in 32 bits.
 MAX_SIDE = 16384
+# Rows of an output, for the same reason.
+_MAX_ROWS = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +57,13 @@ class PatchSpec:
     std: tuple[float, float, float] = CLIP_STD
 
     def __post_init__(self) -> None:
-        for name in ("capacity", "patch_size", "merge_size", "temporal_patch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("patch_size", "merge_size", "temporal_patch_size"):
+            self._check_integer(name, MAX_SIDE)
+        self._check_integer("capacity", _MAX_ROWS // self.merge_size**2)
         for name in ("max_height", "max_width"):
-            value = getattr(self, name)
-            if not 0 < value <= MAX_SIDE or value % self.block_size:
-                raise ValueError(
-                    f"{name} must be a multiple of {self.block_size} up to {MAX_SIDE}, got {value}"
-                )
+            self._check_integer(name, MAX_SIDE)
+            if (value := getattr(self, name)) % self.block_size:
+                raise ValueError(f"{name} must be a multiple of {self.block_size}, got {value}")
         for name, choices in (
             ("filter", ("bicubic", "bilinear", "lanczos")),
             ("rounding", ("none", "final")),
@@ -72,6 +74,19 @@ class PatchSpec:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
         if self.filter == "lanczos" and not self.antialias:
             raise ValueError("filter lanczos is defined with antialias only")
+        if not isinstance(self.antialias, bool):
+            raise ValueError(f"antialias must be True or False, got {self.antialias!r}")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if not _is_triple(value) or (name == "std" and min(value) <= 0):
+                kind = "finite" if name == "mean" else "positive"
+                raise ValueError(f"{name} must be a tuple of 3 {kind} numbers, got {value!r}")
+
+    def _check_integer(self, name: str, most: int) -> None:
+        value = getattr(self, name)
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or not 1 <= value <= most:
+            raise ValueError(f"{name} must be an integer from 1 to {most}, got {value!r}")
 
     @property
     def block_size(self) -> int:
@@ -86,3 +101,10 @@ class PatchSpec:
     @property
     def output_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
+
+
+def _is_triple(value: object) -> bool:
+    """Whether it is a number for each channel; a tuple, as the spec must hash."""
+    if not isinstance(value, tuple) or len(value) != 3:
+        return False
+    return all(isinstance(x, Real) and math.isfinite(x) for x in value)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from kernels.arguments import as_array
 from kernels.segment_attention.backends import Backend, resolve
 from kernels.segment_attention.blockwise import attend_blockwise
 from kernels.segment_attention.pallas_gpu import attend_pallas_gpu
@@ -28,12 +29,13 @@ def attend_in_places(
 
     Contract of a backend:
       * static: shapes and dtypes; traced: the places, so one compilation serves every packing;
-      * a query of segment 0 gives 0 and takes no gradient; any other sees at least one key;
+      * a query of segment 0 may hold anything, gives 0 and takes no gradient; any other sees at
+        least one key;
       * keys and values of segment 0 may hold anything, NaN included, except where ``T`` is 1:
         such a step is too short to clean a whole cache, and they must be finite;
       * ``Hq / Hk`` consecutive heads of queries share a head of keys;
       * scores, softmax and sums in float32; the result has the dtype of the queries;
-      * differentiable in query, key and value.
+      * differentiable in query, key and value, once and in reverse mode.
 
     Args:
         query: heads lead, as batched products over any other order are far slower on CPU.
@@ -43,8 +45,8 @@ def attend_in_places(
         backend: a `Backend` or its value; nothing is `Backend.AUTO`.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit together, or a backend that is not installed
-            or does not take them.
+        ValueError: shapes or dtypes that do not fit together, or an array without elements.
+        BackendError: no such backend, or it is not installed or does not take the call.
     """
     _check(query, key, value, places)
     match resolve(backend, query, key):
@@ -72,7 +74,14 @@ def attend_within_segments(
 
     In blocks, cost is about the sum of the squared lengths of the segments if equal ids are
     contiguous, whatever the ids, which may be traced.
+
+    Raises:
+        ValueError: as `attend_in_places`, of these arguments.
+        BackendError: as `attend_in_places`.
     """
+    named = {"query": query, "key": key, "value": value, "segment_ids": segment_ids}
+    query, key, value, segment_ids = (jnp.asarray(as_array(*x)) for x in named.items())
+    _check_packed(query, key, value, segment_ids)
     places = Places.of_segments(segment_ids[None])
     heads_first = (x.swapaxes(0, 1)[None] for x in (query, key, value))
     return attend_in_places(*heads_first, places, backend)[0].swapaxes(0, 1)
@@ -85,11 +94,35 @@ def _block(query: Array, key: Array) -> int:
     return 64 if query.shape[1] == key.shape[1] else 128
 
 
+def _check_packed(query: Array, key: Array, value: Array, ids: Array) -> None:
+    """What `_check` would say of arrays that the caller has not made."""
+    shapes = f"got {query.shape}, {key.shape} and {value.shape}"
+    if query.ndim != 3 or key.ndim != 3 or key.shape != value.shape:
+        raise ValueError(f"query must be [P, Hq, D], key and value [P, Hk, D]: {shapes}")
+    _check_elements(query, key)
+    if query.shape[::2] != key.shape[::2] or query.shape[1] % key.shape[1]:
+        raise ValueError(
+            "query and key must agree in length and head size, and the heads of the query be a "
+            f"multiple of the key's: {shapes}"
+        )
+    if ids.shape != query.shape[:1] or not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise ValueError(
+            f"segment_ids must be integers {query.shape[:1]}, got {ids.dtype} {ids.shape}"
+        )
+
+
+def _check_elements(query: Array, key: Array) -> None:
+    for name, array in (("query", query), ("key", key)):
+        if 0 in array.shape:
+            raise ValueError(f"{name} is empty, its shape is {array.shape}")
+
+
 def _check(query: Array, key: Array, value: Array, places: Places) -> None:
     """Shapes and dtypes; all are static, so this works under jit as well."""
     if query.ndim != 4 or key.ndim != 4 or key.shape != value.shape:
         shapes = f"got {query.shape}, {key.shape} and {value.shape}"
         raise ValueError(f"query must be [B, Hq, T, D], key and value [B, Hk, S, D]: {shapes}")
+    _check_elements(query, key)
     batch, heads, length, dim = query.shape
     _, kv_heads, slots, _ = key.shape
     if key.shape != (batch, kv_heads, slots, dim) or heads % kv_heads:

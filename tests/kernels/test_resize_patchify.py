@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from resize_parts import LEVELS, expected, picture, spec_for
 
 from kernels.resize_patchify import (
@@ -16,12 +16,18 @@ from kernels.resize_patchify import (
     resize_patchify,
     shard_resize_patchify,
 )
+from kernels.resize_patchify.layout import lay_out
 from kernels.resize_patchify.spec import CLIP_MEAN, CLIP_STD
 
 
 @cache
 def compiled(spec):
     return jax.jit(partial(resize_patchify, spec=spec))
+
+
+@cache
+def batched(spec):
+    return jax.jit(jax.vmap(partial(resize_patchify, spec=spec)))
 
 
 def call(frames, heights, widths, spec):
@@ -143,18 +149,49 @@ def test_units_may_be_resized_one_at_a_time(monkeypatch):
     np.testing.assert_allclose(chunked.patches, want, atol=1e-5)
 
 
-def test_sharded_over_clips_equals_one_device():
+@pytest.mark.parametrize("axes", [AxisType.Auto, AxisType.Explicit])
+def test_sharded_over_clips_equals_one_device(axes):
     *arrays, spec = clips(np.random.default_rng(7))
-    mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])
-    along = jax.NamedSharding(mesh, PartitionSpec("data"))
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(axes,), devices=jax.devices()[:4])
+    along = NamedSharding(mesh, PartitionSpec("data"))
     placed = [jax.device_put(x, along) for x in arrays]
     sharded = jax.jit(partial(shard_resize_patchify, spec=spec, mesh=mesh))
+    want = batched(spec)(*arrays)
     got = sharded(*placed)
     assert got.patches.sharding.is_equivalent_to(along, 3)
-    want = jax.jit(jax.vmap(partial(resize_patchify, spec=spec)))(*arrays)
     np.testing.assert_allclose(got.patches, want.patches, atol=1e-5)
+    assert jax.eval_shape(sharded, *arrays).patches.shape == want.patches.shape
     text = sharded.lower(*placed).compile().as_text()
     assert not any(name in text for name in ("all-gather", "all-reduce", "all-to-all"))
+
+
+def test_clips_that_lie_elsewhere_are_moved_to_an_explicit_axis():
+    frames, *sizes, spec = clips(np.random.default_rng(7))
+    mesh = jax.make_mesh(
+        (2,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2]
+    )
+    with jax.set_mesh(mesh):
+        got = shard_resize_patchify(frames[:2], *(x[:2] for x in sizes), spec, mesh=mesh)
+    assert got.patches.sharding.spec[0] == "data"
+    want = batched(spec)(frames, *sizes).patches[:2]
+    np.testing.assert_allclose(got.patches, want, atol=1e-5)
+
+
+def test_a_size_that_is_none_is_left_out_alone():
+    """Known only when the program runs, so it is flagged."""
+    frames = picture(np.random.default_rng(6), 1, 6, 40, 44, 3)
+    heights = np.array([[28, 30, 56], [28, -28, 56], [28, 84, 56], [28, 0, 56]], np.int32)
+    got = batched(PatchSpec(capacity=3, max_height=56, max_width=56))(
+        frames.repeat(4, axis=0), heights, np.full((4, 3), 28, np.int32)
+    )
+    assert got.overflow.tolist() == [True, True, True, False]
+    for patches in got.patches[:3]:
+        np.testing.assert_array_equal(patches, got.patches[3])
+    with jax.enable_x64(True):
+        spec = PatchSpec(capacity=1, max_height=28, max_width=28)
+        sizes = jnp.array([[28, 28 + 7 * 2**32, 28 - 7 * 2**32]])
+        layout, overflow = jax.jit(partial(lay_out, spec=spec))(sizes, sizes)
+    assert layout.heights.tolist() == [[28, 0, 0]] and overflow.tolist() == [True]
 
 
 # --- gradients -------------------------------------------------------------------------------
@@ -236,7 +273,9 @@ def example():
     [
         ({"frames": np.zeros((4, 28, 28), np.uint8)}, "frames must be"),
         ({"frames": np.zeros((4, 28, 28, 4), np.uint8)}, "frames must be"),
-        ({"frames": np.zeros((0, 28, 28, 3), np.uint8)}, "frames must be"),
+        ({"frames": np.zeros((0, 28, 28, 3), np.uint8)}, "frames is empty, its shape is"),
+        ({"frames": None}, "frames must be an array of numbers, got NoneType"),
+        ({"frames": [[0], [1, 2]]}, "frames is no array"),
         ({"frames": np.zeros((4, 28, 28, 3), np.int32)}, "uint8 or floating point"),
         (
             {"frames": np.zeros((6, 28, 28, 3), np.uint8)},
@@ -244,13 +283,30 @@ def example():
         ),
         ({"widths": np.array([28])}, "4 frames make 2 units of 2, but widths has shape"),
         ({"widths": np.array([28.0, 28.0])}, "widths must be integer"),
-        ({"heights": np.array([28, 42])}, "heights must be multiples of 28"),
-        ({"heights": np.array([28, -28])}, "heights must be multiples of 28"),
+        ({"heights": np.array([28, 42])}, "heights must be multiples of 28, got 42"),
+        ({"heights": np.array([28, -28])}, "heights must not be negative, got -28"),
+        (
+            {"heights": np.array([28, 28 + 7 * 2**32])},
+            "must not exceed 28, got 30064771100",
+        ),
+        ({"heights": [28, "28"]}, "heights must be integer"),
         ({"heights": np.array([28, 56])}, "heights must not exceed 28"),
         ({"capacity": 1}, "ask for 2 blocks, capacity is 1"),
-        ({"capacity": 0}, "capacity must be at least 1"),
+        ({"spec": None}, "spec must be a PatchSpec, got NoneType"),
+        ({"capacity": 0}, "capacity must be an integer from 1 to"),
+        ({"capacity": 2**30}, "capacity must be an integer from 1 to"),
+        ({"capacity": 2.0}, "capacity must be an integer"),
+        ({"capacity": True}, "capacity must be an integer"),
+        ({"max_height": "28"}, "max_height must be an integer"),
         ({"max_height": 42}, "max_height must be a multiple of 28"),
-        ({"max_width": 0}, "max_width must be a multiple of 28"),
+        ({"max_width": 0}, "max_width must be an integer from 1 to 16384"),
+        ({"patch_size": 2**20}, "patch_size must be an integer"),
+        ({"antialias": 1}, "antialias must be True or False"),
+        ({"mean": (0.5, 0.5)}, "mean must be a tuple of 3 finite numbers"),
+        ({"mean": 0.5}, "mean must be a tuple"),
+        ({"std": [0.5, 0.5, 0.5]}, "std must be a tuple of 3 positive numbers"),
+        ({"std": (0.5, 0.0, 0.5)}, "std must be"),
+        ({"std": (0.5, float("nan"), 0.5)}, "std must be"),
         ({"filter": "nearest"}, "filter must be"),
         ({"filter": "lanczos", "antialias": False}, "lanczos is defined with antialias only"),
         ({"rounding": "both"}, "rounding must be"),
@@ -263,9 +319,47 @@ def test_arguments_that_do_not_fit_are_refused(change, message):
     arrays = dict(zip(names, example(), strict=False))
     spec = {"capacity": 2, "max_height": 28, "max_width": 28}
     for name, value in change.items():
-        (arrays if name in names else spec)[name] = value
+        (arrays if name in (*names, "spec") else spec)[name] = value
     with pytest.raises(ValueError, match=message):
-        resize_patchify(**arrays, spec=PatchSpec(**spec))
+        resize_patchify(**{"spec": PatchSpec(**spec)} | arrays)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"mesh": None}, "mesh must be a jax.sharding.Mesh, got NoneType"),
+        ({"axis": "batch"}, "axis 'batch' is none of the mesh's: data"),
+        ({"frames": np.zeros((4, 28, 28, 3), np.uint8)}, "frames must be \\[B, F, H, W, 3\\]"),
+        ({"frames": np.zeros((6, 2, 28, 28, 3), np.uint8)}, "but heights has shape \\(4, 1\\)"),
+        ({"widths": np.full((4, 1), 42)}, "widths must be multiples of 28, got 42"),
+        ({"heights": np.full((4, 1), 56)}, "ask for 2 blocks, capacity is 1"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused(change, message):
+    sizes = np.full((4, 1), 28)
+    arguments = {"frames": np.zeros((4, 2, 28, 28, 3), np.uint8), "heights": sizes, "widths": sizes}
+    spec = PatchSpec(capacity=1, max_height=56, max_width=28)
+    mesh = {"mesh": jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])}
+    with pytest.raises(ValueError, match=message):
+        shard_resize_patchify(**arguments | mesh | change, spec=spec)
+
+
+def test_an_axis_must_divide_the_batch():
+    sizes = np.full((3, 1), 28)
+    spec = PatchSpec(capacity=1, max_height=28, max_width=28)
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
+    with pytest.raises(ValueError, match="axis 'data' of 2 devices does not divide 3 clips"):
+        shard_resize_patchify(np.zeros((3, 2, 28, 28, 3)), sizes, sizes, spec, mesh=mesh)
+
+
+def test_lists_and_tensors_are_arrays():
+    frames, _, _, spec = example()
+    shape = (2 * 4, spec.features)
+    run = partial(resize_patchify, spec=spec)
+    assert jax.eval_shape(lambda: run(frames, [28, 28], [28, 28])).patches.shape == shape
+    torch = pytest.importorskip("torch")
+    frames, sizes = torch.from_numpy(frames), torch.tensor([28, 28])
+    assert jax.eval_shape(lambda: run(frames, sizes, sizes)).patches.shape == shape
 
 
 def test_what_is_static_is_refused_under_jit_too():

@@ -63,6 +63,28 @@ def test_every_segment_sees_itself_alone(longest, length):
         assert np.isfinite(out).all()
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"query": np.zeros((4, 3, 8))}, "the heads of the query be a multiple"),
+        ({"query": np.zeros((5, 2, 8))}, "query and key must agree in length and head size"),
+        (
+            {"query": np.zeros((4, 8))},
+            r"query must be \[P, Hq, D\], key and value \[P, Hk, D\]: got",
+        ),
+        ({"query": np.zeros((4, 2, 0))}, r"query is empty, its shape is \(4, 2, 0\)"),
+        ({"query": None}, "query must be an array of numbers, got NoneType"),
+        ({"segment_ids": [1, 1, 2]}, r"segment_ids must be integers \(4,\), got int32 \(3,\)"),
+        ({"segment_ids": [1.0] * 4}, r"segment_ids must be integers \(4,\), got float32"),
+    ],
+)
+def test_what_does_not_fit_together_is_named(change, message):
+    x = np.zeros((4, 2, 8), np.float32)
+    good = {"query": x, "key": x, "value": x, "segment_ids": [1, 1, 2, 0]}
+    with pytest.raises(ValueError, match=message):
+        attend_within_segments(**good | change)
+
+
 def test_gradient_is_finite_with_padding():
     rng = np.random.default_rng(0)
     query, key, value = qkv(rng, 40, 2, 2)
