@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from resadapt_jax.models.smolvlm.preprocess import FrameFilter
+from resadapt_jax.models.smolvlm.preprocess import DEFAULT_FILTER, FrameFilter
 from resadapt_jax.typing import Array, Bool, Float, Int, UInt8
 
 
@@ -84,7 +84,7 @@ class SmolVLMEncoderConfig:
     """Hugging Face directory of the checkpoint."""
     fingerprint: str = ""
     """Of the checkpoint's files; filled in when a run starts. If given, others are refused."""
-    filter: FrameFilter = "lanczos"
+    filter: FrameFilter = DEFAULT_FILTER
     """Of the frames' resize."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights and the features."""

@@ -24,7 +24,12 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.models.smolvlm import text, vision
 from resadapt_jax.models.smolvlm.checkpoint import load_hf, load_preprocess
 from resadapt_jax.models.smolvlm.config import SmolVLMConfig
-from resadapt_jax.models.smolvlm.preprocess import FrameFilter, PreprocessConfig, preprocess
+from resadapt_jax.models.smolvlm.preprocess import (
+    DEFAULT_FILTER,
+    FrameFilter,
+    PreprocessConfig,
+    preprocess,
+)
 from resadapt_jax.models.tokenizer import read_tokenizer
 from resadapt_jax.typing import Array, Bool, Float, Int, Params, UInt8
 
@@ -205,7 +210,7 @@ class SmolVLMSource:
 def load_smolvlm_encoder(
     directory: str | Path,
     *,
-    filter: FrameFilter = "lanczos",
+    filter: FrameFilter = DEFAULT_FILTER,
     dtype: DTypeLike | None = None,
     mesh: Mesh | None = None,
     chunk_frames: int = 8,

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.stopping import with_generation_eos
 from resadapt_jax.models.families import ModelConfig, load_hf
-from resadapt_jax.models.prompt_text import check_special_tokens
+from resadapt_jax.models.prompt_text import check_tokenizer
 from resadapt_jax.models.tokenizer import read_tokenizer
 from resadapt_jax.shipped import TOY_BACKBONE
 from resadapt_jax.typing import Params
@@ -50,9 +50,7 @@ def load_tokenizer(directory: Path, config: ModelConfig) -> PreTrainedTokenizerB
     """
     tokenizer = read_tokenizer(directory)
     try:
-        check_special_tokens(tokenizer, config)
+        check_tokenizer(tokenizer, config)
     except UserError as error:
         raise UserError(f"{directory}: {error}") from error
-    if tokenizer.chat_template is None:
-        raise UserError(f"{directory}: the tokenizer has no chat template")
     return tokenizer

@@ -86,11 +86,12 @@ def locate_entries(
     return np.where(placeholder, np.cumsum(placeholder) - 1, -1).astype(np.int32)
 
 
-def check_special_tokens(tokenizer: "PreTrainedTokenizerBase", config: ModelConfig) -> None:
-    """Refuses a tokenizer whose visual tokens are not those of the model.
+def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", config: ModelConfig) -> None:
+    """Refuses a tokenizer with which `build_prompt` cannot write to the model.
 
     Raises:
-        UserError: names the tokens and both ids.
+        UserError: its visual tokens are not those of the model, named with both ids, or it has no
+            chat template.
     """
     named = {
         VISION_START: config.vision_start_token_id,
@@ -106,3 +107,5 @@ def check_special_tokens(tokenizer: "PreTrainedTokenizerBase", config: ModelConf
     ]
     if wrong:
         raise UserError("tokenizer and model do not belong together: " + "; ".join(wrong))
+    if tokenizer.chat_template is None:
+        raise UserError("the tokenizer has no chat template")

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.models.convention import Convention
-from resadapt_jax.models.prompt_text import build_prompt, check_special_tokens, locate_entries
+from resadapt_jax.models.prompt_text import build_prompt, check_tokenizer, locate_entries
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
@@ -112,10 +112,10 @@ def test_images_and_videos_are_numbered_together(tokenizer, config):
 
 
 def test_a_tokenizer_of_another_model_is_refused(tokenizer, config):
-    check_special_tokens(tokenizer, config)
+    check_tokenizer(tokenizer, config)
     other = replace(config, video_token_id=config.video_token_id + 1)
     with pytest.raises(UserError) as refusal:
-        check_special_tokens(tokenizer, other)
+        check_tokenizer(tokenizer, other)
     assert f"<|video_pad|> is {config.video_token_id}" in str(refusal.value)
     assert f"config.json says {config.video_token_id + 1}" in str(refusal.value)
     assert "<|image_pad|>" not in str(refusal.value)

@@ -14,7 +14,7 @@ from resadapt_jax.models.partition import shardings
 from resadapt_jax.models.smolvlm.config import SmolVLMConfig
 from resadapt_jax.models.smolvlm.model import param_shapes
 from resadapt_jax.models.smolvlm.partition import PARTITION
-from resadapt_jax.models.smolvlm.preprocess import FrameFilter, PreprocessConfig
+from resadapt_jax.models.smolvlm.preprocess import DEFAULT_FILTER, FrameFilter, PreprocessConfig
 from resadapt_jax.typing import Params
 
 # transformers saves the model without its head under these shorter names.
@@ -55,7 +55,7 @@ def save_hf(directory: str | Path, config: SmolVLMConfig, params: Params) -> Non
 
 
 def load_preprocess(
-    directory: str | Path, config: SmolVLMConfig, filter: FrameFilter = "lanczos"
+    directory: str | Path, config: SmolVLMConfig, filter: FrameFilter = DEFAULT_FILTER
 ) -> PreprocessConfig:
     """How frames become pixels: the video settings of the directory's processor.
 

@@ -13,6 +13,9 @@ from resadapt_jax.typing import Array, Float, UInt8
 FrameFilter = Literal["lanczos", "bicubic"]
 """What the checkpoints' settings name, or what transformers takes instead off the CPU."""
 
+DEFAULT_FILTER: FrameFilter = "lanczos"
+"""What the checkpoints' settings name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
@@ -27,7 +30,7 @@ class PreprocessConfig:
 
     size: int = 512
     longest_edge: int = 512
-    filter: FrameFilter = "lanczos"
+    filter: FrameFilter = DEFAULT_FILTER
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
