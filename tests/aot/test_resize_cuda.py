@@ -21,6 +21,10 @@ from kernels.resize_patchify.triton_kernel import kernel
 FRAMES = {"448x448": (8, 448, 448), "720x1280": (8, 720, 1280)}
 TYPES = {"uint8": "u8", "float32": "fp32", "bfloat16": "bf16"}
 
+# Registers of a thread and instructions of tensor cores: 214 and 60, 246 and 120, and a tenth for
+# other compilers, as far as there are registers.
+MOST = {"normal": (235, 66), "high": (255, 132)}
+
 every = pytest.mark.parametrize(
     ("size", "patch_size", "dtype", "precision"),
     [
@@ -68,7 +72,10 @@ def check(code):
 @pytest.mark.parametrize("backend", [Backend.PALLAS_GPU, Backend.TRITON])
 def test_uses_tensor_cores_and_spills_nothing(backend, size, patch_size, dtype, precision):
     frames, sizes, _ = shapes(size)
-    check(code_of(backend, frames, sizes, spec_of(patch_size, dtype, precision)))
+    code = code_of(backend, frames, sizes, spec_of(patch_size, dtype, precision))
+    check(code)
+    registers, products = MOST[precision]
+    assert code.registers <= registers and code.instructions["HMMA"] <= products
 
 
 @pytest.mark.parametrize("precision", ["normal", "high"])

@@ -14,7 +14,7 @@ FRAMES = 128
 generations = pytest.mark.parametrize("generation", tpu.TOPOLOGIES)
 
 # The table, 16 bytes for each of a thousand programs, and what the compiler keeps for itself.
-SMALL = 1 << 20
+SMALL = 1 << 19
 
 # Instruction words on v5e with frames of 448 x 448, and a tenth for other compilers: of 64 input
 # rows through the vertical weights, 690; of four merge blocks with 128 of their input columns, 610
