@@ -94,7 +94,7 @@ def test_clips_on_eight_chips_need_no_collective(generation):
     assert text.count('custom_call_target="tpu_custom_call"') == 1
     for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
         assert collective not in text
-    assert temporary(executable) < SMALL
+    assert temporary(executable) < 2 * SMALL  # two clips a chip
 
 
 @pytest.mark.parametrize("patch_size", CHUNK)
