@@ -21,7 +21,7 @@ from kernels.resize_patchify.triton_kernel import kernel
 FRAMES = {"448x448": (8, 448, 448), "720x1280": (8, 720, 1280)}
 TYPES = {"uint8": "u8", "float32": "fp32", "bfloat16": "bf16"}
 
-# Registers of a thread and instructions of tensor cores: 214 and 60, 246 and 120, and a tenth for
+# Registers of a thread and instructions of tensor cores: 214 and 60, 247 and 120, and a tenth for
 # other compilers, as far as there are registers.
 MOST = {"normal": (235, 66), "high": (255, 132)}
 
