@@ -2,6 +2,7 @@
 # make test      install what the tests need, run them all
 # make test-aot  compile the kernels for TPUs and GPUs that are not there (.venv-aot, Python 3.11)
 # make lint      ruff's checks;  make format  lets ruff mend what it can
+# TESTS=...      the files or folders to test, all if not said
 # PYTHON=...     the interpreter to build .venv with, 3.11 or 3.12 (python3 if not said)
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ train: install
 	$(BIN)/python eval.py --config $(CONFIG)
 
 test: install-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS) $(TESTS)
 
 # The suite less the parity with torch, on Python 3.12 and the newer jax: make test-py312 PYTHON=...
 test-py312:

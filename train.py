@@ -1,6 +1,7 @@
 """Trains: ``python train.py --config configs/toy.py``; ``--help`` lists what can be overridden.
 
-The class of the config says what is trained: an allocator with CAPO, or the tiny backbone.
+The class of the config says what is trained: an allocator with CAPO and, if asked, the backbone
+beside it; or the tiny backbone from scratch. On several hosts every one runs the same command.
 """
 
 import sys
@@ -13,9 +14,10 @@ from resadapt_jax.files import require_writable
 def main() -> None:
     config = parse_config(description=__doc__)
     # Imported once the command line is known to be right: jax takes seconds to start.
-    from resadapt_jax.training.capo import train
     from resadapt_jax.training.config import TrainConfig
+    from resadapt_jax.training.mesh import is_first_process, join_cluster
     from resadapt_jax.training.pretrain import PretrainConfig, pretrain
+    from resadapt_jax.training.recipe import train
 
     match config:
         case TrainConfig():
@@ -25,7 +27,10 @@ def main() -> None:
         case _:
             raise UserError(f"train.py cannot run a {type(config).__name__}")
     require_writable(config.output_dir)
-    print(f"wrote {recipe(config)}")
+    join_cluster()
+    written = recipe(config)
+    if is_first_process():
+        print(f"wrote {written}")
 
 
 if __name__ == "__main__":

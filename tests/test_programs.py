@@ -27,7 +27,7 @@ def test_an_output_directory_that_is_a_file(monkeypatch, capsys, tmp_path, progr
     def never(*arguments):
         raise AssertionError("there is nowhere to write what comes of it")
 
-    for module in ("training.capo", "training.pretrain", "evaluation.run"):
+    for module in ("training.recipe", "training.pretrain", "evaluation.run"):
         monkeypatch.setattr(f"resadapt_jax.{module}.load_backbone", never, raising=False)
     monkeypatch.setattr("resadapt_jax.training.pretrain.build_toy_tokenizer", never)
     path = tmp_path / "file"

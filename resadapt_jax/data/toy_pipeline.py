@@ -43,6 +43,38 @@ class ClipSource(Protocol):
     def __getitem__(self, position: SupportsIndex) -> dict[str, Any]: ...
 
 
+class HostShare(NamedTuple):
+    """Which of several processes reads; each reads its own rows of every batch.
+
+    Attributes:
+        index: of this process.
+        count: of processes.
+    """
+
+    index: int = 0
+    count: int = 1
+
+
+ALONE = HostShare()
+
+
+class _Share:
+    """A process's rows of a source's batches, batch after batch."""
+
+    def __init__(self, source: ClipSource, batch_size: int, share: HostShare):
+        if batch_size % share.count:
+            raise ValueError(f"{share.count} processes cannot share batches of {batch_size}")
+        self._source, self._batch_size, self._share = source, batch_size, share
+        self._rows = batch_size // share.count
+
+    def __len__(self) -> int:
+        return len(self._source) // self._batch_size * self._rows
+
+    def __getitem__(self, position: SupportsIndex) -> dict[str, Any]:
+        batch, row = divmod(range(len(self))[position], self._rows)
+        return self._source[batch * self._batch_size + self._share.index * self._rows + row]
+
+
 def encode_dialogue(
     record: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
@@ -148,12 +180,15 @@ def question_batches(
     batch_size: int,
     convention: Convention = Convention.HF_5,
     query_tokenizer: PreTrainedTokenizerBase | None = None,
+    share: HostShare = ALONE,
 ) -> grain.DatasetIterator:
     """Batches of one-question prompts in the source's order; the iterator's state can be saved.
 
     Args:
         tokenizer: of the backbone.
+        batch_size: prompts of a batch, in all processes together.
         query_tokenizer: of the allocator's encoder; ``None``: the backbone's serves both.
+        share: which rows of each batch come.
     """
     query_tokenizer = tokenizer if query_tokenizer is None else query_tokenizer
     room = Room.measure(tokenizer, query_tokenizer, source.config.num_pairs, convention)
@@ -161,7 +196,8 @@ def question_batches(
     def encode(record: dict[str, Any]) -> dict[str, Any]:
         return encode_question(record, tokenizer, query_tokenizer, room, convention)
 
-    return _batches(grain.MapDataset.source(source).map(encode), batch_size)
+    rows = _Share(source, batch_size, share)
+    return _batches(grain.MapDataset.source(rows).map(encode), batch_size // share.count)
 
 
 def held_out_batches(

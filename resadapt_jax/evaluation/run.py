@@ -55,7 +55,7 @@ def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
     output_dir = Path(config.output_dir)
     require_writable(output_dir)
     allocator = _trained(config, train_command)
-    backbone = load_backbone(config.backbone)
+    backbone = load_backbone(config.trained_backbone)
     config = resolve(config, allocator.encoder)
     _check(config, backbone, allocator)
     cache = open_cache(config.encoder, allocator.encoder, config.world)

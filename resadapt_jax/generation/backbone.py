@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax.errors import UserError
@@ -26,17 +28,23 @@ class Backbone(NamedTuple):
         return self.tokenizer.decode(token_ids, skip_special_tokens=True)
 
 
-def load_backbone(directory: str | Path = "") -> Backbone:
+def load_backbone(
+    directory: str | Path = "", dtype: DTypeLike | None = None, mesh: Mesh | None = None
+) -> Backbone:
     """Reads a backbone; the shipped tiny one if no directory is named.
 
     Its answers end at the ``eos_token_id`` of ``config.json`` and of ``generation_config.json``.
+
+    Args:
+        dtype: of the weights; None keeps the files'.
+        mesh: where the weights go, by the family's partition table; None: the default device.
 
     Raises:
         UserError: the directory lacks something, holds a model of no supported family, or names
             no ``eos_token_id``.
     """
     directory = Path(directory) if directory else TOY_BACKBONE
-    config, params = load_hf(directory)
+    config, params = load_hf(directory, dtype, mesh)
     config = with_generation_eos(directory, config)
     return Backbone(config, params, load_tokenizer(directory, config))
 

@@ -1,6 +1,8 @@
 """What a run of ``train.py`` and the ``eval.py`` after it are told."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
 
 from resadapt_jax.advantages import AdvantageConfig, CapoConfig
 from resadapt_jax.allocator import (
@@ -12,23 +14,27 @@ from resadapt_jax.allocator import (
 )
 from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.errors import UserError
-from resadapt_jax.losses import AllocatorLossConfig
+from resadapt_jax.losses import AllocatorLossConfig, BackboneLossConfig
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.operators import SizeLimits
+from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.rollout import RolloutConfig
 from resadapt_jax.training.run_config import RunConfig
+from resadapt_jax.training.update import UpdateConfig
 
 AFTER_TRAINING = (
     "output_dir",
     "run",
+    "mesh",
     "evaluation",
     "encoder.directory",  # its fingerprint may not
     "encoder.cache_dir",
     "encoder.chunk_frames",  # bounds the memory alone
 )
-"""Fields of a run's config that change nothing of what is learnt, so may differ afterwards."""
+"""Fields of a run's config that may differ when it goes on or is evaluated: what is learnt does not
+depend on them, but for the order of sums on another mesh."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,21 +69,56 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BackboneTrainingConfig:
+    """Training of the backbone beside the allocator, from the tokens of its own answers."""
+
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1e-6))
+    """Its own, at a learning rate far below the allocator's."""
+    loss: BackboneLossConfig = field(default_factory=BackboneLossConfig)
+    """The objective per token."""
+    update: UpdateConfig = field(default_factory=lambda: UpdateConfig(epochs=1))
+    """How rollouts become updates."""
+    advantages: Literal["paper", "released"] = "paper"
+    """The allocator's own, before they are averaged over answers (paper); or GRPO over the total
+    reward of all answers to a prompt (released)."""
+    ispred: bool = False
+    """Weigh advantages by the ratio of an allocation's probabilities after and before the
+    allocator's update."""
+    informative_prompts_only: bool = False
+    """Leave out prompts whose answers all got the same reward (DAPO's dynamic sampling)."""
+    old_log_probs: Literal["rollout", "recomputed"] = "rollout"
+    """As recorded when drawn, or from a pass of the training program over the answers, which
+    rounds as the update does."""
+    frozen: tuple[str, ...] = ()
+    """Parameters that stay as they are, as shell patterns of their paths, for example visual.*"""
+
+    def __post_init__(self) -> None:
+        choices = {"advantages": ("paper", "released"), "old_log_probs": ("rollout", "recomputed")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Allocator training on the embedded world."""
+    """Training of an allocator, of the backbone, or of both, on the embedded world."""
 
     output_dir: str = "runs/toy"
     """Where config, logs, checkpoints, the trained allocator and the evaluation go."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """How the run is split over devices."""
     backbone: str = ""
-    """Hugging Face directory of the frozen backbone; the shipped tiny one if empty."""
+    """Hugging Face directory of the backbone; the shipped tiny one if empty."""
+    backbone_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the backbone computes in; where it is trained, its parameters stay float32."""
+    backbone_training: BackboneTrainingConfig | None = None
+    """How the backbone is trained too; None leaves it as it is."""
     world: ToyWorldConfig = field(default_factory=ToyWorldConfig)
     """The clips to train on."""
     num_steps: int = 120
     """Steps of rollout and update."""
     batch_size: int = 16
     """Prompts per step (B)."""
-    updates_per_step: int = 2
-    """Updates on the same rollouts."""
     seed: int = 0
     """Of the initial parameters, the actions and the sampled answers."""
     scale_range: ScaleRange = field(default_factory=lambda: ScaleRange(s_min=0.2, s_max=1.0))
@@ -88,13 +129,22 @@ class TrainConfig:
     """Legal frame sizes."""
     encoder: ThumbnailConfig | SmolVLMEncoderConfig = field(default_factory=ThumbnailConfig)
     """What the allocator sees frames and question through, frozen."""
-    allocator: AllocatorConfig = field(default_factory=AllocatorConfig)
-    """The allocator's network; the widths of its inputs are those of the encoder's features."""
+    allocator: AllocatorConfig | None = field(default_factory=AllocatorConfig)
+    """The allocator's network; the widths of its inputs are those of the encoder's features. None
+    shows every frame at its own size, to train a backbone alone."""
+    train_allocator: bool = True
+    """False keeps the allocator of ``start_allocator`` as it is."""
+    start_allocator: str = ""
+    """Directory of a trained allocator to start from; a random one if empty."""
     rollouts: RolloutConfig = field(default_factory=RolloutConfig)
+    success_threshold: float = 0.35
+    """An accuracy above it counts as a right answer."""
     advantage: AdvantageConfig = field(default_factory=CapoConfig)
     """How answers and costs become advantages."""
     loss: AllocatorLossConfig = field(default_factory=AllocatorLossConfig)
     """The allocator's objective."""
+    update: UpdateConfig = field(default_factory=UpdateConfig)
+    """How rollouts become updates of the allocator."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -102,9 +152,24 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.output_dir:
             raise ValueError("output_dir must not be empty")
-        for name in ("num_steps", "batch_size", "updates_per_step"):
+        for name in ("num_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.allocator is None and self.train_allocator:
+            raise ValueError("train_allocator needs an allocator")
+        if self.allocator is not None and not (self.train_allocator or self.start_allocator):
+            raise ValueError("start_allocator must name the allocator that is not trained")
+        if not self.train_allocator and self.backbone_training is None:
+            raise ValueError("nothing to train: train_allocator is off, backbone_training is None")
+        if self.allocator is None and self.scale_range.s_max < 1:
+            raise ValueError("without an allocator, scale_range must reach scale 1")
+
+    @property
+    def trained_backbone(self) -> str:
+        """Directory of the backbone once the run is over; empty for the shipped one."""
+        if self.backbone_training is None:
+            return self.backbone
+        return str(Path(self.output_dir) / "backbone")
 
 
 def check_limits(limits: SizeLimits, backbone: ModelConfig) -> None:
@@ -128,12 +193,10 @@ def resolve(config: TrainConfig, encoder: FrozenEncoder) -> TrainConfig:
     The network gets the widths of the features of ``encoder``, which is the config's, opened; a
     SmolVLM2's fingerprint is recorded.
     """
-    widths = {"frame_width": encoder.frame_width, "text_width": encoder.text_width}
-    chosen = config.encoder
+    chosen, network = config.encoder, config.allocator
     if isinstance(chosen, SmolVLMEncoderConfig):
         chosen = replace(chosen, fingerprint=encoder.fingerprint)
-    return replace(
-        config,
-        encoder=chosen,
-        allocator=replace(config.allocator, **widths),
-    )
+    if network is not None:
+        widths = {"frame_width": encoder.frame_width, "text_width": encoder.text_width}
+        network = replace(network, **widths)
+    return replace(config, encoder=chosen, allocator=network)

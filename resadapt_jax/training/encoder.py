@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
+from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax.allocator import (
@@ -24,7 +24,9 @@ from resadapt_jax.allocator.smolvlm_encoder import (
 from resadapt_jax.data.toy_world import FRAMES_PER_SECOND, ToyWorldConfig
 from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.models.families import family_of
-from resadapt_jax.typing import Array, Bool, Int, UInt8
+from resadapt_jax.training.mesh import put_batch
+from resadapt_jax.training.prompt_batch import PromptBatch
+from resadapt_jax.typing import Bool, Int, UInt8
 
 
 def open_encoder(
@@ -99,37 +101,25 @@ def encode_clips(
 _encode = jax.jit(ThumbnailEncoder.encode)
 
 
-@struct.dataclass
-class Encoded:
-    """Features made ahead, in the place of the encoder of a jitted step."""
-
-    features: EncoderFeatures
-
-    def encode(
-        self,
-        frames: UInt8[Array, "B F height width 3"],
-        frame_mask: Bool[Array, "B F"],
-        text_ids: Int[Array, "B N"],
-        text_mask: Bool[Array, "B N"],
-    ) -> EncoderFeatures:
-        """The features, whatever is asked: they are of this very batch."""
-        return self.features
-
-
-def encode_ahead(
+def encode_batch(
     encoder: ThumbnailEncoder | SmolVLMEncoder,
-    frames: UInt8[np.ndarray, "B F height width 3"],
-    query_ids: Int[np.ndarray, "B N"],
-    query_mask: Bool[np.ndarray, "B N"],
+    local: PromptBatch,
+    batch: PromptBatch,
+    mesh: Mesh,
     cache: FeatureCache | None = None,
-) -> ThumbnailEncoder | Encoded:
-    """What a jitted step takes for its encoder: the thumbnail as it is, being cheap, or features.
+) -> EncoderFeatures:
+    """`encode_clips` of a batch on a mesh; each prompt is encoded once.
 
-    Features of a SmolVLM2 come from the host, where the cache is.
+    The thumbnail is made on the mesh. Features of a SmolVLM2 come from the host, where the cache
+    is: every process makes those of its own rows.
+
+    Args:
+        local: the batch's rows of this process, on the host.
     """
     if isinstance(encoder, ThumbnailEncoder):
-        return encoder
-    return Encoded(encode_clips(encoder, frames, query_ids, query_mask, cache))
+        return _encode(encoder, batch.frames, batch.frame_mask, batch.query_ids, batch.query_mask)
+    features = encode_clips(encoder, local.frames, local.query_ids, local.query_mask, cache)
+    return put_batch(jax.device_get(features), mesh)
 
 
 def describe_parameters(trained: int, encoder: ThumbnailEncoder | SmolVLMEncoder) -> str:

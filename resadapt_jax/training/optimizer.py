@@ -1,6 +1,7 @@
 """The optimiser every recipe uses: AdamW behind a gradient clip, warm-up and cosine decay."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import optax
 
@@ -37,8 +38,12 @@ class OptimizerConfig:
             raise ValueError(f"beta2 must be within [0, 1), got {self.beta2}")
 
 
+@cache
 def make_optimizer(config: OptimizerConfig, num_updates: int) -> optax.GradientTransformation:
-    """The optimiser for a run of ``num_updates`` updates."""
+    """The optimiser for a run of ``num_updates`` updates; the same object for equal arguments.
+
+    So programs that it is a static argument of are compiled once.
+    """
     schedule = optax.warmup_cosine_decay_schedule(
         0.0,
         config.learning_rate,

@@ -12,6 +12,7 @@ class PromptBatch:
     """What the device needs of a batch of prompts."""
 
     frames: UInt8[Array, "B F height width 3"]
+    frame_mask: Bool[Array, "B F"]  # frames that exist
     prompts: Prompts
     query_ids: Int[Array, "B N"]
     query_mask: Bool[Array, "B N"]
@@ -21,6 +22,7 @@ class PromptBatch:
         """Takes from a batch of the data pipeline what may reach the allocator and the backbone."""
         return cls(
             frames=records["frames"],
+            frame_mask=np.ones(records["frames"].shape[:2], bool),
             prompts=Prompts.from_records(records),
             query_ids=records["query_ids"],
             query_mask=records["query_mask"],

@@ -1,12 +1,13 @@
-"""Rollouts: one encoder pass per prompt, M allocations drawn, N answers each.
+"""Rollouts: M allocations drawn for each prompt, N answers to each, batched by capacity.
 
-The vision tower treats temporal pairs independently, so on frames with few legal sizes every pair
-is encoded once at each of them and an allocation only gathers: the tower's cost does not grow with
-M. A test holds the gathered tokens against those of the planned path that evaluation uses.
+The allocations of a prompt are sorted by their tokens, most first. Those that stand at the same
+places in all prompts are answered together, under the smallest capacity that holds them: batches
+keep a row for every prompt, so they stay split over a mesh, and little of them is padding.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ import numpy as np
 from einops import rearrange, repeat
 from flax import struct
 
-from resadapt_jax.allocator import AllocatorOutput, ScaleRange, pair_mask, pair_scales, policy
+from resadapt_jax.allocator import AllocatorOutput, ScaleRange, pair_mask, pair_scales
+from resadapt_jax.allocator.policy import to_scale
 from resadapt_jax.generation.answer import (
     DecodingConfig,
     Prompts,
@@ -23,117 +25,21 @@ from resadapt_jax.generation.answer import (
     lay_out,
 )
 from resadapt_jax.generation.decode import Generation
+from resadapt_jax.generation.teacher_forcing import answer_log_probs
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.models.prompt_layout import PromptLayout
-from resadapt_jax.operators import SizeLimits, fit_budget, native_grids
-from resadapt_jax.operators.sizes import size_table
-from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
-
-
-class SizeLevels(NamedTuple):
-    """Every legal size of a frame, smallest first, in merged tokens per side. Host constants."""
-
-    rows: np.ndarray
-    cols: np.ndarray
-
-    @property
-    def tokens(self) -> np.ndarray:
-        return self.rows * self.cols
-
-    @property
-    def first_token(self) -> np.ndarray:
-        """Where a level's tokens start among those of all levels of a pair."""
-        return np.cumsum(self.tokens) - self.tokens
-
-
-def size_levels(height: int, width: int, scale_range: ScaleRange, limits: SizeLimits) -> SizeLevels:
-    """The distinct sizes that scales up to ``s_max`` lead to."""
-    table = size_table(height, width, limits)
-    reached = table.thresholds <= scale_range.s_max
-    sizes = np.stack([table.heights[reached], table.widths[reached]], axis=1)
-    rows, cols = np.unique(sizes, axis=0).T // limits.factor
-    order = np.argsort(rows * cols, kind="stable")
-    return SizeLevels(rows=rows[order], cols=cols[order])
-
-
-def encode_levels(
-    params: Params,
-    config: ModelConfig,
-    frames: UInt8[Array, "B F height width 3"],
-    levels: SizeLevels,
-) -> Float[Array, "B KU D"]:
-    """Visual tokens of every pair at every level; a pair's levels one after another."""
-    batch, num_pairs = frames.shape[0], frames.shape[1] // 2
-    side = config.vision.patch_size * config.vision.spatial_merge_size
-    clips = rearrange(frames, "b f h w c -> (b f) h w c")
-    encoded = []
-    for rows, cols in zip(levels.rows.tolist(), levels.cols.tolist(), strict=True):
-        merge = config.vision.spatial_merge_size
-        grid = jnp.tile(jnp.array([[1, rows * merge, cols * merge]]), (batch * num_pairs, 1))
-        tokens, _ = encode_pairs(
-            params,
-            config,
-            clips,
-            grid,
-            capacity=batch * num_pairs * rows * cols,
-            max_height=rows * side,
-            max_width=cols * side,
-        )
-        encoded.append(rearrange(tokens, "(b k u) d -> b k u d", b=batch, k=num_pairs))
-    return rearrange(jnp.concatenate(encoded, axis=2), "b k u d -> b (k u) d")
-
-
-def fit_levels(
-    scales: Float[Array, "B M K"],
-    frame_mask: Bool[Array, "B F"],
-    height: int,
-    width: int,
-    budget: int,
-    levels: SizeLevels,
-    limits: SizeLimits,
-) -> tuple[Int[Array, "B M E"], Bool[Array, "B M"]]:
-    """The level of each pair within a token budget (-1 if absent), and who had to be lowered.
-
-    Scales per frame are averaged over the pair. A budget may shape a pair as no level is; it then
-    gets the level below, so nothing outside the cache is ever asked for.
-    """
-    unit_mask = pair_mask(frame_mask)
-    if scales.shape[-1] == frame_mask.shape[-1]:
-        scales = pair_scales(scales, frame_mask)
-
-    def fit(scales: Array, mask: Array) -> tuple[Array, Array]:
-        fitted = fit_budget(scales, mask, height, width, budget, limits)
-        rows, cols = fitted.heights // limits.factor, fitted.widths // limits.factor
-        within = (levels.rows[None, :] <= rows[:, None]) & (levels.cols[None, :] <= cols[:, None])
-        level = jnp.max(jnp.where(within, jnp.arange(len(levels.rows))[None, :], -1), axis=1)
-        return level, jnp.any((fitted.scales != scales) & mask)
-
-    return jax.vmap(jax.vmap(fit, in_axes=(0, None)))(scales, unit_mask)
-
-
-def level_grids(
-    level: Int[Array, "*B K"], levels: SizeLevels, merge_size: int
-) -> Int[Array, "*B K 3"]:
-    """(1, rows, cols) in patches of each pair; zeros for an absent one."""
-    present = level >= 0
-    sides = [merge_size * jnp.asarray(side)[level] for side in (levels.rows, levels.cols)]
-    return jnp.where(present[..., None], jnp.stack([jnp.ones_like(level), *sides], axis=-1), 0)
-
-
-def level_index(
-    layout: PromptLayout, level: Int[Array, "B K"], levels: SizeLevels
-) -> Int[Array, "B T"]:
-    """``layout.visual_index`` of the planned path, as rows of ``encode_levels``."""
-    tokens = jnp.where(level >= 0, jnp.asarray(levels.tokens)[level], 0)
-    ends = jnp.cumsum(tokens, axis=-1)
-    index = jnp.maximum(layout.visual_index, 0)
-    pair = jax.vmap(lambda e, i: jnp.searchsorted(e, i, side="right"))(ends, index)
-    pair = jnp.minimum(pair, level.shape[1] - 1)
-    within = index - jnp.take_along_axis(ends - tokens, pair, axis=-1)
-    first = jnp.asarray(levels.first_token)[jnp.take_along_axis(level, pair, axis=-1)]
-    row = pair * int(levels.tokens.sum()) + first + within
-    return jnp.where(layout.visual_index >= 0, row, -1)
+from resadapt_jax.operators import CapacityLadder, SizeLimits, fit_clips, native_grids
+from resadapt_jax.training.levels import (
+    SizeLevels,
+    encode_levels,
+    fit_levels,
+    gather_levels,
+    level_grids,
+    size_levels,
+    worth_encoding,
+)
+from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, PyTree, UInt8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +52,11 @@ class RolloutConfig:
     """N, answers per allocation."""
     token_capacity: int = 128
     """Visual tokens of a prompt in a rollout; an allocation that asks for more is fitted to it."""
+    capacity_shares: tuple[float, ...] = (1.0,)
+    """Capacities to compile for, as shares of the largest: each costs a compilation, and what an
+    allocation leaves unused of its own costs time."""
+    allocations_per_pass: int = 0
+    """Allocations of every prompt that are answered at once, 0 for all; it divides their number."""
     decoding: DecodingConfig = DecodingConfig()
 
     def __post_init__(self) -> None:
@@ -154,92 +65,288 @@ class RolloutConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_allocations * self.num_answers < 2:
             raise ValueError("a group of one answer has no spread to normalise by; draw more")
+        if not self.capacity_shares or not all(0 < share <= 1 for share in self.capacity_shares):
+            raise ValueError(f"capacity_shares must be within (0, 1], got {self.capacity_shares}")
+        if max(self.capacity_shares) < 1:
+            raise ValueError("capacity_shares must end with 1, the capacity that all may need")
+        if self.allocations_per_pass < 0 or self.num_allocations % self.pass_size:
+            raise ValueError(
+                f"allocations_per_pass must divide num_allocations {self.num_allocations}, "
+                f"got {self.allocations_per_pass}"
+            )
+
+    @property
+    def pass_size(self) -> int:
+        return self.allocations_per_pass or self.num_allocations
+
+    @property
+    def ladder(self) -> CapacityLadder:
+        return CapacityLadder.of_shares(self.capacity_shares, self.token_capacity)
+
+
+class Geometry(NamedTuple):
+    """What is static about clips and their sizes; hashable.
+
+    Attributes:
+        height, width: native size in pixels.
+        num_frames: of a clip, absent ones included.
+        scale_range: of the policy.
+        limits: of legal sizes.
+        convention: how positions are numbered.
+        num_shares: parts that a batch is split into over the mesh.
+    """
+
+    height: int
+    width: int
+    num_frames: int
+    scale_range: ScaleRange
+    limits: SizeLimits
+    convention: Convention = Convention.HF_5
+    num_shares: int = 1
+
+    def levels(self, rollouts: RolloutConfig) -> SizeLevels | None:
+        """The legal sizes of a pair, if encoding each once is less work than each allocation."""
+        levels = size_levels(self.height, self.width, self.scale_range, self.limits)
+        of_all = rollouts.num_allocations, rollouts.token_capacity
+        return levels if worth_encoding(levels, -(-self.num_frames // 2), *of_all) else None
+
+    @property
+    def least_tokens(self) -> int:
+        """Of a pair at the smallest legal size."""
+        levels = size_levels(self.height, self.width, self.scale_range, self.limits)
+        return int(levels.tokens[0])
+
+    @property
+    def most_pixels(self) -> tuple[int, int]:
+        """Height and width of the largest legal size."""
+        levels = size_levels(self.height, self.width, self.scale_range, self.limits)
+        return tuple(int(side.max()) * self.limits.factor for side in levels)
 
 
 @struct.dataclass
-class Rollout:
-    """Allocations drawn for a batch of prompts and the answers to them.
+class Draw:
+    """Allocations drawn for a batch of prompts; of a prompt's, the largest come first.
 
-    An allocation that asked for more than the capacity is answered as fitted to it, and charged
-    for what it asked.
+    An allocation that asks for more than the capacity is shown as fitted to it, and charged for
+    what it asked.
     """
 
     actions: Float[Array, "B M K"]
     log_probs: Float[Array, "B M K"]  # under the policy that drew them
     scales: Float[Array, "B M K"]  # of the policy's units, as drawn
     unit_mask: Bool[Array, "B K"]
-    tokens: Int[Array, "B M"]  # visual tokens that entered the decoder
+    tokens: Int[Array, "B M"]  # visual tokens that enter the decoder
     fitted: Bool[Array, "B M"]  # asked for more than the capacity
-    answers: Generation  # every field [B, M, N, length]
+    grid_thw: Int[Array, "B M E 3"]  # in patches; zeros for an absent pair
+    level: Int[Array, "B M E"] | None  # of each pair, where every level is encoded
+
+    def some(self, start: int | Int[Array, ""], count: int) -> "Draw":
+        """``count`` allocations of every prompt from ``start`` on."""
+        parts = {name: value for name, value in vars(self).items() if name != "unit_mask"}
+        return self.replace(**some_allocations(parts, start, count))
 
 
-def rollout(
+def some_allocations(tree: PyTree[Array], start: int | Int[Array, ""], count: int) -> PyTree[Array]:
+    """``count`` entries of axis 1 from ``start`` on; one compilation serves every start."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, count, axis=1), tree)
+
+
+class Pass(NamedTuple):
+    """Allocations of every prompt that are answered at once."""
+
+    start: int
+    capacity: int
+
+
+def draw_allocations(
+    allocation: AllocatorOutput,
+    frame_mask: Bool[Array, "B F"],
+    key: Key[Array, ""],
+    geometry: Geometry,
+    rollouts: RolloutConfig,
+) -> Draw:
+    """M allocations of each prompt from the policy, fitted to the capacity and sorted."""
+    actions = allocation.policy.sample(key, rollouts.num_allocations)
+    log_probs = allocation.policy.log_prob(actions)
+    return fit_allocations(actions, log_probs, allocation.unit_mask, frame_mask, geometry, rollouts)
+
+
+def fit_allocations(
+    actions: Float[Array, "B M K"],
+    log_probs: Float[Array, "B M K"],
+    unit_mask: Bool[Array, "B K"],
+    frame_mask: Bool[Array, "B F"],
+    geometry: Geometry,
+    rollouts: RolloutConfig,
+) -> Draw:
+    """The sizes that actions lead to, within the capacity; largest allocations first."""
+    scales = to_scale(actions, geometry.scale_range)
+    levels, limits, budget = geometry.levels(rollouts), geometry.limits, rollouts.token_capacity
+    size = geometry.height, geometry.width
+    if levels is not None:
+        level, fitted = fit_levels(scales, frame_mask, *size, budget, levels, limits)
+        grid_thw = level_grids(level, levels, limits.merge_size)
+    else:
+        level, pairs = None, pair_mask(frame_mask)
+        wanted = scales
+        if scales.shape[-1] == frame_mask.shape[-1]:
+            wanted = pair_scales(scales, frame_mask)
+        grid_thw, fit = jax.vmap(
+            lambda some: fit_clips(some, pairs, *size, budget, limits), in_axes=1, out_axes=1
+        )(wanted)
+        fitted = jnp.any((fit.scales != wanted) & pairs[:, None, :], axis=-1)
+    tokens = jnp.sum(jnp.prod(grid_thw, axis=-1), axis=-1) // limits.merge_size**2
+    order = jnp.argsort(-tokens, axis=1, stable=True)
+
+    def ordered(x: Array) -> Array:
+        return jnp.take_along_axis(x, order.reshape(order.shape + (1,) * (x.ndim - 2)), axis=1)
+
+    parts = (actions, log_probs, scales, tokens, fitted, grid_thw, level)
+    actions, log_probs, scales, tokens, fitted, grid_thw, level = jax.tree.map(ordered, parts)
+    return Draw(
+        actions=actions,
+        log_probs=log_probs,
+        scales=scales,
+        unit_mask=unit_mask,
+        tokens=tokens,
+        fitted=fitted,
+        grid_thw=grid_thw,
+        level=level,
+    )
+
+
+def plan_passes(most_tokens: Sequence[int] | np.ndarray, rollouts: RolloutConfig) -> list[Pass]:
+    """Which allocations are answered together, on the host.
+
+    Args:
+        most_tokens: the most tokens that any prompt's m-th allocation has, for each m.
+    """
+    ladder, size = rollouts.ladder, rollouts.pass_size
+    return [
+        Pass(start, ladder.choose(int(most_tokens[start])))
+        for start in range(0, len(most_tokens), size)
+    ]
+
+
+def show(
     params: Params,
     config: ModelConfig,
     frames: UInt8[Array, "B F height width 3"],
-    frame_mask: Bool[Array, "B F"],
-    prompts: Prompts,
-    allocation: AllocatorOutput,
-    key: Key[Array, ""],
-    *,
+    encoded: Float[Array, "B KU D"] | None,
+    draw: Draw,
+    capacity: int,
+    geometry: Geometry,
     rollouts: RolloutConfig,
-    scale_range: ScaleRange,
-    limits: SizeLimits,
-    convention: Convention = Convention.HF_5,
-) -> Rollout:
-    """Draws allocations from the policy and answers every prompt under each of them."""
-    draw, decode = jax.random.split(key)
-    actions = allocation.policy.sample(draw, rollouts.num_allocations)
-    scales = policy.to_scale(actions, scale_range)
-    height, width = frames.shape[2:4]
-    levels = size_levels(height, width, scale_range, limits)
-    level, fitted = fit_levels(
-        scales, frame_mask, height, width, rollouts.token_capacity, levels, limits
-    )
-    visual = encode_levels(params, config, frames, levels)
-    prompts = prompts.replace(native_thw=native_grids(pair_mask(frame_mask), height, width, limits))
-    answers = answer_allocations(
-        params, config, visual, level, prompts, levels, rollouts, decode, convention
-    )
-    return Rollout(
-        actions=actions,
-        log_probs=allocation.policy.log_prob(actions),
-        scales=scales,
-        unit_mask=allocation.unit_mask,
-        tokens=jnp.sum(jnp.where(level >= 0, jnp.asarray(levels.tokens)[level], 0), axis=-1),
-        fitted=fitted,
-        answers=answers,
-    )
+) -> Float[Array, "B M U D"]:
+    """Visual tokens of each allocation.
+
+    Args:
+        encoded: every pair at every level (`encode_all_levels`); None where allocations are
+            encoded one by one.
+        capacity: tokens that the largest of them needs.
+    """
+    levels = geometry.levels(rollouts)
+    if levels is not None:
+        return gather_levels(encoded, draw.level, levels, capacity)
+    max_height, max_width = geometry.most_pixels
+
+    def encode(clip: Array, grids: Array) -> Array:
+        tokens, _ = encode_pairs(
+            params,
+            config,
+            clip,
+            grids,
+            capacity=capacity,
+            max_height=max_height,
+            max_width=max_width,
+        )
+        return tokens
+
+    # One allocation of every prompt at a time: activations of all would not fit.
+    one_of_each = jax.vmap(encode)
+    grids = jnp.moveaxis(draw.grid_thw, 1, 0)
+    return jnp.moveaxis(jax.lax.map(lambda some: one_of_each(frames, some), grids), 0, 1)
+
+
+def encode_all_levels(
+    params: Params,
+    config: ModelConfig,
+    frames: UInt8[Array, "B F height width 3"],
+    geometry: Geometry,
+    rollouts: RolloutConfig,
+) -> Float[Array, "B KU D"] | None:
+    """What `show` gathers from; None where it encodes allocations one by one."""
+    levels = geometry.levels(rollouts)
+    if levels is None:
+        return None
+    return encode_levels(params, config, frames, levels, geometry.num_shares)
 
 
 def answer_allocations(
     params: Params,
     config: ModelConfig,
-    visual: Float[Array, "B KU D"],
-    level: Int[Array, "B M K"],
+    visual: Float[Array, "B M U D"],
+    draw: Draw,
     prompts: Prompts,
-    levels: SizeLevels,
-    rollouts: RolloutConfig,
+    frame_mask: Bool[Array, "B F"],
     key: Key[Array, ""],
-    convention: Convention = Convention.HF_5,
+    geometry: Geometry,
+    rollouts: RolloutConfig,
 ) -> Generation:
-    """N answers to each of M allocations of B prompts; every field [B, M, N, length]."""
-    batch, num_allocations = level.shape[:2]
-    merge_size = config.vision.spatial_merge_size
-    per_prompt = num_allocations * rollouts.num_answers
+    """N answers to each allocation that ``visual`` shows; every field [B, M, N, length]."""
+    layout, rows = _lay_out_rows(config, visual, draw, prompts, frame_mask, geometry, rollouts)
+    generation = generate_from(params, config, layout, rows, rollouts.decoding, key)
+    return jax.tree.map(lambda x: _by_prompt(x, draw, rollouts), generation)
 
-    def rows(x: Array) -> Array:
-        return repeat(x, "b ... -> (b m) ...", m=per_prompt)
 
-    flat = repeat(level, "b m k -> (b m n) k", n=rollouts.num_answers)
-    grid_thw = level_grids(flat, levels, merge_size)
-    layout = lay_out(
-        jax.tree.map(rows, prompts), grid_thw, config, rollouts.token_capacity, convention
+def score_allocations(
+    params: Params,
+    config: ModelConfig,
+    visual: Float[Array, "B M U D"],
+    draw: Draw,
+    prompts: Prompts,
+    frame_mask: Bool[Array, "B F"],
+    answers: Generation,
+    geometry: Geometry,
+    rollouts: RolloutConfig,
+) -> Float[Array, "B M N T"]:
+    """Log-probs of the tokens of given answers (`generation.teacher_forcing`), differentiable."""
+    layout, rows = _lay_out_rows(config, visual, draw, prompts, frame_mask, geometry, rollouts)
+    token_ids, mask = (
+        rearrange(x, "b m n t -> (b m n) t") for x in (answers.token_ids, answers.mask)
     )
-    index = level_index(layout, flat, levels)
-    generation = generate_from(
-        params, config, layout.replace(visual_index=index), rows(visual), rollouts.decoding, key
+    log_probs = answer_log_probs(
+        params,
+        config,
+        layout,
+        rows,
+        token_ids,
+        mask,
+        temperature=rollouts.decoding.temperature,
     )
-    return jax.tree.map(
-        lambda x: x.reshape(batch, num_allocations, rollouts.num_answers, *x.shape[1:]), generation
+    return _by_prompt(log_probs, draw, rollouts)
+
+
+def _lay_out_rows(
+    config: ModelConfig,
+    visual: Float[Array, "B M U D"],
+    draw: Draw,
+    prompts: Prompts,
+    frame_mask: Bool[Array, "B F"],
+    geometry: Geometry,
+    rollouts: RolloutConfig,
+) -> tuple[PromptLayout, Float[Array, "BMN U D"]]:
+    """One row for each answer: its layout, and the visual tokens of its allocation."""
+    limits = geometry.limits
+    native = native_grids(pair_mask(frame_mask), geometry.height, geometry.width, limits)
+    prompts = prompts.replace(native_thw=native)
+    per_prompt = visual.shape[1] * rollouts.num_answers
+    rows = jax.tree.map(lambda x: repeat(x, "b ... -> (b m) ...", m=per_prompt), prompts)
+    grids, visual = (
+        repeat(x, "b m ... -> (b m n) ...", n=rollouts.num_answers) for x in (draw.grid_thw, visual)
     )
+    return lay_out(rows, grids, config, visual.shape[1], geometry.convention), visual
+
+
+def _by_prompt(x: Any, draw: Draw, rollouts: RolloutConfig) -> Any:
+    return x.reshape(*draw.tokens.shape, rollouts.num_answers, *x.shape[1:])

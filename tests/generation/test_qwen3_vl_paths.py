@@ -16,7 +16,7 @@ from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.models.qwen3_vl import model
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig, TextConfig, VisionConfig
 from resadapt_jax.operators import CapacityLadder, SizeLimits
-from resadapt_jax.training.rollout import encode_levels, level_grids, level_index, size_levels
+from resadapt_jax.training.levels import encode_levels, gather_levels, level_grids, size_levels
 
 CONFIG = Qwen3VLConfig(
     text=TextConfig(
@@ -113,13 +113,13 @@ def test_rollouts_cached_levels_are_the_planned_tokens(params, frames, prompts):
     def both_ways(params):
         grids = level_grids(level, levels, 2)
         layout = lay_out(prompts, grids, CONFIG, NATIVE)
-        cached = layout.replace(visual_index=level_index(layout, level, levels))
         tokens = encode_levels(params, CONFIG, frames, levels)
+        tokens = gather_levels(tokens, level[:, None], levels, NATIVE)[:, 0]
         bounds = {"max_height": 32, "max_width": 64}
         encode = functools.partial(encode_pairs, params, CONFIG, capacity=NATIVE, **bounds)
         planned, _ = jax.vmap(encode)(frames, grids)
         return (
-            model.embed_prompt(params, CONFIG, cached, tokens),
+            model.embed_prompt(params, CONFIG, layout, tokens),
             model.embed_prompt(params, CONFIG, layout, planned),
         )
 

@@ -23,13 +23,15 @@ from resadapt_jax.evaluation import run as evaluation
 from resadapt_jax.evaluation.run import evaluate_run
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
-from resadapt_jax.training import capo
-from resadapt_jax.training.capo import train
+from resadapt_jax.training import recipe
 from resadapt_jax.training.config import EvaluationConfig, TrainConfig
 from resadapt_jax.training.encoder import describe_parameters
+from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.metrics import read_metrics
+from resadapt_jax.training.recipe import train
 from resadapt_jax.training.rollout import RolloutConfig
 from resadapt_jax.training.run_config import RunConfig
+from resadapt_jax.training.update import UpdateConfig
 from tests.evaluation.evaluation_parts import LIMITS, WORLD, backbone
 from tests.smolvlm_factory import CONFIG, random_params, word_tokenizer, write_smolvlm
 from tests.training.toy_parts import ALLOCATOR
@@ -56,7 +58,8 @@ def run_config(root, name, **encoder) -> TrainConfig:
         limits=LIMITS,
         num_steps=NUM_STEPS,
         batch_size=BATCH,
-        updates_per_step=1,
+        update=UpdateConfig(epochs=1),
+        mesh=MeshConfig(data=1),
         run=RunConfig(checkpoint_every=1, samples_every=2),
         encoder=SmolVLMEncoderConfig(**here | encoder),
         allocator=replace(ALLOCATOR, num_space_time_layers=1),
@@ -67,23 +70,6 @@ def run_config(root, name, **encoder) -> TrainConfig:
             num_clips=NUM_CLIPS, fixed_retentions=(0.25,), drop_retentions=(), budgets=()
         ),
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_compilations():
-    """Where files lie is part of a config, so each run would compile the same steps anew."""
-
-    def sharing(step):
-        def call(*arguments, config, **options):
-            config = replace(config, output_dir="any", encoder=ThumbnailConfig())
-            return step(*arguments, config=config, **options)
-
-        return call
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(capo, "roll_out", sharing(capo.roll_out))
-        patch.setattr(capo, "update", sharing(capo.update))
-        yield
 
 
 @pytest.fixture
@@ -144,19 +130,19 @@ def test_a_run_shows_samples(trained):
 def test_each_prompt_is_encoded_once_and_read_from_disk_afterwards(
     root, trained, encoded, monkeypatch
 ):
-    config, update = run_config(root, "cut"), capo.update
+    config, step = run_config(root, "cut"), recipe.run_step
 
-    def stopped(state, *arguments, **options):
+    def stopped(trainer, frozen, state, *arguments):
         if int(state.step) == 1:
             raise RuntimeError("killed")
-        return update(state, *arguments, **options)
+        return step(trainer, frozen, state, *arguments)
 
-    monkeypatch.setattr(capo, "update", stopped)
+    monkeypatch.setattr(recipe, "run_step", stopped)
     with pytest.raises(RuntimeError, match="killed"):
         train(config)
     # One video a prompt, whatever the number of allocations.
     assert encoded == [CHUNK] * (BATCH * WORLD.num_frames // CHUNK) * NUM_STEPS
-    monkeypatch.setattr(capo, "update", update)
+    monkeypatch.setattr(recipe, "run_step", step)
     encoded.clear()
     (root / "moved").symlink_to(root / "smolvlm")
     train(run_config(root, "cut", directory=str(root / "moved"), chunk_frames=CHUNK + 1))
@@ -224,9 +210,9 @@ def test_another_kind_of_encoder_is_refused(root, trained, monkeypatch):
     ],
 )
 def test_what_cannot_serve_is_refused_in_one_line(root, trained, monkeypatch, encoder, reason):
-    monkeypatch.setattr(capo, "run", lambda state, *arguments, **options: state)
+    monkeypatch.setattr(recipe, "run", lambda state, *arguments, **options: state)
     train(run_config(root, "kept"))  # starts the cache
-    monkeypatch.setattr(capo, "run", None)
+    monkeypatch.setattr(recipe, "run", None)
     monkeypatch.chdir(root)
     with pytest.raises(UserError, match=reason) as caught:
         train(run_config(root, "kept", **encoder))
@@ -234,7 +220,7 @@ def test_what_cannot_serve_is_refused_in_one_line(root, trained, monkeypatch, en
 
 
 def test_the_counts_are_printed(root, trained, monkeypatch, capsys):
-    monkeypatch.setattr(capo, "run", lambda state, *arguments, **options: state)
+    monkeypatch.setattr(recipe, "run", lambda state, *arguments, **options: state)
     train(run_config(root, "printed"))
     own = sum(tensor.size for tensor in weights(trained).values())
     frozen = sum(leaf.size for leaf in jax.tree.leaves(random_params()))

@@ -1,0 +1,302 @@
+"""What a step does with the backbone: it answers, and learns from the advantages of its answers."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from resadapt_jax.generation.decode import Generation
+from resadapt_jax.losses import BackboneLossConfig, WeightedSum, backbone_loss
+from resadapt_jax.models.families import ModelConfig, family_of
+from resadapt_jax.models.partition import PartitionTable, tree_shardings
+from resadapt_jax.training.prompt_batch import PromptBatch
+from resadapt_jax.training.rollout import (
+    Draw,
+    Geometry,
+    Pass,
+    RolloutConfig,
+    answer_allocations,
+    encode_all_levels,
+    score_allocations,
+    show,
+    some_allocations,
+)
+from resadapt_jax.training.state import Part, keep_in_place, merge_params
+from resadapt_jax.training.update import Sums, UpdateConfig, deal, sum_gradients, update_part
+from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, PyTree
+
+
+class Setting(NamedTuple):
+    """What is static about the backbone's part of a step; hashable.
+
+    Attributes:
+        config: the architecture.
+        dtype: what its parameters are cast to before they are used.
+        geometry: of clips and their sizes.
+        rollouts: how many answers there are, and how they are drawn.
+    """
+
+    config: ModelConfig
+    dtype: str
+    geometry: Geometry
+    rollouts: RolloutConfig
+
+
+def cast(params: Params, dtype: str) -> Params:
+    """The parameters as the network computes with them."""
+    return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+cast_all = jax.jit(cast, static_argnames="dtype")
+
+
+@partial(jax.jit, static_argnames=("setting",))
+def encode(
+    params: Params, batch: PromptBatch, *, setting: Setting
+) -> Float[Array, "B KU D"] | None:
+    """What every pass of a step gathers its tokens from, if that is how it gets them."""
+    return encode_all_levels(
+        params, setting.config, batch.frames, setting.geometry, setting.rollouts
+    )
+
+
+@partial(jax.jit, static_argnames=("setting", "capacity"))
+def answer(
+    params: Params,
+    encoded: Float[Array, "B KU D"] | None,
+    batch: PromptBatch,
+    drawn: Draw,
+    start: Int[Array, ""],
+    key: Key[Array, ""],
+    *,
+    setting: Setting,
+    capacity: int,
+) -> Generation:
+    """The answers of one pass; every field [B, G, N, length]."""
+    config, geometry, rollouts = setting.config, setting.geometry, setting.rollouts
+    some = drawn.some(start, rollouts.pass_size)
+    visual = show(params, config, batch.frames, encoded, some, capacity, geometry, rollouts)
+    return answer_allocations(
+        params,
+        config,
+        visual,
+        some,
+        batch.prompts,
+        batch.frame_mask,
+        jax.random.fold_in(key, start),
+        geometry,
+        rollouts,
+    )
+
+
+def answer_all(
+    params: Params,
+    batch: PromptBatch,
+    drawn: Draw,
+    passes: list[Pass],
+    key: Key[Array, ""],
+    setting: Setting,
+) -> Generation:
+    """The answers of all passes of a step; every field [B, M, N, length]."""
+    encoded = encode(params, batch, setting=setting)
+    parts = [
+        answer(
+            params,
+            encoded,
+            batch,
+            drawn,
+            jnp.int32(one.start),
+            key,
+            setting=setting,
+            capacity=one.capacity,
+        )
+        for one in passes
+    ]
+    # A pass has its cache to itself; the largest is what a step needs.
+    most = max(part.cache_bytes for part in parts)
+    parts = [part.replace(cache_bytes=most) for part in parts]
+    return jax.tree.map(lambda *some: jnp.concatenate(some, axis=1), *parts)
+
+
+def score(
+    params: Params,
+    batch: PromptBatch,
+    drawn: Draw,
+    answers: Generation,
+    capacity: int,
+    setting: Setting,
+) -> Float[Array, "B M N T"]:
+    """Log-probs of given answers to given allocations; differentiable."""
+    config, geometry, rollouts = setting.config, setting.geometry, setting.rollouts
+    params = cast(params, setting.dtype)
+    encoded = encode_all_levels(params, config, batch.frames, geometry, rollouts)
+    visual = show(params, config, batch.frames, encoded, drawn, capacity, geometry, rollouts)
+    return score_allocations(
+        params, config, visual, drawn, batch.prompts, batch.frame_mask, answers, geometry, rollouts
+    )
+
+
+@partial(jax.jit, static_argnames=("setting", "capacity"))
+def score_pass(
+    params: Params,
+    batch: PromptBatch,
+    drawn: Draw,
+    answers: Generation,
+    start: Int[Array, ""],
+    *,
+    setting: Setting,
+    capacity: int,
+) -> Float[Array, "B G N T"]:
+    """`score` of the allocations of one pass."""
+    drawn = drawn.some(start, setting.rollouts.pass_size)
+    answers = some_allocations(answers, start, setting.rollouts.pass_size)
+    return score(params, batch, drawn, answers, capacity, setting)
+
+
+def score_all(
+    params: Params,
+    batch: PromptBatch,
+    drawn: Draw,
+    answers: Generation,
+    passes: list[Pass],
+    setting: Setting,
+) -> Float[Array, "B M N T"]:
+    """`score` of all answers of a step, pass by pass."""
+    parts = [
+        score_pass(
+            params,
+            batch,
+            drawn,
+            answers,
+            jnp.int32(one.start),
+            setting=setting,
+            capacity=one.capacity,
+        )
+        for one in passes
+    ]
+    return jnp.concatenate(parts, axis=1)
+
+
+class Graded(NamedTuple):
+    """Answers and what was made of them."""
+
+    answers: Generation  # every field [B, M, N, T]
+    old_log_probs: Float[Array, "B M N T"]
+    advantages: Float[Array, "B M N"]
+    mask: Bool[Array, "B M N T"]  # tokens that are learnt from
+    ref_log_probs: Float[Array, "B M N T"] | None
+
+
+@partial(
+    jax.jit,
+    static_argnames=("setting", "loss", "update", "capacity", "mesh"),
+    donate_argnames=("carry",),
+)
+def add_gradients(
+    carry: PyTree[Array] | None,
+    params: Params,
+    fixed: Params,
+    batch: PromptBatch,
+    drawn: Draw,
+    graded: Graded,
+    mini_batch: Int[Array, ""],
+    start: Int[Array, ""],
+    *,
+    setting: Setting,
+    loss: BackboneLossConfig,
+    update: UpdateConfig,
+    capacity: int,
+    mesh: Mesh,
+) -> tuple[Params, Float[Array, ""], Sums]:
+    """Adds the gradients of one pass over a mini-batch (`update.sum_gradients`), eq. (24).
+
+    Args:
+        carry: what the passes before gave; None for the first.
+        params: what is trained.
+        fixed: the rest of the parameters.
+    """
+
+    def objective(
+        params: Params, batch: tuple[PromptBatch, Draw, Graded]
+    ) -> tuple[WeightedSum, Sums]:
+        batch, drawn, graded = batch
+        whole = merge_params(params, fixed)
+        log_probs = score(whole, batch, drawn, graded.answers, capacity, setting)
+        return backbone_loss(
+            log_probs,
+            graded.old_log_probs,
+            graded.advantages,
+            graded.mask,
+            loss,
+            ref_log_probs=graded.ref_log_probs,
+        )
+
+    count = setting.rollouts.pass_size
+    batch = batch, drawn.some(start, count), some_allocations(graded, start, count)
+    batch = jax.tree.map(lambda x: x[mini_batch], deal(batch, update.mini_batches))
+    gradients, weight, sums = sum_gradients(objective, params, batch, update.micro_batches)
+    places = tree_shardings(params, family_of(setting.config).partition, mesh)
+    summed = jax.lax.with_sharding_constraint(gradients, places), weight, sums
+    return summed if carry is None else jax.tree.map(jnp.add, carry, summed)
+
+
+@partial(jax.jit, static_argnames=("table", "optimizer", "mesh"), donate_argnames=("part",))
+def apply_gradients(
+    part: Part,
+    gradients: Params,
+    weight: Float[Array, ""],
+    *,
+    table: PartitionTable,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+) -> tuple[Part, Float[Array, ""]]:
+    """`update.update_part`, kept where it lies."""
+    part, norm = update_part(part, gradients, weight, optimizer)
+    return keep_in_place(part, table, optimizer, mesh), norm
+
+
+def learn_from(
+    part: Part,
+    fixed: Params,
+    batch: PromptBatch,
+    drawn: Draw,
+    graded: Graded,
+    passes: list[Pass],
+    *,
+    setting: Setting,
+    loss: BackboneLossConfig,
+    update: UpdateConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+) -> tuple[Part, Sums, Float[Array, ""]]:
+    """The backbone's updates of a step; what is returned is as by `update.learn`."""
+    table = family_of(setting.config).partition
+    for _ in range(update.epochs):
+        of_epoch = None
+        for mini_batch in range(update.mini_batches):
+            carry = None
+            for one in passes:
+                carry = add_gradients(
+                    carry,
+                    part.params,
+                    fixed,
+                    batch,
+                    drawn,
+                    graded,
+                    jnp.int32(mini_batch),
+                    jnp.int32(one.start),
+                    setting=setting,
+                    loss=loss,
+                    update=update,
+                    capacity=one.capacity,
+                    mesh=mesh,
+                )
+            gradients, weight, sums = carry
+            part, norm = apply_gradients(
+                part, gradients, weight, table=table, optimizer=optimizer, mesh=mesh
+            )
+            of_epoch = sums if of_epoch is None else jax.tree.map(jnp.add, of_epoch, sums)
+    return part, of_epoch, norm

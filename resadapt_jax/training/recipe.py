@@ -1,0 +1,284 @@
+"""Sets a training run up and writes what comes of it: ``train(config)``.
+
+Checks that the config can work before anything compiles, opens every network on the mesh, and
+hands steps to the loop.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from transformers import PreTrainedTokenizerBase
+
+from resadapt_jax import advantages
+from resadapt_jax.allocator import ThumbnailEncoder, count_params, init_params
+from resadapt_jax.allocator.checkpoint import (
+    TrainedAllocator,
+    TrainedAllocatorConfig,
+    load_allocator,
+    save_allocator,
+)
+from resadapt_jax.allocator.partition import PARTITION as ALLOCATOR_PARTITION
+from resadapt_jax.allocator.smolvlm_encoder import SmolVLMEncoder
+from resadapt_jax.data.toy_pipeline import HostShare, question_batches
+from resadapt_jax.data.toy_source import ToyClips
+from resadapt_jax.errors import UserError
+from resadapt_jax.generation.backbone import Backbone, load_backbone
+from resadapt_jax.models.families import check_convention, family_of
+from resadapt_jax.models.partition import tree_shardings
+from resadapt_jax.models.stacking import stack_layers
+from resadapt_jax.training.backbone_step import Setting, cast_all
+from resadapt_jax.training.config import TrainConfig, check_limits, resolve
+from resadapt_jax.training.encoder import (
+    describe_parameters,
+    encode_batch,
+    open_cache,
+    open_encoder,
+    source_of,
+)
+from resadapt_jax.training.loop import run
+from resadapt_jax.training.mesh import (
+    batch_shares,
+    build_mesh,
+    is_first_process,
+    put_batch,
+    put_replicated,
+    require_divisible,
+)
+from resadapt_jax.training.optimizer import make_optimizer
+from resadapt_jax.training.prompt_batch import PromptBatch
+from resadapt_jax.training.rollout import Geometry
+from resadapt_jax.training.state import Part, TrainState, merge_params, split_params, start_part
+from resadapt_jax.training.step import StepResult
+from resadapt_jax.training.trainer import Estimator, Frozen, Trainer, run_step
+from resadapt_jax.typing import Params, PyTree
+
+
+def train(config: TrainConfig, estimator: Estimator | None = None) -> Path:
+    """Runs or resumes a training and writes what was trained.
+
+    Args:
+        estimator: what a group of answers earned; by default the one that ``config.advantage``
+            names. A method of one's own is one function.
+
+    Returns:
+        The folder of the trained allocator, or of the backbone where that alone was trained.
+
+    Raises:
+        UserError: the config cannot work; names the field.
+    """
+    mesh = build_mesh(config.mesh)
+    check_batches(config, mesh)
+    with jax.set_mesh(mesh):
+        backbone = open_backbone(config, mesh)
+        encoder, query_tokenizer = open_encoder(config.encoder, backbone)
+        config = resolve(config, encoder)
+        check_convention(config.convention, backbone.config)
+        trainer = make_trainer(config, mesh, backbone, estimator)
+        check_geometry(trainer)
+        if config.allocator is not None and is_first_process():
+            print(describe_parameters(count_params(config.allocator), encoder))
+        state, frozen = start(trainer, backbone.params)
+        cache = open_cache(config.encoder, encoder, config.world)
+
+        def step(state: TrainState, records: dict[str, np.ndarray]) -> StepResult:
+            local = PromptBatch.from_records(records)
+            batch = put_batch(local, mesh)
+            features = None
+            if config.allocator is not None:
+                features = encode_batch(encoder, local, batch, mesh, cache)
+            return run_step(trainer, frozen, state, features, batch, records)
+
+        state = run(
+            state,
+            question_batches(
+                ToyClips(config.world, config.num_steps * config.batch_size),
+                backbone.tokenizer,
+                config.batch_size,
+                config.convention,
+                query_tokenizer,
+                HostShare(jax.process_index(), jax.process_count()),
+            ),
+            step,
+            config=config,
+            output_dir=config.output_dir,
+            num_steps=config.num_steps,
+            shown=("reward", "retention"),
+            description="train",
+        )
+        return export(trainer, state, frozen, encoder, query_tokenizer, backbone)
+
+
+def check_batches(config: TrainConfig, mesh: Mesh) -> None:
+    """Refuses a batch that cannot be dealt out to devices, mini-batches and micro-batches.
+
+    Raises:
+        UserError: names the field.
+    """
+    updates = {"update": config.update} if config.train_allocator else {}
+    if config.backbone_training is not None:
+        updates["backbone_training.update"] = config.backbone_training.update
+    require_divisible(mesh, batch_size=config.batch_size)
+    for name, update in updates.items():
+        parts = update.mini_batches * update.micro_batches
+        if config.batch_size % (parts * batch_shares(mesh)):
+            raise UserError(
+                f"batch_size {config.batch_size} cannot be dealt out to {update.mini_batches} x "
+                f"{update.micro_batches} parts ({name}.mini_batches x micro_batches) on "
+                f"{batch_shares(mesh)} devices"
+            )
+
+
+def check_geometry(trainer: Trainer) -> None:
+    """Refuses sizes that are not the backbone's, and a capacity that not even the smallest fit.
+
+    Raises:
+        UserError: names both values.
+    """
+    config, geometry = trainer.config, trainer.setting.geometry
+    check_limits(config.limits, trainer.setting.config)
+    least = config.world.num_pairs * geometry.least_tokens
+    if config.rollouts.token_capacity < least:
+        raise UserError(
+            f"rollouts.token_capacity is {config.rollouts.token_capacity}, but "
+            f"{config.world.num_pairs} pairs of the smallest size need {least}"
+        )
+
+
+def open_backbone(config: TrainConfig, mesh: Mesh) -> Backbone:
+    """Reads the backbone onto the mesh; float32 where it is trained."""
+    trained = config.backbone_training is not None
+    dtype = "float32" if trained else config.backbone_dtype
+    return load_backbone(config.backbone, dtype, mesh)
+
+
+def make_trainer(
+    config: TrainConfig, mesh: Mesh, backbone: Backbone, estimator: Estimator | None = None
+) -> Trainer:
+    """What is fixed for a run, from a resolved config."""
+    world, joint = config.world, config.backbone_training
+    geometry = Geometry(
+        height=world.size,
+        width=world.size,
+        num_frames=world.num_frames,
+        scale_range=config.scale_range,
+        limits=config.limits,
+        convention=config.convention,
+        num_shares=batch_shares(mesh),
+    )
+    optimizer = of_backbone = None
+    if config.train_allocator:
+        num_updates = config.num_steps * config.update.updates_per_step
+        optimizer = make_optimizer(config.optimizer, num_updates)
+    if joint is not None:
+        num_updates = config.num_steps * joint.update.updates_per_step
+        of_backbone = make_optimizer(joint.optimizer, num_updates)
+    return Trainer(
+        config=config,
+        mesh=mesh,
+        setting=Setting(
+            config=backbone.config,
+            dtype=config.backbone_dtype,
+            geometry=geometry,
+            rollouts=config.rollouts,
+        ),
+        allocator_optimizer=optimizer,
+        backbone_optimizer=of_backbone,
+        decode=backbone.decode,
+        estimator=estimator or partial(advantages.estimate, config=config.advantage),
+    )
+
+
+def start(trainer: Trainer, backbone: Params) -> tuple[TrainState, Frozen]:
+    """The state before the first step, and what no step changes, all of it on the mesh."""
+    config, mesh = trainer.config, trainer.mesh
+    init_key, key = jax.random.split(jax.random.key(config.seed))
+    allocator = _start_allocator(config, mesh, init_key)
+    part = None
+    if config.train_allocator:
+        part = start_part(allocator, ALLOCATOR_PARTITION, trainer.allocator_optimizer, mesh)
+    of_backbone, rest = _start_backbone(trainer, backbone)
+    joint = config.backbone_training
+    state = TrainState(
+        step=put_replicated(jnp.zeros((), jnp.int32), mesh),
+        allocator=part,
+        backbone=of_backbone,
+        key=put_replicated(key, mesh),
+    )
+    return state, Frozen(
+        allocator=None if config.train_allocator else allocator,
+        backbone=rest,
+        reference=backbone if joint is not None and joint.loss.kl_weight else None,
+    )
+
+
+def _start_allocator(config: TrainConfig, mesh: Mesh, key: jax.Array) -> Params | None:
+    if config.allocator is None:
+        return None
+    shapes = jax.eval_shape(lambda: init_params(key, config.allocator))
+    places = tree_shardings(shapes, ALLOCATOR_PARTITION, mesh)
+    if config.start_allocator:
+        saved = load_allocator(config.start_allocator)
+        if saved.config.network != config.allocator:
+            raise UserError(f"the network of {config.start_allocator} is not that of allocator")
+        return jax.device_put(saved.params, places)
+    return jax.jit(init_params, static_argnums=1, out_shardings=places)(key, config.allocator)
+
+
+def _start_backbone(trainer: Trainer, backbone: Params) -> tuple[Part | None, Params]:
+    """What of the backbone is trained, its layers stacked, and what is not, as it computes."""
+    joint, table = trainer.config.backbone_training, family_of(trainer.setting.config).partition
+    backbone = jax.device_put(backbone, tree_shardings(backbone, table, trainer.mesh))
+    if joint is None:
+        return None, backbone
+    trained, fixed = split_params(backbone, joint.frozen)
+    part = start_part(stack_layers(trained), table, trainer.backbone_optimizer, trainer.mesh)
+    return part, cast_all(fixed, dtype=trainer.setting.dtype)
+
+
+def export(
+    trainer: Trainer,
+    state: TrainState,
+    frozen: Frozen,
+    encoder: ThumbnailEncoder | SmolVLMEncoder,
+    query_tokenizer: PreTrainedTokenizerBase,
+    backbone: Backbone,
+) -> Path:
+    """Writes the trained parts to ``allocator`` and ``backbone`` in the run's folder."""
+    config = trainer.config
+    allocator_dir, backbone_dir = (Path(config.output_dir) / n for n in ("allocator", "backbone"))
+    if state.backbone is not None:
+        whole = to_host(merge_params(state.backbone.params, frozen.backbone))
+        if is_first_process():
+            checkpoint = family_of(backbone.config).checkpoint
+            checkpoint.save_hf(backbone_dir, backbone.config, whole)
+            backbone.tokenizer.save_pretrained(backbone_dir)
+    if state.allocator is None:
+        return backbone_dir
+    if isinstance(encoder, ThumbnailEncoder):  # its words are saved with the allocator
+        encoder = to_host(encoder)
+    trained = TrainedAllocator(
+        config=TrainedAllocatorConfig(
+            network=config.allocator,
+            encoder=source_of(config.encoder, encoder),
+            vocab_size=encoder.vocab_size,
+            scale_range=config.scale_range,
+        ),
+        params=to_host(state.allocator.params),
+        encoder=encoder,
+        tokenizer=query_tokenizer,
+    )
+    if is_first_process():
+        save_allocator(allocator_dir, trained)
+    return allocator_dir
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """The whole of every array in every process, one array after another."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), tree)

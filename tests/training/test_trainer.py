@@ -1,0 +1,299 @@
+"""Steps on a tiny random backbone: what a step changes, and what it must not see."""
+
+from dataclasses import replace
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resadapt_jax import advantages
+from resadapt_jax.allocator import ScaleRange, ThumbnailConfig
+from resadapt_jax.data.toy_pipeline import question_batches
+from resadapt_jax.data.toy_source import ToyClips
+from resadapt_jax.errors import UserError
+from resadapt_jax.generation.answer import DecodingConfig
+from resadapt_jax.training import trainer as training
+from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig, resolve
+from resadapt_jax.training.encoder import encode_batch, open_encoder
+from resadapt_jax.training.grading import TASK_TYPES, grade
+from resadapt_jax.training.mesh import MeshConfig, build_mesh, put_batch
+from resadapt_jax.training.metrics import CompileCounter
+from resadapt_jax.training.optimizer import OptimizerConfig
+from resadapt_jax.training.prompt_batch import PromptBatch
+from resadapt_jax.training.recipe import check_batches, check_geometry, make_trainer, start
+from resadapt_jax.training.rollout import RolloutConfig
+from resadapt_jax.training.update import UpdateConfig
+from tests.training.toy_parts import ALLOCATOR, WORLD, backbone
+
+ONE_DEVICE = MeshConfig(data=1)
+ENCODER, _ = open_encoder(ThumbnailConfig(), backbone())
+CONFIG = resolve(
+    TrainConfig(
+        mesh=ONE_DEVICE,
+        world=replace(WORLD, size=56),
+        num_steps=4,
+        batch_size=2,
+        allocator=ALLOCATOR,
+        update=UpdateConfig(epochs=1),
+        rollouts=RolloutConfig(
+            num_allocations=4, token_capacity=9, decoding=DecodingConfig(max_new_tokens=3)
+        ),
+    ),
+    ENCODER,
+)
+JOINT = replace(
+    CONFIG,
+    rollouts=replace(CONFIG.rollouts, decoding=DecodingConfig(max_new_tokens=3, temperature=1.0)),
+    backbone_training=BackboneTrainingConfig(
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0)
+    ),
+)
+
+
+@cache
+def records(index=0):
+    source = ToyClips(CONFIG.world, 8)
+    batches = question_batches(source, backbone().tokenizer, CONFIG.batch_size)
+    return [next(batches) for _ in range(index + 1)][-1]
+
+
+class Run:
+    """A trainer with its state, stepped on batches of the embedded world."""
+
+    def __init__(self, config, estimator=None):
+        self.mesh = build_mesh(config.mesh)
+        self.trainer = make_trainer(config, self.mesh, backbone(), estimator)
+        self.state, self.frozen = start(self.trainer, backbone().params)
+
+    def inputs(self, records):
+        local = PromptBatch.from_records(records)
+        batch = put_batch(local, self.mesh)
+        return encode_batch(ENCODER, local, batch, self.mesh), batch
+
+    def roll_out(self, records):
+        rolled, metrics = training.roll_out(
+            self.trainer, self.frozen, self.state, *self.inputs(records)
+        )
+        return rolled, metrics
+
+    def learn(self, records, rolled, accuracy):
+        """The allocator's part of a step, with rewards of one's own."""
+        features, _ = self.inputs(records)
+        group, earned, metrics = self.judge(rolled, accuracy)
+        self.state, _, learnt = training.learn_allocator(
+            self.trainer, self.state, features, rolled.drawn, group, earned
+        )
+        return metrics | learnt
+
+    def judge(self, rolled, accuracy):
+        config = self.trainer.config
+        return training.judge(
+            {"accuracy": accuracy},
+            rolled.drawn.scales,
+            rolled.drawn.unit_mask,
+            s_min=config.scale_range.s_min,
+            s_max=config.scale_range.s_max,
+            success_threshold=config.success_threshold,
+            estimator=self.trainer.estimator,
+        )
+
+    def step(self, records):
+        result = training.run_step(
+            self.trainer, self.frozen, self.state, *self.inputs(records), records
+        )
+        self.state = result.state
+        return result
+
+
+def right(count=4):
+    return np.ones((CONFIG.batch_size, count, 1), np.float32)
+
+
+def test_nothing_compiles_after_the_first_step():
+    run = Run(JOINT)
+    run.step(records(0))
+    with CompileCounter() as compiled:
+        result = run.step(records(1))
+    assert compiled.names == []
+    assert int(result.state.step) == 2
+    for name in ("ratio", "backbone_ratio"):
+        assert np.isfinite(result.metrics[name])
+    assert result.metrics["backbone_grad_norm"] > 0.0
+
+
+def test_at_equal_parameters_the_ratio_is_one():
+    run = Run(CONFIG)
+    rolled, _ = run.roll_out(records())
+    metrics = run.learn(records(), rolled, np.arange(8, dtype=np.float32).reshape(2, 4, 1) % 2)
+    # Two programs may round apart by some units of the last place, where XLA does not optimise.
+    np.testing.assert_allclose(metrics["ratio"], 1.0, atol=1e-5)
+    assert metrics["grad_norm"] > 0.0
+
+
+def test_cheaper_right_answers_are_made_likelier():
+    # All answers right: cost alone separates the allocations, so the mean scale must fall.
+    config = replace(
+        CONFIG,
+        optimizer=replace(CONFIG.optimizer, learning_rate=3e-3, warmup_steps=1),
+        advantage=replace(CONFIG.advantage, gamma=1.5, positive_floor=None),
+        num_steps=40,
+    )
+    run, before = Run(config), None
+    for _ in range(12):
+        rolled, _ = run.roll_out(records())
+        mean = float(jnp.mean(rolled.drawn.scales))
+        before = mean if before is None else before
+        run.learn(records(), rolled, right())
+    params, features = run.state.allocator.params, run.inputs(records())[0]
+    from resadapt_jax.allocator.network import propose_scales
+
+    after = propose_scales(params, run.trainer.config.allocator, features, config.scale_range)
+    assert jnp.mean(after) < before - 0.05
+
+
+def test_equal_rewards_and_no_cost_change_nothing():
+    loss = replace(CONFIG.loss, similarity_weight=0.0, concentration_weight=0.0)
+    advantage = replace(CONFIG.advantage, gamma=0.0, lambda_capo=0.0, positive_floor=None)
+    run = Run(replace(CONFIG, advantage=advantage, loss=loss))
+    rolled, _ = run.roll_out(records())
+    metrics = run.learn(records(), rolled, right())
+    assert metrics["grad_norm"] == 0.0
+
+
+def test_the_policys_range_reaches_every_part():
+    run = Run(replace(CONFIG, scale_range=ScaleRange(s_min=0.25, s_max=0.5)))
+    rolled, _ = run.roll_out(records())
+    scales = rolled.drawn.scales
+    assert scales.min() >= 0.25 and scales.max() <= 0.5
+    _, _, metrics = run.judge(rolled, right())
+    expected = (np.mean(scales, axis=-1) - 0.25) / 0.25  # eq. (13)
+    np.testing.assert_allclose(metrics["cost"], expected.mean(), rtol=1e-5)
+
+
+def test_a_users_own_method_is_one_function():
+    def against_cost(group):
+        return advantages.make_advantages(group, -group.cost[..., None])
+
+    run = Run(CONFIG, estimator=against_cost)
+    rolled, _ = run.roll_out(records())
+    _, earned, metrics = run.judge(rolled, right())
+    np.testing.assert_allclose(jnp.mean(earned.values), -metrics["cost"], rtol=1e-6)
+
+
+def test_evidence_reaches_neither_allocator_nor_reward_nor_loss(monkeypatch):
+    # Poison the evidence of every clip: not a bit of a step may change.
+    def one_step():
+        records.cache_clear()
+        run = Run(CONFIG)
+        result = run.step(records())
+        return result.state.allocator.params, result.metrics["reward"]
+
+    clean = one_step()
+    from resadapt_jax.data import toy_source
+
+    poisoned = lambda question, config: np.full(config.num_pairs, np.nan)  # noqa: E731
+    monkeypatch.setattr(toy_source, "_evidence_mask", poisoned)
+    assert np.isnan(ToyClips(WORLD, 1)[0]["evidence"]).all()
+    for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(one_step()), strict=True):
+        assert jnp.array_equal(a, b)
+
+
+def test_a_frozen_part_stays_bitwise_and_the_rest_moves():
+    joint = replace(JOINT.backbone_training, frozen=("visual.*",))
+    run = Run(replace(JOINT, backbone_training=joint))
+    assert "visual" not in run.state.backbone.params
+    before = jax.device_get(run.state.backbone.params)
+    run.step(records())
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, run.state.backbone.params)
+    assert all(jax.tree.leaves(moved))
+    assert run.frozen.backbone.keys() == {"visual"}
+
+
+@pytest.mark.parametrize(
+    ("frozen", "message"),
+    [(("vision.*",), "no parameter is called vision"), (("*",), "nothing is left to train")],
+)
+def test_patterns_that_freeze_nothing_or_all_are_refused(frozen, message):
+    joint = replace(JOINT.backbone_training, frozen=frozen)
+    with pytest.raises(UserError, match=message):
+        Run(replace(JOINT, backbone_training=joint))
+
+
+def test_a_backbone_alone_sees_frames_at_their_own_size():
+    config = replace(
+        JOINT,
+        allocator=None,
+        train_allocator=False,
+        rollouts=replace(JOINT.rollouts, num_allocations=1, num_answers=4, token_capacity=12),
+        backbone_training=replace(JOINT.backbone_training, advantages="released"),
+    )
+    run = Run(config)
+    local = PromptBatch.from_records(records())
+    result = training.run_step(
+        run.trainer, run.frozen, run.state, None, put_batch(local, run.mesh), records()
+    )
+    assert result.metrics["retention"] == 1.0
+    assert result.state.allocator is None and int(result.state.step) == 1
+
+
+def test_answers_are_graded_by_their_task():
+    texts = {1: "C", 2: "7", 3: "4 to 5", 4: "4 to 6"}
+    ids = np.array([[[1], [2]], [[2], [1]], [[3], [4]]])[:, :, None, :]
+    mask = np.ones(ids.shape, bool)
+    tasks = np.array(["which", "how_many", "when"])
+    truths = np.array(["C", "7", "4 to 5"])
+    scores = grade(ids, mask, tasks, truths, lambda row: texts[int(row[0])])
+    # [4, 6] against [4, 5]: intersection 1 second, union 2.
+    np.testing.assert_allclose(scores[:, :, 0], [[1, 0], [1, 0], [1, 0.5]])
+
+
+def test_only_one_class_per_task():
+    from resadapt_jax.data.toy_world import TASKS
+
+    assert set(TASK_TYPES) == set(TASKS)
+
+
+def test_what_the_backbone_cannot_take_is_refused():
+    def check(config):
+        check_geometry(make_trainer(config, build_mesh(ONE_DEVICE), backbone()))
+
+    check(CONFIG)
+    with pytest.raises(UserError, match="token_capacity is 2, but 3 pairs .* need 3"):
+        check(replace(CONFIG, rollouts=replace(CONFIG.rollouts, token_capacity=2)))
+    with pytest.raises(UserError, match="patches of 16 pixels .* the backbone has 14 and 2"):
+        check(replace(CONFIG, limits=replace(CONFIG.limits, patch_size=16)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 3, "mesh": MeshConfig(data=2)}, "batch_size is 3, .* = 2 devices"),
+        ({"update": UpdateConfig(mini_batches=4)}, "batch_size 2 cannot be dealt out to 4 x 1"),
+    ],
+)
+def test_batches_that_cannot_be_shared_out_are_refused(changes, message):
+    config = replace(CONFIG, **changes)
+    with pytest.raises(UserError, match=message):
+        check_batches(config, build_mesh(config.mesh))
+
+
+def test_a_mesh_of_more_devices_than_there_are_is_refused():
+    with pytest.raises(UserError, match="4 x 2 x 2, but there are 8 devices"):
+        build_mesh(MeshConfig(data=4, fsdp=2, tensor=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_steps": 0}, "num_steps"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"allocator": None}, "train_allocator needs an allocator"),
+        ({"train_allocator": False}, "start_allocator"),
+        ({"train_allocator": False, "start_allocator": "x"}, "nothing to train"),
+    ],
+)
+def test_a_run_that_makes_no_sense_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **changes)
