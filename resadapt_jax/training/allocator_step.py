@@ -21,6 +21,7 @@ from resadapt_jax.allocator.policy import ScaleRange, from_scale, to_scale
 from resadapt_jax.losses import AllocatorLossConfig, WeightedSum
 from resadapt_jax.operators import native_tokens, sizes_from_scales, token_counts
 from resadapt_jax.training.measures import gini, ratio_extremes, scale_span, scale_std
+from resadapt_jax.training.mesh import keep_rows
 from resadapt_jax.training.rollout import (
     Draw,
     Geometry,
@@ -46,7 +47,7 @@ def draw(
 ) -> tuple[Draw, Int[Array, " M"], dict[str, Array]]:
     """M allocations of every prompt, the most tokens at each place among them, and metrics."""
     allocation = allocate(params, config, features)
-    drawn = draw_allocations(allocation, frame_mask, key, geometry, rollouts)
+    drawn = keep_rows(draw_allocations(allocation, frame_mask, key, geometry, rollouts))
     metrics = _metrics_of_policy(allocation, frame_mask, geometry)
     return (
         drawn,
@@ -63,7 +64,8 @@ def draw_native(
     pairs = pair_mask(frame_mask)
     shape = (len(pairs), rollouts.num_allocations, pairs.shape[1])
     actions = jnp.full(shape, from_scale(1.0, geometry.scale_range))
-    drawn = fit_allocations(actions, jnp.zeros(shape), pairs, frame_mask, geometry, rollouts)
+    zeros = jnp.zeros(shape)
+    drawn = keep_rows(fit_allocations(actions, zeros, pairs, frame_mask, geometry, rollouts))
     return drawn, jnp.max(drawn.tokens, axis=0), _metrics_of_draw(drawn, frame_mask, geometry)
 
 

@@ -1,5 +1,6 @@
 """What a step does with the backbone: it answers, and learns from the advantages of its answers."""
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -10,8 +11,10 @@ from jax.sharding import Mesh
 
 from resadapt_jax.generation.decode import Generation
 from resadapt_jax.losses import BackboneLossConfig, WeightedSum, backbone_loss
+from resadapt_jax.models.compute import Remat, with_compute
 from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.partition import PartitionTable, tree_shardings
+from resadapt_jax.training.mesh import keep_rows
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import (
     Draw,
@@ -37,12 +40,20 @@ class Setting(NamedTuple):
         dtype: what its parameters are cast to before they are used.
         geometry: of clips and their sizes.
         rollouts: how many answers there are, and how they are drawn.
+        remat: what the forward pass of an update keeps of each layer.
     """
 
     config: ModelConfig
     dtype: str
     geometry: Geometry
     rollouts: RolloutConfig
+    remat: Remat = Remat.NONE
+
+    @property
+    def config_of_updates(self) -> ModelConfig:
+        """The architecture as it is differentiated."""
+        compute = replace(self.config.text.compute, remat=self.remat)
+        return with_compute(self.config, compute)
 
 
 def cast(params: Params, dtype: str) -> Params:
@@ -79,7 +90,7 @@ def answer(
     config, geometry, rollouts = setting.config, setting.geometry, setting.rollouts
     some = drawn.some(start, rollouts.pass_size)
     visual = show(params, config, batch.frames, encoded, some, capacity, geometry, rollouts)
-    return answer_allocations(
+    answers = answer_allocations(
         params,
         config,
         visual,
@@ -90,6 +101,7 @@ def answer(
         geometry,
         rollouts,
     )
+    return keep_rows(answers)
 
 
 def answer_all(
@@ -130,7 +142,7 @@ def score(
     setting: Setting,
 ) -> Float[Array, "B M N T"]:
     """Log-probs of given answers to given allocations; differentiable."""
-    config, geometry, rollouts = setting.config, setting.geometry, setting.rollouts
+    config, geometry, rollouts = setting.config_of_updates, setting.geometry, setting.rollouts
     params = cast(params, setting.dtype)
     encoded = encode_all_levels(params, config, batch.frames, geometry, rollouts)
     visual = show(params, config, batch.frames, encoded, drawn, capacity, geometry, rollouts)

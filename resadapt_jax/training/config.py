@@ -15,6 +15,7 @@ from resadapt_jax.allocator import (
 from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.errors import UserError
 from resadapt_jax.losses import AllocatorLossConfig, BackboneLossConfig
+from resadapt_jax.models.compute import Remat
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.operators import SizeLimits
@@ -89,6 +90,8 @@ class BackboneTrainingConfig:
     old_log_probs: Literal["rollout", "recomputed"] = "rollout"
     """As recorded when drawn, or from a pass of the training program over the answers, which
     rounds as the update does."""
+    remat: Remat = Remat.LAYERS
+    """What the forward pass of an update keeps of each layer."""
     frozen: tuple[str, ...] = ()
     """Parameters that stay as they are, as shell patterns of their paths, for example visual.*"""
 

@@ -44,6 +44,7 @@ class MemoryEstimate:
         params: its part of the parameters.
         moments: of the optimiser.
         gradients: its part of them.
+        answering: its part of the copy that a trained backbone computes with.
         kept: what the forward pass keeps of all layers for the backward pass.
         working: the one layer, or head, that is being computed, with its weights gathered.
         cache: keys and values of a rollout.
@@ -52,6 +53,7 @@ class MemoryEstimate:
     params: int
     moments: int
     gradients: int
+    answering: int
     kept: int
     working: int
     cache: int
@@ -62,13 +64,13 @@ class MemoryEstimate:
 
     @property
     def rollout(self) -> int:
-        """Generation runs over layers one by one, a second copy of stacked ones."""
-        return self.params + self.cache
+        return self.cache
 
     @property
     def total(self) -> int:
         """Updates and rollouts take turns."""
-        return self.params + self.moments + max(self.update, self.rollout)
+        held = self.params + self.moments + self.answering
+        return held + max(self.update, self.rollout)
 
 
 def estimate_memory(
@@ -78,6 +80,7 @@ def estimate_memory(
     *,
     trained: bool = True,
     dtype: DTypeLike = jnp.bfloat16,
+    param_dtype: DTypeLike = jnp.float32,
     moment_bytes: int = 8,
 ) -> MemoryEstimate:
     """A backbone on a mesh, after what its partition table splits.
@@ -96,13 +99,15 @@ def estimate_memory(
         mesh_shape: sizes of ``data``, ``fsdp`` and ``tensor``.
         load: what runs at once.
         trained: else only rollouts run.
-        dtype: of parameters, gradients, activations and cache.
+        dtype: of activations, of the cache and of the parameters as they compute.
+        param_dtype: of trained parameters and their gradients.
         moment_bytes: of the optimiser for a parameter; two float32 by default, as Adam's.
     """
     size = jnp.dtype(dtype).itemsize
     batch = math.prod(mesh_shape.get(axis, 1) for axis in BATCH)
     tensor = mesh_shape.get("tensor", 1)
-    params = size * _local_parameters(config, mesh_shape)
+    held = _local_parameters(config, mesh_shape)
+    params = held * (jnp.dtype(param_dtype).itemsize if trained else size)
     slots = -(-load.rollout_rows // batch), load.cache_slots
     cache = cache_bytes(config.text, *slots, dtype)
     # Heads that do not divide are whole on every device.
@@ -112,8 +117,9 @@ def estimate_memory(
         kept, working = _activations(config, load, -(-load.rows // batch), tensor, size)
     return MemoryEstimate(
         params=params,
-        moments=params // size * moment_bytes * trained,
+        moments=held * moment_bytes * trained,
         gradients=params * trained,
+        answering=held * size * trained,
         kept=kept,
         working=working,
         cache=cache,

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.models.partition import BATCH
+from resadapt_jax.models.partition import BATCH, constrain
 from resadapt_jax.typing import Array, PyTree
 
 
@@ -118,6 +118,11 @@ def put_batch(local: PyTree[np.ndarray], mesh: Mesh) -> PyTree[Array]:
     """A batch on the mesh from each process's own rows."""
     place = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, x), local)
+
+
+def keep_rows(tree: PyTree[Array]) -> PyTree[Array]:
+    """Inside jit: arrays whose first axis counts prompts stay split as a batch is."""
+    return jax.tree.map(lambda x: constrain(x, BATCH), tree)
 
 
 def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree[Array]:

@@ -24,15 +24,17 @@ from resadapt_jax.allocator.checkpoint import (
 )
 from resadapt_jax.allocator.partition import PARTITION as ALLOCATOR_PARTITION
 from resadapt_jax.allocator.smolvlm_encoder import SmolVLMEncoder
-from resadapt_jax.data.toy_pipeline import HostShare, question_batches
+from resadapt_jax.data.toy_pipeline import HostShare, Room, question_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.backbone import Backbone, load_backbone
+from resadapt_jax.models.compute import Remat
 from resadapt_jax.models.families import check_convention, family_of
 from resadapt_jax.models.partition import tree_shardings
 from resadapt_jax.models.stacking import stack_layers
 from resadapt_jax.training.backbone_step import Setting, cast_all
-from resadapt_jax.training.config import TrainConfig, check_limits, resolve
+from resadapt_jax.training.checks import check_batches, check_geometry, check_memory
+from resadapt_jax.training.config import TrainConfig, resolve
 from resadapt_jax.training.encoder import (
     describe_parameters,
     encode_batch,
@@ -47,7 +49,6 @@ from resadapt_jax.training.mesh import (
     is_first_process,
     put_batch,
     put_replicated,
-    require_divisible,
 )
 from resadapt_jax.training.optimizer import make_optimizer
 from resadapt_jax.training.prompt_batch import PromptBatch
@@ -80,6 +81,7 @@ def train(config: TrainConfig, estimator: Estimator | None = None) -> Path:
         check_convention(config.convention, backbone.config)
         trainer = make_trainer(config, mesh, backbone, estimator)
         check_geometry(trainer)
+        check_memory(trainer, longest_prompt(config, backbone, query_tokenizer))
         if config.allocator is not None and is_first_process():
             print(describe_parameters(count_params(config.allocator), encoder))
         state, frozen = start(trainer, backbone.params)
@@ -107,46 +109,19 @@ def train(config: TrainConfig, estimator: Estimator | None = None) -> Path:
             config=config,
             output_dir=config.output_dir,
             num_steps=config.num_steps,
+            finite=trainer.finite,
             shown=("reward", "retention"),
             description="train",
         )
         return export(trainer, state, frozen, encoder, query_tokenizer, backbone)
 
 
-def check_batches(config: TrainConfig, mesh: Mesh) -> None:
-    """Refuses a batch that cannot be dealt out to devices, mini-batches and micro-batches.
-
-    Raises:
-        UserError: names the field.
-    """
-    updates = {"update": config.update} if config.train_allocator else {}
-    if config.backbone_training is not None:
-        updates["backbone_training.update"] = config.backbone_training.update
-    require_divisible(mesh, batch_size=config.batch_size)
-    for name, update in updates.items():
-        parts = update.mini_batches * update.micro_batches
-        if config.batch_size % (parts * batch_shares(mesh)):
-            raise UserError(
-                f"batch_size {config.batch_size} cannot be dealt out to {update.mini_batches} x "
-                f"{update.micro_batches} parts ({name}.mini_batches x micro_batches) on "
-                f"{batch_shares(mesh)} devices"
-            )
-
-
-def check_geometry(trainer: Trainer) -> None:
-    """Refuses sizes that are not the backbone's, and a capacity that not even the smallest fit.
-
-    Raises:
-        UserError: names both values.
-    """
-    config, geometry = trainer.config, trainer.setting.geometry
-    check_limits(config.limits, trainer.setting.config)
-    least = config.world.num_pairs * geometry.least_tokens
-    if config.rollouts.token_capacity < least:
-        raise UserError(
-            f"rollouts.token_capacity is {config.rollouts.token_capacity}, but "
-            f"{config.world.num_pairs} pairs of the smallest size need {least}"
-        )
+def longest_prompt(
+    config: TrainConfig, backbone: Backbone, query_tokenizer: PreTrainedTokenizerBase
+) -> int:
+    """Tokens that any question of the run needs, before its visual tokens."""
+    tokenizers = backbone.tokenizer, query_tokenizer
+    return Room.measure(*tokenizers, config.world.num_pairs, config.convention).prompt
 
 
 def open_backbone(config: TrainConfig, mesh: Mesh) -> Backbone:
@@ -185,6 +160,7 @@ def make_trainer(
             dtype=config.backbone_dtype,
             geometry=geometry,
             rollouts=config.rollouts,
+            remat=Remat.NONE if joint is None else joint.remat,
         ),
         allocator_optimizer=optimizer,
         backbone_optimizer=of_backbone,

@@ -58,6 +58,17 @@ class Trainer(NamedTuple):
     decode: Callable[[Any], str]
     estimator: Estimator
 
+    @property
+    def finite(self) -> tuple[str, ...]:
+        """Metrics of every step that must be finite."""
+        trained = {"": self.allocator_optimizer, "backbone_": self.backbone_optimizer}
+        return tuple(
+            part + name
+            for part, optimizer in trained.items()
+            if optimizer is not None
+            for name in ("loss", "grad_norm")
+        )
+
 
 class Rolled(NamedTuple):
     """What the rollouts of a step gave."""
@@ -130,6 +141,7 @@ def roll_out(
     answers = backbone_step.answer_all(params, batch, drawn, passes, answer_key, setting)
     capacity = np.mean([one.capacity for one in passes])
     metrics["padding_share"] = 1.0 - jnp.mean(drawn.tokens) / capacity
+    metrics["tokens"] = jnp.sum(drawn.tokens) * setting.rollouts.num_answers
     return Rolled(drawn, passes, answers), metrics
 
 
@@ -308,6 +320,7 @@ def samples(
     drawn, answers = rolled.drawn, rolled.answers
     scales, present, tokens = own_rows((drawn.scales, drawn.unit_mask, drawn.tokens))
     token_ids, mask = own_rows((answers.token_ids, answers.mask))
+    frames_per_unit = -(-records["frames"].shape[1] // present.shape[1])
 
     def texts(*place: int) -> list[str]:
         pairs = zip(token_ids[place], mask[place], strict=True)
@@ -317,7 +330,7 @@ def samples(
         Sample(
             prompt=str(records["question"][b]),
             truth=str(records["answer"][b]),
-            pictures=records["frames"][b, ::2][present[b]],
+            pictures=records["frames"][b, ::frames_per_unit][present[b]],
             scales=scales[b][:, present[b]],
             tokens=tokens[b],
             answers=[texts(b, m) for m in range(len(tokens[b]))],

@@ -57,7 +57,9 @@ def test_h100s_gather_a_layer_at_a_time(shape):
     used = compiled(mesh, config, with_tower)
     assert used < meshes.H100_BYTES
     load = Load(rows=ROWS, positions=TEXT + VISUAL + ANSWER, visual_tokens=VISUAL)
-    expected = estimate_memory(config, mesh.shape, load, moment_bytes=0).total
+    types = {"param_dtype": jnp.bfloat16, "moment_bytes": 0}
+    estimate = estimate_memory(config, mesh.shape, load, **types)
+    expected = estimate.total - estimate.answering  # what is trained computes as it is
     assert expected / 1.25 < used < expected * 1.25
 
 

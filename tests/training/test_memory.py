@@ -52,7 +52,7 @@ def test_every_part_by_hand():
     around = 8 * 1176 // 4 + (1024 + 512) // 8 + 32 // 2 + 16 + 8
     table = 64 * 16 // 8 + 16  # and the last norm
     params = 3 * layer + 2 * block + around + table
-    assert got.params == got.gradients == 2 * params
+    assert got.params == got.gradients == 4 * params and got.answering == 2 * params
     assert got.moments == 8 * params
     # Two rows a device: 10 positions of 16, 24 patches of 8, in 2 bytes.
     assert got.kept == 2 * (3 * 2 * 10 * 16 + 2 * 2 * 24 * 8)
@@ -65,13 +65,14 @@ def test_every_part_by_hand():
     head = 2 * 4 * (64 // 2) * 10 + 2 * 2 * 64 * 16 // 2
     assert got.working == decoder == max(decoder, tower, head)
     update = got.gradients + got.kept + got.working
-    assert got.total == got.params + got.moments + max(update, got.params + got.cache)
+    assert got.total == got.params + got.moments + got.answering + max(update, got.cache)
 
 
 def test_a_frozen_backbone_only_answers():
     got = estimate_memory(CONFIG, MESH, LOAD, trained=False)
-    assert (got.moments, got.gradients, got.kept, got.working) == (0, 0, 0, 0)
-    assert got.total == 2 * got.params + got.cache
+    assert (got.moments, got.gradients, got.answering, got.kept, got.working) == (0,) * 5
+    assert got.params == estimate_memory(CONFIG, MESH, LOAD).answering
+    assert got.total == got.params + got.cache
 
 
 def test_more_is_kept_the_less_is_remade():

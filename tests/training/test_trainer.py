@@ -10,11 +10,18 @@ import pytest
 
 from resadapt_jax import advantages
 from resadapt_jax.allocator import ScaleRange, ThumbnailConfig
+from resadapt_jax.allocator.network import propose_scales
 from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.training import trainer as training
+from resadapt_jax.training.checks import (
+    check_batches,
+    check_geometry,
+    check_memory,
+    memory_of,
+)
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig, resolve
 from resadapt_jax.training.encoder import encode_batch, open_encoder
 from resadapt_jax.training.grading import TASK_TYPES, grade
@@ -22,7 +29,7 @@ from resadapt_jax.training.mesh import MeshConfig, build_mesh, put_batch
 from resadapt_jax.training.metrics import CompileCounter
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.prompt_batch import PromptBatch
-from resadapt_jax.training.recipe import check_batches, check_geometry, make_trainer, start
+from resadapt_jax.training.recipe import make_trainer, start
 from resadapt_jax.training.rollout import RolloutConfig
 from resadapt_jax.training.update import UpdateConfig
 from tests.training.toy_parts import ALLOCATOR, WORLD, backbone
@@ -118,7 +125,8 @@ def test_nothing_compiles_after_the_first_step():
         result = run.step(records(1))
     assert compiled.names == []
     assert int(result.state.step) == 2
-    for name in ("ratio", "backbone_ratio"):
+    assert run.trainer.finite == ("loss", "grad_norm", "backbone_loss", "backbone_grad_norm")
+    for name in ("ratio", "backbone_ratio", *run.trainer.finite):
         assert np.isfinite(result.metrics[name])
     assert result.metrics["backbone_grad_norm"] > 0.0
 
@@ -138,19 +146,20 @@ def test_cheaper_right_answers_are_made_likelier():
         CONFIG,
         optimizer=replace(CONFIG.optimizer, learning_rate=3e-3, warmup_steps=1),
         advantage=replace(CONFIG.advantage, gamma=1.5, positive_floor=None),
+        update=UpdateConfig(epochs=2),
         num_steps=40,
     )
-    run, before = Run(config), None
+    run = Run(config)
+
+    def mean_scale():
+        params, features = run.state.allocator.params, run.inputs(records())[0]
+        return jnp.mean(propose_scales(params, config.allocator, features, config.scale_range))
+
+    before = mean_scale()
     for _ in range(12):
         rolled, _ = run.roll_out(records())
-        mean = float(jnp.mean(rolled.drawn.scales))
-        before = mean if before is None else before
         run.learn(records(), rolled, right())
-    params, features = run.state.allocator.params, run.inputs(records())[0]
-    from resadapt_jax.allocator.network import propose_scales
-
-    after = propose_scales(params, run.trainer.config.allocator, features, config.scale_range)
-    assert jnp.mean(after) < before - 0.05
+    assert mean_scale() < before - 0.05
 
 
 def test_equal_rewards_and_no_cost_change_nothing():
@@ -236,6 +245,8 @@ def test_a_backbone_alone_sees_frames_at_their_own_size():
     )
     assert result.metrics["retention"] == 1.0
     assert result.state.allocator is None and int(result.state.step) == 1
+    assert run.trainer.finite == ("backbone_loss", "backbone_grad_norm")
+    assert set(run.trainer.finite) <= result.metrics.keys()
 
 
 def test_answers_are_graded_by_their_task():
@@ -264,6 +275,22 @@ def test_what_the_backbone_cannot_take_is_refused():
         check(replace(CONFIG, rollouts=replace(CONFIG.rollouts, token_capacity=2)))
     with pytest.raises(UserError, match="patches of 16 pixels .* the backbone has 14 and 2"):
         check(replace(CONFIG, limits=replace(CONFIG.limits, patch_size=16)))
+
+
+def test_memory_is_refused_where_a_device_says_what_it_has(monkeypatch):
+    trainer = make_trainer(JOINT, build_mesh(ONE_DEVICE), backbone())
+    check_memory(trainer, prompt_tokens=30)  # a CPU does not say
+    estimate = memory_of(trainer, prompt_tokens=30)
+    # 2 prompts, 4 allocations, 30 + 9 positions and 2 tokens whose keys and values are kept, in 2
+    # layers of 2 heads of 32, float32.
+    assert estimate.cache == 2 * 4 * 2 * (39 + 2) * 2 * 2 * 32 * 4
+    device = type(jax.local_devices()[0])
+    limit = {"bytes_limit": estimate.total - 1}
+    monkeypatch.setattr(device, "memory_stats", lambda self: limit)
+    with pytest.raises(UserError, match="a device would need about"):
+        check_memory(trainer, prompt_tokens=30)
+    limit["bytes_limit"] += 1
+    check_memory(trainer, prompt_tokens=30)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""What is refused before anything compiles: batches, sizes and memory that cannot work."""
+
+import jax
+from jax.sharding import Mesh
+
+from resadapt_jax.errors import UserError
+from resadapt_jax.generation.prefill import cache_slots
+from resadapt_jax.training.config import TrainConfig, check_limits
+from resadapt_jax.training.memory import (
+    Load,
+    MemoryEstimate,
+    estimate_memory,
+    require_memory,
+)
+from resadapt_jax.training.mesh import batch_shares, require_divisible
+from resadapt_jax.training.trainer import Trainer
+
+
+def check_batches(config: TrainConfig, mesh: Mesh) -> None:
+    """Refuses a batch that cannot be dealt out to devices, mini-batches and micro-batches.
+
+    Raises:
+        UserError: names the field.
+    """
+    updates = {"update": config.update} if config.train_allocator else {}
+    if config.backbone_training is not None:
+        updates["backbone_training.update"] = config.backbone_training.update
+    require_divisible(mesh, batch_size=config.batch_size)
+    for name, update in updates.items():
+        parts = update.mini_batches * update.micro_batches
+        if config.batch_size % (parts * batch_shares(mesh)):
+            raise UserError(
+                f"batch_size {config.batch_size} cannot be dealt out to {update.mini_batches} x "
+                f"{update.micro_batches} parts ({name}.mini_batches x micro_batches) on "
+                f"{batch_shares(mesh)} devices"
+            )
+
+
+def check_geometry(trainer: Trainer) -> None:
+    """Refuses sizes that are not the backbone's, and a capacity that not even the smallest fit.
+
+    Raises:
+        UserError: names both values.
+    """
+    config, geometry = trainer.config, trainer.setting.geometry
+    check_limits(config.limits, trainer.setting.config)
+    least = config.world.num_pairs * geometry.least_tokens
+    if config.rollouts.token_capacity < least:
+        raise UserError(
+            f"rollouts.token_capacity is {config.rollouts.token_capacity}, but "
+            f"{config.world.num_pairs} pairs of the smallest size need {least}"
+        )
+
+
+def check_memory(trainer: Trainer, prompt_tokens: int) -> None:
+    """Refuses a backbone's part of a step that the devices cannot hold, by an estimate.
+
+    Where a device does not say how much memory it has, as a CPU does not, nothing is refused.
+
+    Args:
+        prompt_tokens: of the longest prompt, before its visual tokens.
+
+    Raises:
+        UserError: says what each part takes.
+    """
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        require_memory(memory_of(trainer, prompt_tokens), stats["bytes_limit"])
+
+
+def memory_of(trainer: Trainer, prompt_tokens: int) -> MemoryEstimate:
+    """What the backbone's part of a step takes of a device (`memory.estimate_memory`)."""
+    config, setting = trainer.config, trainer.setting
+    rollouts, joint = config.rollouts, config.backbone_training
+    new_tokens = rollouts.decoding.max_new_tokens
+    length = prompt_tokens + rollouts.token_capacity
+    rows = config.batch_size * rollouts.pass_size * rollouts.num_answers
+    parts = 1 if joint is None else joint.update.mini_batches * joint.update.micro_batches
+    load = Load(
+        rows=rows // parts,
+        positions=length + new_tokens,
+        visual_tokens=rollouts.token_capacity,
+        rollout_rows=rows,
+        cache_slots=cache_slots(length, new_tokens, rollouts.decoding.prefill_chunk),
+    )
+    return estimate_memory(
+        setting.config_of_updates,
+        trainer.mesh.shape,
+        load,
+        trained=joint is not None,
+        dtype=setting.dtype,
+    )
