@@ -22,8 +22,11 @@ for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-import hypothesis  # noqa: E402  (the variables above must come first)
+from pathlib import Path  # noqa: E402  (the variables above must come first)
+
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -31,3 +34,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # a first example compiles, which takes longer than any deadline; the same examples every time
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
+
+MOST_MEMORY_MAPS = 20_000
+"""Linux ends a process that wants more than 65530; a compiled program takes ten or so."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_for_programs():
+    """Forgets what was compiled before a worker has too many programs."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MEMORY_MAPS:
+        jax.clear_caches()
