@@ -7,8 +7,10 @@ Answers are sampled, or the backbone would have nothing to choose from. What the
 been measured. On eight devices, for example: ``--mesh.data 2 --mesh.fsdp 2 --mesh.tensor 2``.
 """
 
-from resadapt_jax.advantages import CapoConfig
-from resadapt_jax.allocator import AllocatorConfig, ProjectedBounds
+from dataclasses import replace
+from pathlib import Path
+
+from resadapt_jax.config import load_config
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
@@ -16,21 +18,10 @@ from resadapt_jax.training.rollout import RolloutConfig
 
 
 def get_config(arg: str = "") -> TrainConfig:
-    """The toy run with the backbone trained beside the allocator; it takes no argument."""
-    if arg:
-        raise ValueError(f"configs/toy_joint.py takes no argument, got {arg!r}")
-    return TrainConfig(
-        output_dir="runs/toy_joint",
-        num_steps=160,
-        allocator=AllocatorConfig(
-            width=64,
-            num_heads=4,
-            head_dim=16,
-            pool_width=64,
-            head_width=64,
-            bounds=ProjectedBounds(lower=0.8, upper=10.0),  # as in configs/toy.py
-        ),
+    """The toy run with the backbone trained beside the allocator; ``arg`` is the toy run's."""
+    return replace(
+        load_config(Path(__file__).with_name("toy.py"), arg),
+        output_dir=f"runs/toy_joint_{arg}" if arg else "runs/toy_joint",
         rollouts=RolloutConfig(decoding=DecodingConfig(temperature=1.0)),
-        advantage=CapoConfig(form="released", gamma=1.0, positive_floor=None),
         backbone_training=BackboneTrainingConfig(optimizer=OptimizerConfig(learning_rate=2e-5)),
     )

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from resadapt_jax.losses.aggregate import WeightedSum, masked_sum, mean_per_sequence
 from resadapt_jax.losses.concentration import ConcentrationConfig, concentration_penalty
-from resadapt_jax.losses.policy_gradient import SurrogateAux, clipped_surrogate
+from resadapt_jax.losses.policy_gradient import clipped_surrogate, surrogate_metrics
 from resadapt_jax.losses.similarity import SimilarityConfig, temporal_similarity
 from resadapt_jax.typing import Array, Bool, Float
 
@@ -92,12 +92,7 @@ def allocator_loss(
         "similarity": masked_sum(similarity, present),
         "concentration": masked_sum(spread, present),
     }
-    return loss, metrics | _surrogate_metrics(aux, units)
-
-
-def _surrogate_metrics(aux: SurrogateAux, mask: Bool[Array, "B M K"]) -> dict[str, WeightedSum]:
-    names = [field.name for field in dataclasses.fields(aux)]
-    return {name: masked_sum(getattr(aux, name), mask) for name in names}
+    return loss, metrics | surrogate_metrics(aux, units)
 
 
 def _rows(values: Array) -> Array:

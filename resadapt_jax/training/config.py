@@ -19,6 +19,7 @@ from resadapt_jax.models.compute import Remat
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.operators import SizeLimits
+from resadapt_jax.rewards.scoring import SUCCESS_THRESHOLD
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.rollout import RolloutConfig
@@ -140,7 +141,7 @@ class TrainConfig:
     start_allocator: str = ""
     """Directory of a trained allocator to start from; a random one if empty."""
     rollouts: RolloutConfig = field(default_factory=RolloutConfig)
-    success_threshold: float = 0.35
+    success_threshold: float = SUCCESS_THRESHOLD
     """An accuracy above it counts as a right answer."""
     advantage: AdvantageConfig = field(default_factory=CapoConfig)
     """How answers and costs become advantages."""

@@ -199,8 +199,10 @@ def _start_allocator(config: TrainConfig, mesh: Mesh, key: jax.Array) -> Params 
     places = tree_shardings(shapes, ALLOCATOR_PARTITION, mesh)
     if config.start_allocator:
         saved = load_allocator(config.start_allocator)
-        if saved.config.network != config.allocator:
-            raise UserError(f"the network of {config.start_allocator} is not that of allocator")
+        known = {"allocator": saved.config.network, "scale_range": saved.config.scale_range}
+        for name, value in known.items():
+            if value != getattr(config, name):
+                raise UserError(f"{name} is not that of {config.start_allocator}: it has {value}")
         return jax.device_put(saved.params, places)
     return jax.jit(init_params, static_argnums=1, out_shardings=places)(key, config.allocator)
 

@@ -10,6 +10,11 @@ import pytest
 
 from resadapt_jax import advantages
 from resadapt_jax.allocator import ScaleRange, ThumbnailConfig
+from resadapt_jax.allocator.checkpoint import (
+    TrainedAllocator,
+    TrainedAllocatorConfig,
+    save_allocator,
+)
 from resadapt_jax.allocator.network import propose_scales
 from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
@@ -228,6 +233,31 @@ def test_patterns_that_freeze_nothing_or_all_are_refused(frozen, message):
     joint = replace(JOINT.backbone_training, frozen=frozen)
     with pytest.raises(UserError, match=message):
         Run(replace(JOINT, backbone_training=joint))
+
+
+def test_a_trained_allocator_draws_and_stays(tmp_path):
+    first = Run(CONFIG)
+    saved = TrainedAllocator(
+        config=TrainedAllocatorConfig(
+            network=CONFIG.allocator,
+            encoder=ThumbnailConfig(),
+            vocab_size=ENCODER.vocab_size,
+            scale_range=CONFIG.scale_range,
+        ),
+        params=first.state.allocator.params,
+        encoder=ENCODER,
+        tokenizer=backbone().tokenizer,
+    )
+    save_allocator(tmp_path, saved)
+    config = replace(JOINT, train_allocator=False, start_allocator=str(tmp_path))
+    run = Run(config)
+    result = run.step(records())
+    assert result.state.allocator is None
+    for a, b in zip(*map(jax.tree.leaves, (run.frozen.allocator, saved.params)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert set(run.trainer.finite) <= result.metrics.keys()
+    with pytest.raises(UserError, match="scale_range is not that of"):
+        Run(replace(config, scale_range=ScaleRange(s_min=0.3, s_max=1.0)))
 
 
 def test_a_backbone_alone_sees_frames_at_their_own_size():
