@@ -35,7 +35,7 @@ from resadapt_jax.report.frontier import frontier_png
 from resadapt_jax.report.scale_traces import ScaleTrace, scale_traces_png
 from resadapt_jax.training.config import AFTER_TRAINING, TrainConfig, check_limits, resolve
 from resadapt_jax.training.encoder import open_cache
-from resadapt_jax.training.progress import Progress
+from resadapt_jax.training.loop.progress import Progress
 from resadapt_jax.versions import versions
 
 NUM_TRACES = 6

@@ -20,10 +20,10 @@ from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.rewards.scoring import SUCCESS_THRESHOLD
+from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.rollout import RolloutConfig
-from resadapt_jax.training.run_config import RunConfig
 from resadapt_jax.training.update import UpdateConfig
 
 AFTER_TRAINING = (

@@ -42,7 +42,8 @@ from resadapt_jax.training.encoder import (
     open_encoder,
     source_of,
 )
-from resadapt_jax.training.loop import run
+from resadapt_jax.training.loop.run import run
+from resadapt_jax.training.loop.step import StepResult
 from resadapt_jax.training.mesh import (
     batch_shares,
     build_mesh,
@@ -54,7 +55,6 @@ from resadapt_jax.training.optimizer import make_optimizer
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import Geometry
 from resadapt_jax.training.state import Part, TrainState, merge_params, split_params, start_part
-from resadapt_jax.training.step import StepResult
 from resadapt_jax.training.trainer import Estimator, Frozen, Trainer, run_step
 from resadapt_jax.typing import Params, PyTree
 

@@ -27,11 +27,11 @@ from resadapt_jax.training import allocator_step, backbone_step
 from resadapt_jax.training.backbone_step import Graded, Setting
 from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.grading import TASK_TYPES, grade
+from resadapt_jax.training.loop.step import StepResult
 from resadapt_jax.training.mesh import own_rows, put_batch, sum_over_processes
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import Draw, Pass, plan_passes
 from resadapt_jax.training.state import TrainState, merge_params
-from resadapt_jax.training.step import StepResult
 from resadapt_jax.training.update import Sums
 from resadapt_jax.typing import Array, Bool, Float, Key, Params
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from resadapt_jax.training.measures import gini, ratio_extremes, scale_span, scale_std
-from resadapt_jax.training.throughput import mfu, rates
 
 # Two clips of three and one units; what is not there is poison.
 SCALES = jnp.array([[0.5, jnp.nan, 2.0, 0.5], [jnp.inf, 1.5, jnp.nan, jnp.nan]])
@@ -44,14 +43,3 @@ def test_ratio_extremes():
     # A ratio of 1 that nobody has must not be among them.
     np.testing.assert_allclose(ratio_extremes(new, old, mask.at[2].set(False)), [np.e, np.e], 1e-6)
     assert ratio_extremes(new, old, jnp.zeros(3, bool)) == (1.0, 1.0)
-
-
-def test_utilisation_only_of_a_known_device():
-    # 10^15 in two seconds on four chips of 197e12 a second.
-    assert mfu(1e15, 2.0, 4, "TPU v5 lite") == pytest.approx(1e15 / (8 * 197e12))
-    assert mfu(1e15, 2.0, 4, "cpu") is None
-
-
-def test_rates_of_what_a_step_counts():
-    assert rates({"seconds": 4.0, "tokens": 10.0, "flops": 1e9}) == {"tokens_per_second": 2.5}
-    assert rates({"seconds": 4.0, "loss": 1.0}) == rates({"tokens": 10.0}) == {}

@@ -26,11 +26,11 @@ from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.training import recipe
 from resadapt_jax.training.config import EvaluationConfig, TrainConfig
 from resadapt_jax.training.encoder import describe_parameters
+from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
-from resadapt_jax.training.metrics import read_metrics
 from resadapt_jax.training.recipe import train
 from resadapt_jax.training.rollout import RolloutConfig
-from resadapt_jax.training.run_config import RunConfig
 from resadapt_jax.training.update import UpdateConfig
 from tests.evaluation.evaluation_parts import LIMITS, WORLD, backbone
 from tests.smolvlm_factory import CONFIG, random_params, word_tokenizer, write_smolvlm

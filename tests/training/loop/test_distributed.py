@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resadapt_jax.training.checkpoint import Checkpoints
-from resadapt_jax.training.loop import run
-from resadapt_jax.training.metrics import read_metrics
-from resadapt_jax.training.step import StepResult
+from resadapt_jax.training.loop.checkpoint import Checkpoints
+from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.run import run
+from resadapt_jax.training.loop.step import StepResult
 
 PROGRAM = """
 import sys
@@ -37,7 +37,7 @@ def update(state, x):
 
 def go(directory, *, num_steps, pause=0.0):
     """Adds up the batches on two devices, whichever process they are of."""
-    import test_loop
+    import test_run
 
     mesh = jax.make_mesh(
         (2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2]
@@ -51,9 +51,9 @@ def go(directory, *, num_steps, pause=0.0):
 
     return run(
         {"w": jax.device_put(jnp.zeros(2), place)},
-        test_loop.batches(),
+        test_run.batches(),
         step,
-        config=test_loop.SmallConfig(),
+        config=test_run.SmallConfig(),
         output_dir=directory,
         num_steps=num_steps,
         finite=("w",),

@@ -12,11 +12,11 @@ import jax
 
 from resadapt_jax.config import to_json
 from resadapt_jax.errors import UserError
-from resadapt_jax.training.metrics import CompileCounter, MetricLogger
-from resadapt_jax.training.progress import Progress
-from resadapt_jax.training.resume import save_batch
-from resadapt_jax.training.sample_log import SampleLog
-from resadapt_jax.training.step import StepResult
+from resadapt_jax.training.loop.metrics import CompileCounter, MetricLogger
+from resadapt_jax.training.loop.progress import Progress
+from resadapt_jax.training.loop.resume import save_batch
+from resadapt_jax.training.loop.sample_log import SampleLog
+from resadapt_jax.training.loop.step import StepResult
 
 
 class RunLog:
@@ -121,5 +121,6 @@ class RunLog:
         path = save_batch(self._output_dir, step, batch)
         return UserError(
             f"step {step}: {name} is {value}; its batch is in {path}. The same command comes to it "
-            "again from the newest checkpoint; resadapt_jax.training.resume.replay stops before it"
+            "again from the newest checkpoint; resadapt_jax.training.loop.resume.replay stops "
+            "before it"
         )

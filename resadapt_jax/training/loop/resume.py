@@ -9,9 +9,9 @@ import numpy as np
 
 from resadapt_jax.config import differences
 from resadapt_jax.errors import UserError
-from resadapt_jax.training.checkpoint import Checkpoints, Restored
 from resadapt_jax.training.config import AFTER_TRAINING
-from resadapt_jax.training.step import Batches
+from resadapt_jax.training.loop.checkpoint import Checkpoints, Restored
+from resadapt_jax.training.loop.step import Batches
 
 _log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from resadapt_jax.report.samples import PICTURE_SIDE, Sample
-from resadapt_jax.training.metrics import read_metrics
-from resadapt_jax.training.sample_log import SampleLog
+from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.sample_log import SampleLog
 
 
 def sample(prompt="which?"):

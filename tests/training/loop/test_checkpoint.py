@@ -19,7 +19,7 @@ import pytest
 from flax import struct
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.training.checkpoint import Checkpoints
+from resadapt_jax.training.loop.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1))
@@ -228,7 +228,7 @@ def test_kill_before_the_rename_leaves_the_previous_checkpoint(tmp_path):
     """A process kills itself (SIGKILL) when the files are about to get their final name."""
     program = f"""
         import os, signal, jax.numpy as jnp
-        from resadapt_jax.training.checkpoint import Checkpoints
+        from resadapt_jax.training.loop.checkpoint import Checkpoints
 
         def dying(rename):
             def wrapped(source, destination, **kwargs):

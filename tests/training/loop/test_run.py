@@ -16,11 +16,11 @@ import pytest
 
 from resadapt_jax.config import from_json
 from resadapt_jax.errors import UserError
-from resadapt_jax.training.loop import run
-from resadapt_jax.training.metrics import read_metrics
-from resadapt_jax.training.resume import replay
-from resadapt_jax.training.run_config import RunConfig
-from resadapt_jax.training.step import StepResult
+from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.resume import replay
+from resadapt_jax.training.loop.run import run
+from resadapt_jax.training.loop.run_config import RunConfig
+from resadapt_jax.training.loop.step import StepResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,15 +136,15 @@ def test_the_config_is_written(tmp_path):
 INTERRUPTED = """
 import sys, time
 sys.path.insert(0, {tests!r})
-import test_loop
+import test_run
 from resadapt_jax.errors import run_cli
-slow = test_loop.step
+slow = test_run.step
 def step(state, x):
     print("step", int(x), flush=True)
     time.sleep(0.2)
     return slow(state, x)
-test_loop.step = step
-sys.exit(run_cli(lambda: test_loop.go({directory!r})))
+test_run.step = step
+sys.exit(run_cli(lambda: test_run.go({directory!r})))
 """
 
 

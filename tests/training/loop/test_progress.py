@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from resadapt_jax.training.progress import Progress
+from resadapt_jax.training.loop.progress import Progress
 
 
 class Terminal(io.StringIO):

@@ -12,8 +12,8 @@ from jax import monitoring
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.files import atomic_write
-from resadapt_jax.training.boards import TensorBoard, WeightsAndBiases
-from resadapt_jax.training.throughput import rates
+from resadapt_jax.training.loop.boards import TensorBoard, WeightsAndBiases
+from resadapt_jax.training.loop.throughput import rates
 from resadapt_jax.typing import Array, Float
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"

@@ -1,0 +1,1 @@
+"""The loop every recipe runs in: resume, step, log, checkpoint. It knows no model."""
