@@ -9,7 +9,6 @@ from transformers import PreTrainedTokenizerBase
 from resadapt_jax.data.query import encode_query
 from resadapt_jax.data.toy_source import ToyDialogues
 from resadapt_jax.data.toy_world import (
-    CLOCK_SECONDS,
     COLOURS,
     TASKS,
     ToyWorldConfig,
@@ -135,12 +134,12 @@ class Room(NamedTuple):
         cls,
         tokenizer: PreTrainedTokenizerBase,
         query_tokenizer: PreTrainedTokenizerBase,
-        num_pairs: int,
+        world: ToyWorldConfig,
         convention: Convention,
     ) -> "Room":
         """Of a backbone's prompts and of an encoder's queries, whatever their tokenizers."""
         questions = [question_text(task, colour) for task in TASKS for colour in COLOURS]
-        latest = [CLOCK_SECONDS - 0.75] * num_pairs  # the longest time that can be said
+        latest = [world.clock_seconds - 0.75] * world.num_pairs  # the longest time that can be said
         prompts = [build_prompt(tokenizer, text, latest, convention) for text in questions]
         queries = [encode_query(query_tokenizer, text) for text in questions]
         return cls(max(len(prompt.token_ids) for prompt in prompts), max(map(len, queries)))
@@ -191,7 +190,7 @@ def question_batches(
         share: which rows of each batch come.
     """
     query_tokenizer = tokenizer if query_tokenizer is None else query_tokenizer
-    room = Room.measure(tokenizer, query_tokenizer, source.config.num_pairs, convention)
+    room = Room.measure(tokenizer, query_tokenizer, source.config, convention)
 
     def encode(record: dict[str, Any]) -> dict[str, Any]:
         return encode_question(record, tokenizer, query_tokenizer, room, convention)
@@ -209,7 +208,7 @@ def held_out_batches(
 ) -> grain.DatasetIterator:
     """`question_batches` for evaluation: adds ``index``, ``times``, ``evidence``."""
     query_tokenizer = tokenizer if query_tokenizer is None else query_tokenizer
-    room = Room.measure(tokenizer, query_tokenizer, source.config.num_pairs, convention)
+    room = Room.measure(tokenizer, query_tokenizer, source.config, convention)
 
     def encode(record: dict[str, Any]) -> dict[str, Any]:
         kept = {name: record[name] for name in ("index", "times", "evidence")}

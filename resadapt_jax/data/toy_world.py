@@ -84,7 +84,8 @@ CLOCK_GLYPHS = {
     digit: np.array([[row >> (2 - col) & 1 for col in range(3)] for row in rows], bool)
     for digit, rows in _CLOCK_ROWS.items()
 }
-CLOCK_SECONDS = 12  # a clip lies within the first so many seconds of the clock
+CLOCK_SECONDS = 12  # a clip lies within the first so many seconds, a longer one has a longer clock
+LONGEST_CLOCK = 100  # two digits
 FRAMES_PER_SECOND = 2.0
 BORDER = 5
 PANEL = 18
@@ -116,12 +117,17 @@ class ToyWorldConfig:
         if self.size < SIGN + 16:
             raise ValueError(f"frames of {self.size} pixels are too small for signs of {SIGN}")
 
-        if self.num_pairs > CLOCK_SECONDS:
-            raise ValueError(f"{self.num_pairs} pairs do not fit on a clock of {CLOCK_SECONDS} s")
+        if self.num_pairs > LONGEST_CLOCK:
+            raise ValueError(f"{self.num_pairs} pairs do not fit on a clock of {LONGEST_CLOCK} s")
 
     @property
     def num_frames(self) -> int:
         return 2 * self.num_pairs
+
+    @property
+    def clock_seconds(self) -> int:
+        """Seconds that the clock can show."""
+        return max(CLOCK_SECONDS, self.num_pairs)
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ def draw_signs(rng: np.random.Generator, config: ToyWorldConfig) -> tuple[Sign, 
 
     A clip shorter than the clock starts at a random second.
     """
-    start = int(rng.integers(0, CLOCK_SECONDS - config.num_pairs + 1))
+    start = int(rng.integers(0, config.clock_seconds - config.num_pairs + 1))
     spare = config.num_pairs - config.num_signs
     twice = rng.random(config.num_signs) < 0.5
     lengths = 1 + (twice & (np.cumsum(twice) <= spare))

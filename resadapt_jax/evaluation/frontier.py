@@ -5,16 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resadapt_jax.data.toy_world import CLOCK_SECONDS, DIGITS, LETTERS, TASKS
+from resadapt_jax.data.toy_world import DIGITS, LETTERS, TASKS, ToyWorldConfig
 from resadapt_jax.evaluation.evaluator import Tally
 from resadapt_jax.evaluation.methods import Setting
 
 MAX_RETENTION = 0.25
 """ResAdapt is judged by its best point that keeps at most this share of the tokens."""
-
-NUM_ANSWERS = {"which": len(LETTERS), "how_many": len(DIGITS), "when": CLOCK_SECONDS}
-"""Answers a question of each task can have; one that is not right scores nothing."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class MatchedGain:
@@ -103,14 +99,20 @@ def gain_at_matched_retention(points: Sequence[dict[str, Any]]) -> MatchedGain:
     return MatchedGain(point=best, fixed_accuracy=fixed, reason=reason if fixed is None else "")
 
 
-def chance_of(tasks: Sequence[str]) -> dict[str, Any]:
-    """Accuracy of a uniform guess among a task's answers: over all clips, and per task."""
+def chance_of(tasks: Sequence[str], world: ToyWorldConfig) -> dict[str, Any]:
+    """Accuracy of a uniform guess among a task's answers: over all clips, and per task.
+
+    An answer that is not right scores nothing.
+    """
+    answers = {"which": len(LETTERS), "how_many": len(DIGITS), "when": world.clock_seconds}
     counts = Counter(tasks)
-    expected = sum(count / NUM_ANSWERS[task] for task, count in counts.items()) / len(tasks)
-    return {"accuracy": expected, "tasks": {task: 1 / NUM_ANSWERS[task] for task in counts}}
+    expected = sum(count / answers[task] for task, count in counts.items()) / len(tasks)
+    return {"accuracy": expected, "tasks": {task: 1 / answers[task] for task in counts}}
 
 
-def frontier_record(settings: Sequence[Setting], tallies: Sequence[Tally]) -> dict[str, Any]:
+def frontier_record(
+    settings: Sequence[Setting], tallies: Sequence[Tally], world: ToyWorldConfig
+) -> dict[str, Any]:
     """``points``, ``gain_at_matched_retention`` (null if there is none) and ``controls``.
 
     The controls are those evaluated, ``free`` to hold them against, ``chance``, and what the gain
@@ -124,7 +126,7 @@ def frontier_record(settings: Sequence[Setting], tallies: Sequence[Tally]) -> di
         for row in rows
         if row["method"] == "control" or row["setting"] == "free"
     }
-    controls["chance"] = chance_of(tallies[0].tasks)
+    controls["chance"] = chance_of(tallies[0].tasks, world)
     controls["best_resadapt"] = _best(matched, points)
     return {
         "points": points,

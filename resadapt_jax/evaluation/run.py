@@ -71,7 +71,7 @@ def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
     )
     settings += control_settings(limits=config.limits, build_prompts=build_prompts)
     evaluation = _evaluate(config, settings, backbone, allocator, cache)
-    record = frontier_record(settings, evaluation.tallies)
+    record = frontier_record(settings, evaluation.tallies, config.world)
     record["config"] = json.loads(to_json(config))
     if changed:
         record["changed_since_training"] = changed

@@ -121,7 +121,7 @@ def longest_prompt(
 ) -> int:
     """Tokens that any question of the run needs, before its visual tokens."""
     tokenizers = backbone.tokenizer, query_tokenizer
-    return Room.measure(*tokenizers, config.world.num_pairs, config.convention).prompt
+    return Room.measure(*tokenizers, config.world, config.convention).prompt
 
 
 def open_backbone(config: TrainConfig, mesh: Mesh) -> Backbone:

@@ -117,7 +117,7 @@ def test_there_is_room_for_every_question_of_any_tokenizer():
     without_merges = Tokenizer.from_str(json.dumps(state))
     template = "Look: " + CHAT_TEMPLATE
     wordy = PreTrainedTokenizerFast(tokenizer_object=without_merges, chat_template=template)
-    room = Room.measure(wordy, TOKENIZER, WORLD.num_pairs, Convention.HF_5)
+    room = Room.measure(wordy, TOKENIZER, WORLD, Convention.HF_5)
     # Look:  <|im_start|> user \n, K times <11.2 seconds> in three wrapping tokens, the question's
     # 41 bytes, <|im_end|> \n <|im_start|> assistant \n.
     longest = len("How many points is the purple sign worth?")

@@ -102,13 +102,14 @@ def test_every_task_is_asked_of_every_sign():
 
 
 def test_the_clock_agrees_with_the_times_of_the_frames():
-    for world in (WORLD, dataclasses.replace(WORLD, num_pairs=4)):
+    for num_pairs, clock in ((12, CLOCK_SECONDS), (4, CLOCK_SECONDS), (40, 40)):
+        world = dataclasses.replace(WORLD, num_pairs=num_pairs)
         for index in range(20):
             signs = draw_signs(clip_rng(world, index), world)
             times = frame_times(signs, world)
             for sign in signs:
                 assert times[2 * sign.first_pair] == sign.clock
-            assert 0 <= times[0] and times[-1] < CLOCK_SECONDS
+            assert 0 <= times[0] and times[-1] < clock == world.clock_seconds
 
 
 def test_neighbouring_pairs_of_a_sign_are_near_duplicates():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.evaluation.evaluator import Tally
 from resadapt_jax.evaluation.frontier import (
     chance_of,
@@ -81,7 +82,7 @@ def test_tally_counts_tokens_and_spreads_the_error():
 
 def test_chance_weighs_tasks_by_how_often_they_are_asked():
     # 8 letters, 9 numbers, the 12 seconds of the clock.
-    chance = chance_of(["which"] * 2 + ["how_many"] + ["when"])
+    chance = chance_of(["which"] * 2 + ["how_many"] + ["when"], ToyWorldConfig())
     assert chance["accuracy"] == pytest.approx((2 / 8 + 1 / 9 + 1 / 12) / 4)
     assert chance["tasks"] == {"which": 1 / 8, "how_many": 1 / 9, "when": 1 / 12}
 
@@ -107,7 +108,7 @@ def test_record_keeps_controls_apart_and_says_what_they_gain():
         ("control", "other_query"): tally(0.2, [0.0, 1.0, 0.0, 1.0]),
     }
     settings = [Setting(method=m, name=n, build=lambda *_: None) for m, n in rows]
-    record = frontier_record(settings, list(rows.values()))
+    record = frontier_record(settings, list(rows.values()), ToyWorldConfig())
     assert set(record) == {"points", "gain_at_matched_retention", "controls"}
     assert [p["method"] for p in record["points"]] == [
         "vanilla", "fixed_scale", "fixed_scale", "resadapt"

@@ -1,0 +1,53 @@
+"""Plain GRPO of Qwen2.5-VL-3B on whole frames, without an allocator: the baseline to compare with.
+
+    python train.py --config configs/grpo_qwen2_5_vl_3b.py --backbone path/to/Qwen2.5-VL-3B-Instruct
+
+Sixteen answers to each of 128 prompts of 32 frames, every frame at its own size; the vision tower
+stays as it is.
+"""
+
+from resadapt_jax.advantages import GrpoConfig
+from resadapt_jax.allocator import ScaleRange
+from resadapt_jax.data.toy_world import ToyWorldConfig
+from resadapt_jax.generation.answer import DecodingConfig
+from resadapt_jax.losses import BackboneLossConfig
+from resadapt_jax.operators import SizeLimits
+from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
+from resadapt_jax.training.loop.run_config import RunConfig
+from resadapt_jax.training.mesh import MeshConfig
+from resadapt_jax.training.optimizer import OptimizerConfig
+from resadapt_jax.training.rollout import RolloutConfig
+from resadapt_jax.training.update import UpdateConfig
+
+
+def get_config(arg: str = "") -> TrainConfig:
+    """GRPO of a 3B; it takes no argument."""
+    if arg:
+        raise ValueError(f"this config takes no argument, got {arg!r}")
+    return TrainConfig(
+        output_dir="runs/grpo_qwen2_5_vl_3b",
+        mesh=MeshConfig(fsdp=8),
+        backbone="Qwen2.5-VL-3B-Instruct",
+        backbone_dtype="bfloat16",
+        world=ToyWorldConfig(num_pairs=16, size=308, num_signs=6),
+        num_steps=729,
+        batch_size=128,
+        scale_range=ScaleRange(s_min=0.2, s_max=1.8),
+        limits=SizeLimits(),
+        allocator=None,
+        train_allocator=False,
+        rollouts=RolloutConfig(
+            num_allocations=1,
+            num_answers=16,
+            token_capacity=1936,  # 16 pairs of 11 x 11
+            decoding=DecodingConfig(max_new_tokens=256, temperature=1.0),
+        ),
+        advantage=GrpoConfig(),
+        backbone_training=BackboneTrainingConfig(
+            optimizer=OptimizerConfig(learning_rate=1e-6, final_fraction=1.0, beta2=0.999),
+            loss=BackboneLossConfig(),
+            update=UpdateConfig(epochs=1, mini_batches=2, micro_batches=8),
+            frozen=("visual.*",),
+        ),
+        run=RunConfig(checkpoint_every=10, samples_every=10),
+    )

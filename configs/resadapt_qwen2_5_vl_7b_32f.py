@@ -1,0 +1,28 @@
+"""`resadapt_qwen2_5_vl_7b.py` on clips of 32 frames, a quarter of the visual tokens.
+
+    python train.py --config configs/resadapt_qwen2_5_vl_7b_32f.py \\
+        --backbone path/to/Qwen2.5-VL-7B-Instruct \\
+        --encoder.directory path/to/SmolVLM2-256M-Video-Instruct
+
+The authors' own runs at 32 frames draw scales up to 2.0 and train at 5e-5.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from resadapt_jax.allocator import ScaleRange
+from resadapt_jax.config import load_config
+from resadapt_jax.training.config import TrainConfig
+
+
+def get_config(arg: str = "") -> TrainConfig:
+    """The allocator run at 32 frames; it takes no argument."""
+    paper = load_config(Path(__file__).with_name("resadapt_qwen2_5_vl_7b.py"), arg)
+    return replace(
+        paper,
+        output_dir="runs/resadapt_qwen2_5_vl_7b_32f",
+        world=replace(paper.world, num_pairs=16),
+        scale_range=ScaleRange(s_min=0.2, s_max=2.0),
+        rollouts=replace(paper.rollouts, token_capacity=4096),
+        optimizer=replace(paper.optimizer, learning_rate=5e-5),
+    )
