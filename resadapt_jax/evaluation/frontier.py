@@ -12,6 +12,7 @@ from resadapt_jax.evaluation.methods import Setting
 MAX_RETENTION = 0.25
 """ResAdapt is judged by its best point that keeps at most this share of the tokens."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class MatchedGain:
     """A ResAdapt point beside FixedScale at the same retention.
