@@ -18,6 +18,7 @@ from resadapt_jax.evaluation.respond import respond, show
 from resadapt_jax.generation.answer import Answers
 from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.operators import CapacityLadder, native_grids, native_tokens
+from resadapt_jax.rewards.scoring import RewardConfig
 from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.encoder import encode_clips
 from resadapt_jax.training.grading import grade
@@ -117,7 +118,7 @@ def evaluate(
         for tally, (encoded, answer) in zip(tallies, answers, strict=True):
             tally.native += counted * native
             tally.encoded += encoded[:counted].tolist()
-            _count(tally, clips, answer, counted, backbone.decode)
+            _count(tally, clips, answer, counted, backbone.decode, config.rewards)
             ran += 1
             report(ran, tallies)
         if len(tallies[0].scores) == num_clips:
@@ -159,6 +160,7 @@ def _count(
     answers: Answers,
     counted: int,
     decode: Callable[[np.ndarray], str],
+    rewards: RewardConfig,
 ) -> None:
     """Grades the answers to the first ``counted`` clips and adds them up."""
     answers = jax.device_get(answers)
@@ -169,6 +171,7 @@ def _count(
     token_ids, mask = written.token_ids[:counted], written.mask[:counted]
     tally.cache_bytes = max(tally.cache_bytes, written.cache_bytes)
     tally.tokens += answers.num_tokens[:counted].tolist()
-    tally.scores += grade(token_ids, mask, tasks, truths, decode).tolist()
+    graded = grade(token_ids, mask, tasks, truths, decode, rewards)
+    tally.scores += graded["accuracy"].tolist()
     tally.tasks += tasks
     tally.texts += [decode(ids[valid]).strip() for ids, valid in zip(token_ids, mask, strict=True)]

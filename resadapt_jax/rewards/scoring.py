@@ -16,7 +16,7 @@ SUCCESS_THRESHOLD = 0.35
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RewardConfig:
-    """Where paper and released code differ, and the weight of the format.
+    """Where paper and released code differ, and what is rewarded beside a right answer.
 
     Attributes:
       multiple_choice: ``"released"`` is F1 of the letters, ``"paper"`` their equality.
@@ -24,12 +24,23 @@ class RewardConfig:
         the first one of the answer.
       format_weight: weight of the format reward in the total.
       require_boxed: whether a well-formed answer holds a ``\\boxed{}``, as the paper says.
+      overlong_buffer: the last tokens that an answer may have, over which `overlong_penalty` grows;
+        0 for no penalty. `score`, which sees strings, leaves it out.
     """
 
     multiple_choice: Literal["paper", "released"] = "released"
     temporal_grounding: Literal["paper", "released"] = "paper"
     format_weight: float = 0.2
     require_boxed: bool = False
+    overlong_buffer: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("multiple_choice", "temporal_grounding"):
+            if getattr(self, name) not in ("paper", "released"):
+                raise ValueError(f"{name} must be paper or released, got {getattr(self, name)!r}")
+        for name in ("format_weight", "overlong_buffer"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

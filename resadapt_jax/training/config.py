@@ -19,7 +19,7 @@ from resadapt_jax.models.compute import Remat
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.operators import SizeLimits
-from resadapt_jax.rewards.scoring import SUCCESS_THRESHOLD
+from resadapt_jax.rewards.scoring import SUCCESS_THRESHOLD, RewardConfig
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
@@ -141,6 +141,8 @@ class TrainConfig:
     start_allocator: str = ""
     """Directory of a trained allocator to start from; a random one if empty."""
     rollouts: RolloutConfig = field(default_factory=RolloutConfig)
+    rewards: RewardConfig = RewardConfig(format_weight=0.0)
+    """How answers are graded; without a prompt that asks for a format there is none to reward."""
     success_threshold: float = SUCCESS_THRESHOLD
     """An accuracy above it counts as a right answer."""
     advantage: AdvantageConfig = field(default_factory=CapoConfig)
@@ -159,6 +161,12 @@ class TrainConfig:
         for name in ("num_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        longest = self.rollouts.decoding.max_new_tokens
+        if self.rewards.overlong_buffer > longest:
+            raise ValueError(
+                f"rewards.overlong_buffer is {self.rewards.overlong_buffer}, but an answer has at "
+                f"most {longest} tokens (rollouts.decoding.max_new_tokens)"
+            )
         if self.allocator is None and self.train_allocator:
             raise ValueError("train_allocator needs an allocator")
         if self.allocator is not None and not (self.train_allocator or self.start_allocator):

@@ -1,11 +1,13 @@
-"""From generated tokens to accuracy, on the host."""
+"""From generated tokens to rewards, on the host."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from resadapt_jax import rewards
+from resadapt_jax.rewards.scoring import RewardConfig
+from resadapt_jax.typing import Bool, Float, Int
 
 # What a task of the embedded world is graded as.
 TASK_TYPES = {
@@ -16,16 +18,29 @@ TASK_TYPES = {
 
 
 def grade(
-    token_ids: np.ndarray,
-    mask: np.ndarray,
-    tasks: np.ndarray,
-    truths: np.ndarray,
+    token_ids: Int[np.ndarray, "B *S T"],
+    mask: Bool[np.ndarray, "B *S T"],
+    tasks: Sequence[str],
+    truths: Sequence[str],
     decode: Callable[[Any], str],
-) -> np.ndarray:
-    """Accuracy of each generated answer: float32, the shape of ``token_ids`` less its last axis."""
-    scores = np.zeros(token_ids.shape[:-1], np.float32)
-    for place in np.ndindex(scores.shape):
+    config: RewardConfig,
+) -> dict[str, Float[np.ndarray, "B *S"]]:
+    """The reward of each generated answer, in parts: float32.
+
+    ``accuracy`` always; ``format`` where it has a weight, ``overlong`` where there is a buffer (T
+    is the longest that an answer can be).
+    """
+    parts = {"accuracy": np.zeros(token_ids.shape[:-1], np.float32)}
+    if config.format_weight:
+        parts["format"] = np.zeros_like(parts["accuracy"])
+    for place in np.ndindex(token_ids.shape[:-1]):
         text = decode(token_ids[place][mask[place]])
-        task = TASK_TYPES[str(tasks[place[0]])]
-        scores[place] = rewards.accuracy(task, text, str(truths[place[0]]))
-    return scores
+        task, truth = TASK_TYPES[str(tasks[place[0]])], str(truths[place[0]])
+        parts["accuracy"][place] = rewards.accuracy(task, text, truth, config)
+        if config.format_weight:
+            parts["format"][place] = rewards.format_reward(text, require_boxed=config.require_boxed)
+    if config.overlong_buffer:
+        longest = token_ids.shape[-1]
+        penalty = rewards.overlong_penalty(mask.sum(axis=-1), longest, config.overlong_buffer)
+        parts["overlong"] = penalty
+    return parts

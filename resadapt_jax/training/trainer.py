@@ -94,13 +94,14 @@ def run_step(
         records: this process's own rows of it, on the host.
     """
     rolled, metrics = roll_out(trainer, frozen, state, features, batch)
-    accuracy = _accuracy(trainer, rolled.answers, records)
+    parts = _grade(trainer, rolled.answers, records)
     group, earned, judged = judge(
-        {"accuracy": put_batch(accuracy, trainer.mesh)},
+        put_batch(parts, trainer.mesh),
         rolled.drawn.scales,
         rolled.drawn.unit_mask,
         s_min=trainer.config.scale_range.s_min,
         s_max=trainer.config.scale_range.s_max,
+        format_weight=trainer.config.rewards.format_weight,
         success_threshold=trainer.config.success_threshold,
         estimator=trainer.estimator,
     )
@@ -110,11 +111,11 @@ def run_step(
             trainer, frozen, state, batch, rolled, group, earned, moved
         )
         learnt |= of_backbone
-    metrics |= judged | learnt | _reward_per_task(accuracy, records["task"])
+    metrics |= judged | learnt | _reward_per_task(parts["accuracy"], records["task"])
     return StepResult(
         state=state.replace(step=state.step + 1),
         metrics=metrics,
-        samples=partial(samples, trainer, rolled, accuracy, records),
+        samples=partial(samples, trainer, rolled, parts["accuracy"], records),
     )
 
 
@@ -153,7 +154,10 @@ def rollout_params(trainer: Trainer, frozen: Frozen, state: TrainState) -> Param
     return unstack_layers(backbone_step.cast_all(whole, dtype=trainer.setting.dtype))
 
 
-@partial(jax.jit, static_argnames=("s_min", "s_max", "success_threshold", "estimator"))
+@partial(
+    jax.jit,
+    static_argnames=("s_min", "s_max", "format_weight", "success_threshold", "estimator"),
+)
 def judge(
     reward_parts: dict[str, Float[Array, "B M N"]],
     scales: Float[Array, "B M K"],
@@ -161,6 +165,7 @@ def judge(
     *,
     s_min: float,
     s_max: float,
+    format_weight: float,
     success_threshold: float,
     estimator: Estimator,
 ) -> tuple[Group, Advantages, dict[str, Array]]:
@@ -171,6 +176,7 @@ def judge(
         unit_mask,
         s_min=s_min,
         s_max=s_max,
+        reward_weights={"format": format_weight} if "format" in reward_parts else None,
         success_threshold=success_threshold,
     )
     earned = estimator(group)
@@ -340,12 +346,13 @@ def samples(
     ]
 
 
-def _accuracy(
+def _grade(
     trainer: Trainer, answers: Generation, records: dict[str, np.ndarray]
-) -> Float[np.ndarray, "B M N"]:
-    """Of this process's own prompts."""
+) -> dict[str, Float[np.ndarray, "B M N"]]:
+    """Reward parts of this process's own prompts."""
     token_ids, mask = own_rows((answers.token_ids, answers.mask))
-    return grade(token_ids, mask, records["task"], records["answer"], trainer.decode)
+    truths = records["task"], records["answer"]
+    return grade(token_ids, mask, *truths, trainer.decode, trainer.config.rewards)
 
 
 def _reward_per_task(accuracy: Float[np.ndarray, "B M N"], tasks: np.ndarray) -> dict[str, float]:

@@ -95,6 +95,7 @@ class Setup:
                 rolled.drawn.unit_mask,
                 s_min=0.2,
                 s_max=1.0,
+                format_weight=0.0,
                 success_threshold=0.35,
                 estimator=self.trainer.estimator,
             )

@@ -20,6 +20,7 @@ from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import DecodingConfig
+from resadapt_jax.rewards import RewardConfig
 from resadapt_jax.training import trainer as training
 from resadapt_jax.training.checks import (
     check_batches,
@@ -107,6 +108,7 @@ class Run:
             rolled.drawn.unit_mask,
             s_min=config.scale_range.s_min,
             s_max=config.scale_range.s_max,
+            format_weight=config.rewards.format_weight,
             success_threshold=config.success_threshold,
             estimator=self.trainer.estimator,
         )
@@ -285,9 +287,40 @@ def test_answers_are_graded_by_their_task():
     mask = np.ones(ids.shape, bool)
     tasks = np.array(["which", "how_many", "when"])
     truths = np.array(["C", "7", "4 to 5"])
-    scores = grade(ids, mask, tasks, truths, lambda row: texts[int(row[0])])
+    parts = grade(ids, mask, tasks, truths, lambda row: texts[int(row[0])], CONFIG.rewards)
     # [4, 6] against [4, 5]: intersection 1 second, union 2.
-    np.testing.assert_allclose(scores[:, :, 0], [[1, 0], [1, 0], [1, 0.5]])
+    np.testing.assert_allclose(parts["accuracy"][:, :, 0], [[1, 0], [1, 0], [1, 0.5]])
+    assert parts.keys() == {"accuracy"}
+
+
+def test_format_and_length_are_rewarded_where_they_are_asked_for():
+    texts = {1: "<think>a</think><answer>C</answer>", 2: "<think>C", 3: "C"}
+    # Answers of one, three and four tokens; the buffer is the last two of four.
+    ids = np.array([[[1] * 4, [2] * 4, [3] * 4]])[:, :, None, :]
+    mask = np.arange(4) < np.array([1, 3, 4]).reshape(1, 3, 1, 1)
+    config = RewardConfig(format_weight=0.2, overlong_buffer=2)
+    which = np.array(["which"]), np.array(["C"])
+    parts = grade(ids, mask, *which, lambda row: texts[int(row[0])], config)
+    np.testing.assert_array_equal(parts["accuracy"].ravel(), [1, 1, 1])
+    np.testing.assert_array_equal(parts["format"].ravel(), [1, -1, 0])
+    np.testing.assert_array_equal(parts["overlong"].ravel(), [0, -0.5, -1])
+    run = Run(replace(CONFIG, rewards=config))
+    rolled, _ = run.roll_out(records())
+    named = {name: np.tile(part, (2, 1, 1)) for name, part in parts.items()}
+    drawn = rolled.drawn.some(0, 3)
+    group, _, metrics = training.judge(
+        named,
+        drawn.scales,
+        drawn.unit_mask,
+        s_min=0.2,
+        s_max=1.0,
+        format_weight=0.2,
+        success_threshold=0.35,
+        estimator=run.trainer.estimator,
+    )
+    # accuracy + 0.2 format + overlong
+    np.testing.assert_allclose(group.rewards[0, :, 0], [1.2, 0.3, 0.0], atol=1e-6)
+    assert metrics["reward_overlong"] == -0.5
 
 
 def test_only_one_class_per_task():
@@ -349,6 +382,7 @@ def test_a_mesh_of_more_devices_than_there_are_is_refused():
         ({"allocator": None}, "train_allocator needs an allocator"),
         ({"train_allocator": False}, "start_allocator"),
         ({"train_allocator": False, "start_allocator": "x"}, "nothing to train"),
+        ({"rewards": RewardConfig(overlong_buffer=4)}, "at most 3 tokens"),
     ],
 )
 def test_a_run_that_makes_no_sense_is_refused(changes, message):
