@@ -7,11 +7,20 @@ is computed anew to save memory.
 
 import math
 from collections.abc import Iterable
+from functools import cache
+
+import numpy as np
 
 from resadapt_jax.models.families import ModelConfig, family_of
+from resadapt_jax.typing import Float
+
+Count = int | Float[np.ndarray, "*B"]
+"""A number, or one for each of many sequences; float64, as 32 bits would overflow."""
 
 
-def decoder_flops(config: ModelConfig, tokens: int, *, past: int = 0, logits: int = 1) -> int:
+def decoder_flops(
+    config: ModelConfig, tokens: Count, *, past: Count = 0, logits: Count = 1
+) -> Count:
     """2·W·n + 4·L·Hq·d·Σᵢ(past + i) + 2·V·D·logits, i = 1..n, of one sequence.
 
     W are the entries of the layers' matrices. A prefill of a prompt has no past and one row of
@@ -58,12 +67,13 @@ def training_flops(forward: int) -> int:
     return 3 * forward
 
 
-def _matrix_entries(config: ModelConfig, seen_by: str) -> int:
+@cache
+def _matrix_entries(config: ModelConfig, seen: str) -> int:
     shapes = family_of(config).model.param_shapes(config)
-    return sum(math.prod(shape) for key, shape in shapes.items() if _seen_by(key, shape) == seen_by)
+    return sum(math.prod(shape) for key, shape in shapes.items() if seen_by(key, shape) == seen)
 
 
-def _seen_by(key: str, shape: tuple[int, ...]) -> str:
+def seen_by(key: str, shape: tuple[int, ...]) -> str:
     """What a tensor is multiplied with: patches, merged tokens, decoder positions, or nothing."""
     if len(shape) < 2 or "embed_tokens" in key or "pos_embed" in key or "lm_head" in key:
         return "nothing"

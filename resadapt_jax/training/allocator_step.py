@@ -19,7 +19,13 @@ from resadapt_jax.allocator import (
 from resadapt_jax.allocator.partition import PARTITION
 from resadapt_jax.allocator.policy import ScaleRange, from_scale, to_scale
 from resadapt_jax.losses import AllocatorLossConfig, WeightedSum
-from resadapt_jax.operators import native_tokens, sizes_from_scales, token_counts
+from resadapt_jax.operators import (
+    cache_retention,
+    layer_retention,
+    native_tokens,
+    sizes_from_scales,
+    token_counts,
+)
 from resadapt_jax.training.measures import gini, ratio_extremes, scale_span, scale_std
 from resadapt_jax.training.mesh import keep_rows
 from resadapt_jax.training.rollout import (
@@ -144,9 +150,13 @@ def _metrics_of_draw(
     drawn: Draw, frame_mask: Bool[Array, "B F"], geometry: Geometry
 ) -> dict[str, Array]:
     native = _native(pair_mask(frame_mask), geometry)
+    # Nothing leaves behind the tower: one layer stands for all, and all of its entries stay.
+    layer_tokens = drawn.tokens[:, :, None]
     units = jnp.broadcast_to(drawn.unit_mask[:, None, :], drawn.scales.shape)
     return {
         "retention": jnp.mean(drawn.tokens / native[:, None]),
+        "layer_retention": jnp.mean(layer_retention(layer_tokens, native[:, None])),
+        "cache_retention": jnp.mean(cache_retention(kept=layer_tokens, produced=layer_tokens)),
         "scale_mean": jnp.mean(drawn.scales, where=units),
         "scale_std": jnp.mean(scale_std(drawn.scales, units)),
         "scale_span": jnp.mean(scale_span(drawn.scales, units)),

@@ -8,6 +8,7 @@ One step, on a batch of B prompts:
 4. advantages weigh accuracy against cost, and the allocator learns from them, then the backbone.
 """
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from resadapt_jax.training.mesh import own_rows, put_batch, sum_over_processes
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import Draw, Pass, plan_passes
 from resadapt_jax.training.state import TrainState, merge_params
+from resadapt_jax.training.step_flops import own_flops
 from resadapt_jax.training.update import Sums
 from resadapt_jax.typing import Array, Bool, Float, Key, Params
 
@@ -94,7 +96,8 @@ def run_step(
         records: this process's own rows of it, on the host.
     """
     rolled, metrics = roll_out(trainer, frozen, state, features, batch)
-    parts = _grade(trainer, rolled.answers, records)
+    parts, seconds = _grade(trainer, rolled.answers, records)
+    metrics |= _work(trainer, rolled, records, seconds)
     group, earned, judged = judge(
         put_batch(parts, trainer.mesh),
         rolled.drawn.scales,
@@ -348,11 +351,23 @@ def samples(
 
 def _grade(
     trainer: Trainer, answers: Generation, records: dict[str, np.ndarray]
-) -> dict[str, Float[np.ndarray, "B M N"]]:
-    """Reward parts of this process's own prompts."""
+) -> tuple[dict[str, Float[np.ndarray, "B M N"]], float]:
+    """Reward parts of this process's own prompts, and the seconds that they took on the host."""
     token_ids, mask = own_rows((answers.token_ids, answers.mask))
+    start = time.perf_counter()  # the answers are there
     truths = records["task"], records["answer"]
-    return grade(token_ids, mask, *truths, trainer.decode, trainer.config.rewards)
+    parts = grade(token_ids, mask, *truths, trainer.decode, trainer.config.rewards)
+    return parts, time.perf_counter() - start
+
+
+def _work(
+    trainer: Trainer, rolled: Rolled, records: dict[str, np.ndarray], seconds: float
+) -> dict[str, float]:
+    """What the step needs of arithmetic, and how long a process graded on average."""
+    joint = trainer.config.backbone_training
+    flops = own_flops(trainer.setting, joint, rolled.drawn, rolled.answers, records)
+    totals = sum_over_processes(np.array([flops, seconds]))
+    return {"flops": totals[0], "reward_seconds": totals[1] / jax.process_count()}
 
 
 def _reward_per_task(accuracy: Float[np.ndarray, "B M N"], tasks: np.ndarray) -> dict[str, float]:
