@@ -75,7 +75,7 @@ def passes_of_step(config: ModelConfig, joint: BackboneTrainingConfig | None) ->
 def tower_flops(
     config: ModelConfig, grid_thw: Int[np.ndarray, "B M E 3"], levels: SizeLevels | None
 ) -> int:
-    """One pass: every pair at every level, or every allocation's pairs where there are no levels."""
+    """One pass: every pair at every level; without levels, the pairs of every allocation."""
     if levels is None:
         grids, counts = np.unique(grid_thw[..., 1:].reshape(-1, 2), axis=0, return_counts=True)
         return sum(

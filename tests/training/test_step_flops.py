@@ -39,7 +39,7 @@ def test_answers_prefill_and_decode():
 
 def test_many_long_answers_do_not_overflow():
     many = answer_flops(CONFIG, np.full((64, 16), 30_000, np.int32), np.full((64, 16, 4), 1000))
-    assert many == 4096 * decoder_flops(CONFIG, 30_999, logits=1000) > 2**53
+    assert many == 4096 * decoder_flops(CONFIG, 30_999, logits=1000) > 2**48
 
 
 def test_the_tower_sees_each_allocation_or_each_level_once():

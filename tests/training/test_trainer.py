@@ -20,6 +20,7 @@ from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import DecodingConfig
+from resadapt_jax.losses import BackboneLossConfig
 from resadapt_jax.rewards import RewardConfig
 from resadapt_jax.training import trainer as training
 from resadapt_jax.training.checks import (
@@ -62,6 +63,15 @@ JOINT = replace(
     backbone_training=BackboneTrainingConfig(
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0)
     ),
+)
+
+OF_BOTH = ("clipped_high", "clipped_low", "dual_clipped", "ratio", "approximate_kl", "grad_norm")
+LOGGED = (
+    *OF_BOTH,
+    *(f"backbone_{name}" for name in OF_BOTH),
+    *("ratio_min_after", "ratio_max_after", "backbone_kl", "padding_share"),
+    *("retention", "layer_retention", "cache_retention", "retention_of_mean_policy"),
+    *("tokens", "flops", "reward_seconds"),
 )
 
 
@@ -126,16 +136,21 @@ def right(count=4):
 
 
 def test_nothing_compiles_after_the_first_step():
-    run = Run(JOINT)
-    run.step(records(0))
+    loss = BackboneLossConfig(kl_weight=0.04)
+    run = Run(replace(JOINT, backbone_training=replace(JOINT.backbone_training, loss=loss)))
+    first = run.step(records(0)).metrics
     with CompileCounter() as compiled:
         result = run.step(records(1))
     assert compiled.names == []
     assert int(result.state.step) == 2
     assert run.trainer.finite == ("loss", "grad_norm", "backbone_loss", "backbone_grad_norm")
-    for name in ("ratio", "backbone_ratio", *run.trainer.finite):
-        assert np.isfinite(result.metrics[name])
+    for name in (*LOGGED, *run.trainer.finite):
+        assert np.isfinite(result.metrics[name]), name
     assert result.metrics["backbone_grad_norm"] > 0.0
+    assert first["backbone_kl"] < 1e-7 < result.metrics["backbone_kl"]
+    # All that enters the decoder passes each of its layers, and stays.
+    np.testing.assert_allclose(first["layer_retention"], first["retention"], rtol=1e-6)
+    assert first["cache_retention"] == 1.0
 
 
 def test_at_equal_parameters_the_ratio_is_one():
