@@ -5,15 +5,16 @@ the language tower alone, without chat template or special tokens (ResAdapt, arX
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh, PartitionSpec
 from jax.typing import DTypeLike
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -42,7 +43,7 @@ class SmolVLMEncoder:
         params: of the checkpoint; their dtype is that of the features.
         config: the checkpoint's architecture.
         preprocess: how a frame becomes the tower's pixels.
-        chunk_frames: frames encoded at once, which bounds the memory whatever B and F are.
+        chunk_frames: frames that a device encodes at once, which bounds its memory.
         fingerprint: of the files that it was loaded from (`checkpoint_fingerprint`).
     """
 
@@ -122,8 +123,9 @@ def encode_prompts(
 ) -> EncoderFeatures:
     """The allocator's input for a batch of prompts, each image, video and text encoded once.
 
-    Frames of one size are encoded together, ``chunk_frames`` at once, whichever entries they are
-    of. Each new size costs a compilation, and so does each number of frames below that.
+    Frames of one size are encoded together, whichever entries they are of, ``chunk_frames`` at once
+    on every device that the encoder lies on. Each new size costs a compilation, and so does each
+    number of frames below that.
 
     Args:
         rows: from `plan_rows`.
@@ -178,15 +180,39 @@ def _features_of(
 def _encode_together(
     encoder: SmolVLMEncoder, frames: UInt8[np.ndarray, "F height width 3"]
 ) -> Float[np.ndarray, "F L D"]:
-    """Whole chunks one after the other, so that other numbers of frames need no compilation."""
+    """Whole chunks one after the other, so that other numbers of frames need no compilation.
+
+    Every device that has the encoder takes its share of a chunk.
+    """
+    mesh = mesh_of(jax.tree.leaves(encoder.params)[0].sharding.device_set)
     count = len(frames)
-    chunk = min(encoder.chunk_frames, count)
+    chunk = min(encoder.chunk_frames, -(-count // mesh.size)) * mesh.size
     padded = np.pad(frames, [(0, -count % chunk)] + [(0, 0)] * 3)
     chunks = np.split(padded, len(padded) // chunk)
-    return np.concatenate([_encode_frames(encoder, part) for part in chunks])[:count]
+    with jax.set_mesh(mesh):
+        return np.concatenate([_encode_frames(encoder, part, mesh) for part in chunks])[:count]
 
 
-_encode_frames = jax.jit(SmolVLMEncoder.encode_frames)
+def mesh_of(devices: Iterable[jax.Device]) -> Mesh:
+    """Devices that each encode frames of their own, on the axis ``device``."""
+    devices = sorted(devices, key=lambda device: device.id)
+    return jax.make_mesh((len(devices),), ("device",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _encode_frames(
+    encoder: SmolVLMEncoder, frames: UInt8[Array, "F height width 3"], mesh: Mesh
+) -> Float[Array, "F L D"]:
+    each = jax.shard_map(
+        SmolVLMEncoder.encode_frames,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec("device")),
+        out_specs=PartitionSpec("device"),
+        check_vma=False,  # the resize kernel's results do not say what they vary over
+    )
+    return each(encoder, frames)
+
+
 _encode_text = jax.jit(SmolVLMEncoder.encode_text)
 
 
@@ -223,7 +249,7 @@ def load_smolvlm_encoder(
         filter: of the frames' resize.
         dtype: cast the weights to it; ``None`` keeps the file's.
         mesh: where the weights go (`smolvlm.partition`); ``None``: to the default device.
-        chunk_frames: frames encoded at once.
+        chunk_frames: frames that a device encodes at once.
         fingerprint: what the checkpoint must have, if it is to be a certain one.
 
     Raises:

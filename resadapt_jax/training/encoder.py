@@ -19,6 +19,7 @@ from resadapt_jax.allocator.smolvlm_encoder import (
     SmolVLMSource,
     encode_prompts,
     load_smolvlm_encoder,
+    mesh_of,
     name_source,
 )
 from resadapt_jax.data.toy_world import FRAMES_PER_SECOND, ToyWorldConfig
@@ -34,7 +35,8 @@ def open_encoder(
 ) -> tuple[ThumbnailEncoder | SmolVLMEncoder, PreTrainedTokenizerBase]:
     """The encoder, and the tokenizer of the questions that it reads.
 
-    The thumbnail's words are the backbone's, embeddings and tokenizer.
+    The thumbnail's words are the backbone's, embeddings and tokenizer. A SmolVLM2 lies whole on
+    each of this process's devices that the backbone lies on.
 
     Raises:
         UserError: as `load_smolvlm_encoder`.
@@ -47,6 +49,7 @@ def open_encoder(
         config.directory,
         filter=config.filter,
         dtype=config.dtype,
+        mesh=mesh_of(jax.tree.leaves(backbone.params)[0].sharding.addressable_devices),
         chunk_frames=config.chunk_frames,
         fingerprint=config.fingerprint,
     )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from allocator_factory import make_allocator
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from smolvlm_factory import CONFIG, NETWORK, network_params, random_params, write_smolvlm
 from video_factory import textured_frames, write_video
 
@@ -31,6 +32,7 @@ from resadapt_jax.allocator.smolvlm_encoder import (
     checkpoint_fingerprint,
     encode_prompts,
     load_smolvlm_encoder,
+    mesh_of,
     name_source,
     open_source,
 )
@@ -155,9 +157,9 @@ def test_prompts_are_encoded_once_and_laid_into_rows(encoder, tmp_path, monkeypa
     cache = FeatureCache(tmp_path / "cache", settings)
     shapes, encode_frames = [], smolvlm_encoder._encode_frames
 
-    def spying(encoder, frames):
+    def spying(encoder, frames, mesh):
         shapes.append(frames.shape[:3])
-        return encode_frames(encoder, frames)
+        return encode_frames(encoder, frames, mesh)
 
     monkeypatch.setattr(smolvlm_encoder, "_encode_frames", spying)
     features = encode_prompts(encoder, rows, entries, ids, mask, cache)
@@ -178,6 +180,27 @@ def test_prompts_are_encoded_once_and_laid_into_rows(encoder, tmp_path, monkeypa
     blind.params["model"] = {**encoder.params["model"], "vision_model": None}
     again = encode_prompts(blind, rows, entries, ids, mask, cache)
     np.testing.assert_array_equal(again.frames, features.frames)
+
+
+def test_every_device_that_has_the_encoder_encodes_its_share(encoder, monkeypatch):
+    frames = np.random.default_rng(1).integers(0, 256, (11, 24, 24, 3), np.uint8)
+    mesh = mesh_of(jax.devices()[:4])
+    places, encode_frames = [], smolvlm_encoder._encode_frames
+
+    def spying(*arguments):
+        tokens = encode_frames(*arguments)
+        places.append({shard.device: len(shard.data) for shard in tokens.addressable_shards})
+        return tokens
+
+    monkeypatch.setattr(smolvlm_encoder, "_encode_frames", spying)
+    everywhere = encoder.replace(
+        params=jax.device_put(encoder.params, NamedSharding(mesh, PartitionSpec()))
+    )
+    with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))):
+        tokens = smolvlm_encoder._encode_together(everywhere, frames)
+    # Two at once on each of four devices: eight, then three and five of padding.
+    assert places == [dict.fromkeys(jax.devices()[:4], 2)] * 2
+    np.testing.assert_allclose(tokens, jax.jit(encoder.encode_frames)(frames), atol=1e-5)
 
 
 # --- from a directory ------------------------------------------------------------------------

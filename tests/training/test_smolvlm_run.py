@@ -77,9 +77,9 @@ def encoded(monkeypatch):
     """The number of frames each time that some go through the tower."""
     frames, encode = [], smolvlm_encoder._encode_frames
 
-    def counting(encoder, chunk):
+    def counting(encoder, chunk, mesh):
         frames.append(len(chunk))
-        return encode(encoder, chunk)
+        return encode(encoder, chunk, mesh)
 
     monkeypatch.setattr(smolvlm_encoder, "_encode_frames", counting)
     return frames
