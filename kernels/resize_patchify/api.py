@@ -7,11 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_batching import custom_vmap
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from kernels.arguments import as_array
+from kernels.batching import along, can_lie_along, lengthening, on_one_device
 from kernels.resize_patchify import backends, reference
 from kernels.resize_patchify.backends import Backend
 from kernels.resize_patchify.layout import Layout, lay_out
@@ -40,6 +40,7 @@ def resize_patchify(
     spec: PatchSpec,
     *,
     backend: Backend | str | None = None,
+    batch_axes: tuple[str, ...] = (),
 ) -> PackedPatches:
     """Resizes each unit of a clip to its own size and packs the normalised patches of all.
 
@@ -67,6 +68,8 @@ def resize_patchify(
         heights, widths: size of each unit in pixels, multiples of the spec's block; 0 if absent.
         spec: layout, filter, numbers.
         backend: a `Backend` or its value; nothing is `Backend.AUTO`.
+        batch_axes: of the mesh of ``jax.set_mesh``, along which the clips of a ``vmap`` lie. Each
+            device then takes its own; XLA cannot split a kernel by itself.
 
     Raises:
         ValueError: shapes or dtypes that do not fit together; sizes known when called (outside jit
@@ -75,7 +78,7 @@ def resize_patchify(
     """
     frames, heights, widths = _checked(frames, heights, widths, spec)
     layout, overflow = lay_out(heights[None], widths[None], spec)
-    patches = _op(spec, backends.chosen(backend))(jnp.asarray(frames)[None], layout)
+    patches = _op(spec, backends.chosen(backend), batch_axes)(jnp.asarray(frames)[None], layout)
     return PackedPatches(patches[0], overflow[0])
 
 
@@ -118,27 +121,28 @@ def shard_resize_patchify(
 
 
 @lru_cache(maxsize=256)
-def _op(spec: PatchSpec, backend: Backend) -> Callable[[Array, Layout], Array]:
+def _op(
+    spec: PatchSpec, backend: Backend, batch_axes: tuple[str, ...]
+) -> Callable[[Array, Layout], Array]:
     """The backend over a batch of clips, with the reference's adjoint and a rule for `vmap`.
 
     Cached, so that a call outside jit finds its compilation.
     """
 
-    @custom_vmap
-    def launch(frames, layout):
-        return backends.run(frames, layout, spec, backend)
+    def run(frames, layout):
+        if on_one_device():
+            return backends.run(frames, layout, spec, backend)
+        if can_lie_along(batch_axes, len(frames)):
+            part = partial(backends.run, spec=spec, backend=backend)
+            return along(batch_axes, part)(frames, layout)
+        known = Backend.REFERENCE if backend is Backend.AUTO else backend
+        return backends.run(frames, layout, spec, known)
 
-    @launch.def_vmap
-    def fold(size, batched, *args):
-        # Another batch axis makes the batch longer, not the launches more.
-        args = jax.tree.map(
-            lambda x, is_batched: x if is_batched else jnp.broadcast_to(x[None], (size, *x.shape)),
-            args,
-            tuple(batched),
-        )
-        rows = args[0].shape[1]
-        patches = launch(*jax.tree.map(lambda x: x.reshape(size * rows, *x.shape[2:]), args))
-        return patches.reshape(size, rows, *patches.shape[1:]), True
+    # Another batch axis makes the batch longer, not the launches more.
+    longer = lengthening(lambda clips, _: run(*clips))
+
+    def launch(frames, layout):
+        return longer((frames, layout), ())
 
     @jax.custom_vjp
     def apply(frames, layout):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from kernels.batching import lengthening
 from kernels.segment_attention.places import Places, pad_keys, pad_queries, spans, zero_unseeing
 
 # A score that is never reached; finite, so that differences of two of them are no NaN.
@@ -67,6 +68,29 @@ def _attend(query, key, value, places, block):
 
 
 def _forward(query, key, value, places, block):
+    out, log_sum = _run(_attended, block, places, query, key, value)
+    return out, (query, key, value, places, out, log_sum)
+
+
+def _backward(block, residuals, cotangent):
+    query, key, value, places, out, log_sum = residuals
+    arrays = query, key, value, out, log_sum, cotangent
+    return *_run(_gradients, block, places, *arrays), None
+
+
+def _run(function, block, places, *arrays):
+    """``function(*arrays, places, block)``; the rows of a batch share their slots."""
+
+    def of_batch(rows, slots):
+        *arrays, query_segment, key_segment = rows
+        return function(*arrays, Places(query_segment, key_segment, *slots), block)
+
+    *segments, query_slot, key_slot = places
+    return lengthening(of_batch)((*arrays, *segments), (query_slot, key_slot))
+
+
+def _attended(query, key, value, places, block):
+    """The result and the logarithm of what the weights were divided by."""
     queries, keys = _query_blocks(query, places, block), _key_blocks(key, value, places, block)
 
     def of_queries(inputs):
@@ -93,12 +117,11 @@ def _forward(query, key, value, places, block):
 
     needed = places.visible_blocks(block, block).any(axis=0)
     out, log_sum = jax.lax.map(of_queries, (queries, *spans(needed)))
-    out, log_sum = _joined(out, 3), _joined(log_sum, 3)
-    return out, (query, key, value, places, out, log_sum)
+    return _joined(out, 3), _joined(log_sum, 3)
 
 
-def _backward(block, residuals, cotangent):
-    query, key, value, places, out, log_sum = residuals
+def _gradients(query, key, value, out, log_sum, cotangent, places, block):
+    """Of query, key and value."""
     # Σ_s w_s dw_s of each query, which the softmax's derivative takes away.
     mean = (cotangent.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1)
     queries = (
@@ -131,7 +154,7 @@ def _backward(block, residuals, cotangent):
     d_query, (d_key, d_value) = jax.lax.scan(of_keys, start, (keys, *spans(needed.T)))
     gradients = _joined(d_query, 3), _joined(d_key, 2), _joined(d_value, 2)
     dtypes = query.dtype, key.dtype, value.dtype
-    return *(x.astype(dtype) for x, dtype in zip(gradients, dtypes, strict=True)), None
+    return tuple(x.astype(dtype) for x, dtype in zip(gradients, dtypes, strict=True))
 
 
 def _query_blocks(query: Array, places: Places, block: int) -> tuple[Array, Array, Array]:

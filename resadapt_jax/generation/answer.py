@@ -15,6 +15,7 @@ from resadapt_jax.generation.decode import Generation, generate
 from resadapt_jax.generation.stopping import stop_tokens
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig, check_convention, family_of
+from resadapt_jax.models.partition import BATCH
 from resadapt_jax.models.prompt_layout import PromptLayout, check_placeholders, expand_prompt
 from resadapt_jax.models.vision_plan import VisionPlan, plan_vision
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Num, Params
@@ -134,7 +135,7 @@ def pack_pairs(
         dtype=dtype,
     )
     heights, widths = (grid_thw[:, axis] * vision.patch_size for axis in (1, 2))
-    packed = resize_patchify(frames, heights, widths, spec)
+    packed = resize_patchify(frames, heights, widths, spec, batch_axes=BATCH)
     plan = plan_pairs(grid_thw, config, capacity)
     return packed.patches, plan.replace(overflow=plan.overflow | packed.overflow)
 

@@ -6,7 +6,7 @@ export all read the same table.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -92,6 +92,16 @@ def constrain(x: Array, *axes: Any) -> Array:
     if mesh.empty:
         return x
     return jax.lax.with_sharding_constraint(x, _fitted(PartitionSpec(*axes), x.shape, mesh))
+
+
+def map_rows(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``jax.vmap`` over the rows of a batch, which inside stay split as `constrain` says.
+
+    Without it XLA may rather split what is within a row, and gather all rows for that.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    split = all(axis in mesh.shape for axis in BATCH)
+    return jax.vmap(function, spmd_axis_name=BATCH if split else None)
 
 
 def _fitted(

@@ -144,7 +144,10 @@ def score(
     """Log-probs of given answers to given allocations; differentiable."""
     config, geometry, rollouts = setting.config_of_updates, setting.geometry, setting.rollouts
     params = cast(params, setting.dtype)
-    encoded = encode_all_levels(params, config, batch.frames, geometry, rollouts)
+    # A pass is differentiated by itself, so others cannot share what it encodes.
+    encoded = encode_all_levels(
+        params, config, batch.frames, geometry, rollouts, rollouts.pass_size
+    )
     visual = show(params, config, batch.frames, encoded, drawn, capacity, geometry, rollouts)
     return score_allocations(
         params, config, visual, drawn, batch.prompts, batch.frame_mask, answers, geometry, rollouts

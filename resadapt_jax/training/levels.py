@@ -15,6 +15,7 @@ from einops import rearrange
 from resadapt_jax.allocator import ScaleRange, pair_mask, pair_scales
 from resadapt_jax.generation.answer import encode_pairs
 from resadapt_jax.models.families import ModelConfig
+from resadapt_jax.models.partition import map_rows
 from resadapt_jax.operators import SizeLimits, fit_budget
 from resadapt_jax.operators.sizes import size_table
 from resadapt_jax.typing import Array, Bool, Float, Int, Params, UInt8
@@ -47,8 +48,11 @@ def size_levels(height: int, width: int, scale_range: ScaleRange, limits: SizeLi
 
 
 def worth_encoding(levels: SizeLevels, num_pairs: int, num_allocations: int, capacity: int) -> bool:
-    """Whether all levels of all pairs are fewer tokens than the allocations would be."""
-    return num_pairs * int(levels.tokens.sum()) <= num_allocations * capacity
+    """Whether all levels of all pairs are at most half the tokens that the allocations may have.
+
+    Half, as few allocations fill the capacity, and each level is a tower of its own to compile.
+    """
+    return 2 * num_pairs * int(levels.tokens.sum()) <= num_allocations * capacity
 
 
 def encode_levels(
@@ -85,7 +89,7 @@ def encode_levels(
             )
             return tokens
 
-        tokens = jax.vmap(encode)(clips)
+        tokens = map_rows(encode)(clips)
         encoded.append(
             rearrange(tokens, "s (b k u) d -> (s b) k u d", b=batch // num_shares, k=num_pairs)
         )

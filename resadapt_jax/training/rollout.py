@@ -28,6 +28,7 @@ from resadapt_jax.generation.decode import Generation
 from resadapt_jax.generation.teacher_forcing import answer_log_probs
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
+from resadapt_jax.models.partition import map_rows
 from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.operators import CapacityLadder, SizeLimits, fit_clips, native_grids
 from resadapt_jax.training.levels import (
@@ -104,10 +105,16 @@ class Geometry(NamedTuple):
     convention: Convention = Convention.HF_5
     num_shares: int = 1
 
-    def levels(self, rollouts: RolloutConfig) -> SizeLevels | None:
-        """The legal sizes of a pair, if encoding each once is less work than each allocation."""
+    def levels(
+        self, rollouts: RolloutConfig, num_allocations: int | None = None
+    ) -> SizeLevels | None:
+        """The legal sizes of a pair, if encoding each once is less work than each allocation.
+
+        Args:
+            num_allocations: of a prompt that share what is encoded; by default all.
+        """
         levels = size_levels(self.height, self.width, self.scale_range, self.limits)
-        of_all = rollouts.num_allocations, rollouts.token_capacity
+        of_all = num_allocations or rollouts.num_allocations, rollouts.token_capacity
         return levels if worth_encoding(levels, -(-self.num_frames // 2), *of_all) else None
 
     @property
@@ -245,9 +252,8 @@ def show(
             encoded one by one.
         capacity: tokens that the largest of them needs.
     """
-    levels = geometry.levels(rollouts)
-    if levels is not None:
-        return gather_levels(encoded, draw.level, levels, capacity)
+    if encoded is not None:
+        return gather_levels(encoded, draw.level, geometry.levels(rollouts), capacity)
     max_height, max_width = geometry.most_pixels
 
     def encode(clip: Array, grids: Array) -> Array:
@@ -263,7 +269,7 @@ def show(
         return tokens
 
     # One allocation of every prompt at a time: activations of all would not fit.
-    one_of_each = jax.vmap(encode)
+    one_of_each = map_rows(encode)
     grids = jnp.moveaxis(draw.grid_thw, 1, 0)
     return jnp.moveaxis(jax.lax.map(lambda some: one_of_each(frames, some), grids), 0, 1)
 
@@ -274,9 +280,14 @@ def encode_all_levels(
     frames: UInt8[Array, "B F height width 3"],
     geometry: Geometry,
     rollouts: RolloutConfig,
+    num_allocations: int | None = None,
 ) -> Float[Array, "B KU D"] | None:
-    """What `show` gathers from; None where it encodes allocations one by one."""
-    levels = geometry.levels(rollouts)
+    """What `show` gathers from; None where it encodes allocations one by one.
+
+    Args:
+        num_allocations: of a prompt that are gathered from it; by default all.
+    """
+    levels = geometry.levels(rollouts, num_allocations)
     if levels is None:
         return None
     return encode_levels(params, config, frames, levels, geometry.num_shares)

@@ -165,6 +165,21 @@ def test_sharded_over_clips_equals_one_device(axes):
     assert not any(name in text for name in ("all-gather", "all-reduce", "all-to-all"))
 
 
+def test_clips_of_a_vmap_stay_where_they_lie():
+    *arrays, spec = clips(np.random.default_rng(7))
+    axes = ("data", "fsdp")
+    mesh = jax.make_mesh((2, 2, 2), (*axes, "tensor"), axis_types=(AxisType.Auto,) * 3)
+    along = NamedSharding(mesh, PartitionSpec(axes))
+    run = jax.jit(jax.vmap(partial(resize_patchify, spec=spec, batch_axes=axes)))
+    with jax.set_mesh(mesh):
+        traced = run.trace(*(jax.device_put(x, along) for x in arrays))
+        got = run(*(jax.device_put(x, along) for x in arrays))
+    np.testing.assert_allclose(got.patches, batched(spec)(*arrays).patches, atol=1e-5)
+    assert got.patches.sharding.spec == PartitionSpec(axes)
+    # XLA cannot split a kernel, nor a loop over units.
+    assert "shard_map" in str(traced.jaxpr)
+
+
 def test_clips_that_lie_elsewhere_are_moved_to_an_explicit_axis():
     frames, *sizes, spec = clips(np.random.default_rng(7))
     mesh = jax.make_mesh(

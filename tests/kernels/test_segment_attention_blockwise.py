@@ -104,6 +104,34 @@ def test_values_and_gradients_are_the_dense_ones(case):
     assert (np.asarray(out)[~np.broadcast_to(seeing[:, None], out.shape[:3])] == 0).all()
 
 
+@pytest.mark.parametrize("own_slots", [False, True])
+def test_rows_of_a_vmap_are_a_longer_batch(own_slots):
+    length, keys, (places, _) = CASES["causal" if own_slots else "packed"]
+    arrays = inputs(length, keys, 8)
+    slots = places.query_slot, places.key_slot
+    slots = [jnp.broadcast_to(slot, (BATCH, length)) if own_slots else slot for slot in slots]
+    axes = (0, 0, 0, Places(0, 0, *([0, 0] if own_slots else [None, None])))
+
+    def whole(*arrays):
+        return jnp.square(attend_blockwise(*arrays, places, block=16)).sum()
+
+    def row(query, key, value, places):
+        batch = (x[None] for x in (query, key, value))
+        segments = places.query_segment[None], places.key_segment[None]
+        return attend_blockwise(*batch, Places(*segments, *places[2:]), block=16)[0]
+
+    def rows(*arrays):
+        per_row = Places(places.query_segment, places.key_segment, *slots)
+        return jnp.square(jax.vmap(row, in_axes=axes)(*arrays, per_row)).sum()
+
+    expected = jax.jit(jax.grad(whole, argnums=(0, 1, 2)))(*arrays)
+    gradient = jax.jit(jax.grad(rows, argnums=(0, 1, 2)))
+    for got, wanted in zip(gradient(*arrays), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-6)
+    # Blocks at a row's own place in the sequence could only be gathered.
+    assert (" gather[" in str(gradient.trace(*arrays).jaxpr)) is own_slots
+
+
 def test_what_is_not_in_place_would_show():
     length, keys, (places, visible) = CASES["packed"]
     arrays = inputs(length, keys, 8)

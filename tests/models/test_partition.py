@@ -2,11 +2,19 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from resadapt_jax.models.partition import BATCH, OPEN, constrain, partition_specs, shardings
+from resadapt_jax.models.partition import (
+    BATCH,
+    OPEN,
+    constrain,
+    map_rows,
+    partition_specs,
+    shardings,
+)
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
 from resadapt_jax.models.qwen2_5_vl.model import param_shapes
 from resadapt_jax.models.qwen2_5_vl.partition import PARTITION
@@ -54,6 +62,19 @@ def test_an_intermediate_array_is_split_where_there_is_a_mesh():
         assert split(x[:6], BATCH, "data") == P(None, "data")  # 8 does not divide 6
         assert split(rows, OPEN, None) == P("data")
         assert split(rows, None, None) == P()
+
+
+def test_mapped_rows_stay_split_whatever_is_open():
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    x = jnp.ones((8, 6, 4))
+
+    def row(x):
+        return constrain(2 * x, OPEN, None)
+
+    np.testing.assert_array_equal(map_rows(row)(x), 2 * x)  # without a mesh
+    with jax.set_mesh(mesh):
+        assert jax.jit(map_rows(row))(x).sharding.spec == P(BATCH)
+        assert jax.jit(jax.vmap(row))(x).sharding.spec != P(BATCH)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -37,9 +37,9 @@ def test_frames_that_are_not_square_have_levels_too():
 
 def test_all_levels_are_encoded_where_that_is_less():
     levels = size_levels(112, 112, RANGE, LIMITS)
-    # 1 + 4 + 9 + 16 = 30 tokens a pair, 90 for three pairs; two allocations of 45 are as many.
-    assert worth_encoding(levels, 3, num_allocations=2, capacity=45)
-    assert not worth_encoding(levels, 3, num_allocations=2, capacity=44)
+    # 1 + 4 + 9 + 16 = 30 tokens a pair, 90 for three pairs; four allocations of 45 are twice that.
+    assert worth_encoding(levels, 3, num_allocations=4, capacity=45)
+    assert not worth_encoding(levels, 3, num_allocations=4, capacity=44)
 
 
 def test_gathered_tokens_are_those_of_the_planned_path():
