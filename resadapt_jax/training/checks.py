@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.prefill import cache_slots
 from resadapt_jax.training.config import TrainConfig, check_limits
+from resadapt_jax.training.engine import Engine
 from resadapt_jax.training.memory import (
     Load,
     MemoryEstimate,
@@ -34,6 +35,24 @@ def check_batches(config: TrainConfig, mesh: Mesh) -> None:
                 f"{update.micro_batches} parts ({name}.mini_batches x micro_batches) on "
                 f"{batch_shares(mesh)} devices"
             )
+
+
+def check_engine(engine: Engine | None, config: TrainConfig) -> None:
+    """Refuses an engine that is none, or that a backbone in training cannot learn from.
+
+    Raises:
+        UserError: names what it lacks.
+    """
+    if engine is None:
+        return
+    joint = config.backbone_training
+    members = ["gives_log_probs", "generate", *(["load_weights"] if joint is not None else [])]
+    if absent := [name for name in members if not hasattr(engine, name)]:
+        raise UserError(f"the engine lacks {', '.join(absent)}; training.engine.Engine says more")
+    if joint is not None and not engine.gives_log_probs and joint.old_log_probs == "rollout":
+        raise UserError(
+            "the engine gives no log-probs: set backbone_training.old_log_probs to recomputed"
+        )
 
 
 def check_geometry(trainer: Trainer) -> None:
@@ -80,7 +99,7 @@ def memory_of(trainer: Trainer, prompt_tokens: int) -> MemoryEstimate:
         rows=rows // parts,
         positions=length + new_tokens,
         visual_tokens=rollouts.token_capacity,
-        rollout_rows=rows,
+        rollout_rows=rows if trainer.engine is None else 0,
         cache_slots=cache_slots(length, new_tokens, rollouts.decoding.prefill_chunk),
     )
     return estimate_memory(

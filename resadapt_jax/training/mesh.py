@@ -85,6 +85,13 @@ def build_mesh(config: MeshConfig) -> Mesh:
     )
 
 
+def own_device() -> Mesh:
+    """A device of this process as a mesh; what is computed on it concerns no other process."""
+    return jax.make_mesh(
+        (1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:1]
+    )
+
+
 def require_divisible(mesh: Mesh, **sizes: int) -> None:
     """Refuses sizes (by their fields' names) of batches that the mesh cannot share out evenly.
 
@@ -138,6 +145,13 @@ def own_rows(tree: PyTree[Array]) -> PyTree[np.ndarray]:
         return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
     return jax.tree.map(fetch, tree)
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """The whole of every array in every process, one array after another."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), tree)
 
 
 def sum_over_processes(values: np.ndarray) -> np.ndarray:

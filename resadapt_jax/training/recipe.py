@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
@@ -33,7 +32,12 @@ from resadapt_jax.models.families import check_convention, family_of
 from resadapt_jax.models.partition import tree_shardings
 from resadapt_jax.models.stacking import stack_layers
 from resadapt_jax.training.backbone_step import Setting, cast_all
-from resadapt_jax.training.checks import check_batches, check_geometry, check_memory
+from resadapt_jax.training.checks import (
+    check_batches,
+    check_engine,
+    check_geometry,
+    check_memory,
+)
 from resadapt_jax.training.config import TrainConfig, resolve
 from resadapt_jax.training.encoder import (
     describe_parameters,
@@ -42,6 +46,7 @@ from resadapt_jax.training.encoder import (
     open_encoder,
     source_of,
 )
+from resadapt_jax.training.engine import Engine
 from resadapt_jax.training.loop.run import run
 from resadapt_jax.training.loop.step import StepResult
 from resadapt_jax.training.mesh import (
@@ -50,36 +55,42 @@ from resadapt_jax.training.mesh import (
     is_first_process,
     put_batch,
     put_replicated,
+    to_host,
 )
 from resadapt_jax.training.optimizer import make_optimizer
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import Geometry
 from resadapt_jax.training.state import Part, TrainState, merge_params, split_params, start_part
 from resadapt_jax.training.trainer import Estimator, Frozen, Trainer, run_step
-from resadapt_jax.typing import Params, PyTree
+from resadapt_jax.typing import Params
 
 
-def train(config: TrainConfig, estimator: Estimator | None = None) -> Path:
+def train(
+    config: TrainConfig, estimator: Estimator | None = None, engine: Engine | None = None
+) -> Path:
     """Runs or resumes a training and writes what was trained.
 
     Args:
         estimator: what a group of answers earned; by default the one that ``config.advantage``
             names. A method of one's own is one function.
+        engine: what answers in rollouts; by default the backbone in process.
 
     Returns:
         The folder of the trained allocator, or of the backbone where that alone was trained.
 
     Raises:
-        UserError: the config cannot work; names the field.
+        UserError: the config cannot work, by itself or with the engine; names the field. Or the
+            engine does not answer what it is asked.
     """
     mesh = build_mesh(config.mesh)
     check_batches(config, mesh)
+    check_engine(engine, config)
     with jax.set_mesh(mesh):
         backbone = open_backbone(config, mesh)
         encoder, query_tokenizer = open_encoder(config.encoder, backbone)
         config = resolve(config, encoder)
         check_convention(config.convention, backbone.config)
-        trainer = make_trainer(config, mesh, backbone, estimator)
+        trainer = make_trainer(config, mesh, backbone, estimator, engine)
         check_geometry(trainer)
         check_memory(trainer, longest_prompt(config, backbone, query_tokenizer))
         if config.allocator is not None and is_first_process():
@@ -132,7 +143,11 @@ def open_backbone(config: TrainConfig, mesh: Mesh) -> Backbone:
 
 
 def make_trainer(
-    config: TrainConfig, mesh: Mesh, backbone: Backbone, estimator: Estimator | None = None
+    config: TrainConfig,
+    mesh: Mesh,
+    backbone: Backbone,
+    estimator: Estimator | None = None,
+    engine: Engine | None = None,
 ) -> Trainer:
     """What is fixed for a run, from a resolved config."""
     world, joint = config.world, config.backbone_training
@@ -166,6 +181,7 @@ def make_trainer(
         backbone_optimizer=of_backbone,
         decode=backbone.decode,
         estimator=estimator or partial(advantages.estimate, config=config.advantage),
+        engine=engine,
     )
 
 
@@ -253,10 +269,3 @@ def export(
     if is_first_process():
         save_allocator(allocator_dir, trained)
     return allocator_dir
-
-
-def to_host(tree: PyTree) -> PyTree:
-    """The whole of every array in every process, one array after another."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
-    return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), tree)

@@ -348,15 +348,22 @@ def _lay_out_rows(
     rollouts: RolloutConfig,
 ) -> tuple[PromptLayout, Float[Array, "BMN U D"]]:
     """One row for each answer: its layout, and the visual tokens of its allocation."""
-    limits = geometry.limits
-    native = native_grids(pair_mask(frame_mask), geometry.height, geometry.width, limits)
-    prompts = prompts.replace(native_thw=native)
+    prompts = with_native_grids(prompts, frame_mask, geometry)
     per_prompt = visual.shape[1] * rollouts.num_answers
     rows = jax.tree.map(lambda x: repeat(x, "b ... -> (b m) ...", m=per_prompt), prompts)
     grids, visual = (
         repeat(x, "b m ... -> (b m n) ...", n=rollouts.num_answers) for x in (draw.grid_thw, visual)
     )
     return lay_out(rows, grids, config, visual.shape[1], geometry.convention), visual
+
+
+def with_native_grids(
+    prompts: Prompts, frame_mask: Bool[Array, "B F"], geometry: Geometry
+) -> Prompts:
+    """Prompts that know the sizes at scale 1, which a convention may ask for."""
+    pairs = pair_mask(frame_mask)
+    native = native_grids(pairs, geometry.height, geometry.width, geometry.limits)
+    return prompts.replace(native_thw=native)
 
 
 def _by_prompt(x: Any, draw: Draw, rollouts: RolloutConfig) -> Any:

@@ -27,6 +27,8 @@ from resadapt_jax.report.samples import Sample
 from resadapt_jax.training import allocator_step, backbone_step
 from resadapt_jax.training.backbone_step import Graded, Setting
 from resadapt_jax.training.config import TrainConfig
+from resadapt_jax.training.engine import Engine
+from resadapt_jax.training.engine_rollout import answer_by_engine, hand_over
 from resadapt_jax.training.grading import TASK_TYPES, grade
 from resadapt_jax.training.loop.step import StepResult
 from resadapt_jax.training.mesh import own_rows, put_batch, sum_over_processes
@@ -59,6 +61,7 @@ class Trainer(NamedTuple):
     backbone_optimizer: optax.GradientTransformation | None
     decode: Callable[[Any], str]
     estimator: Estimator
+    engine: Engine | None = None  # None: the backbone answers in process
 
     @property
     def finite(self) -> tuple[str, ...]:
@@ -141,12 +144,30 @@ def roll_out(
             params, features, batch.frame_mask, draw_key, config=config.allocator, **static
         )
     passes = plan_passes(jax.device_get(most_tokens), setting.rollouts)
-    params = rollout_params(trainer, frozen, state)
-    answers = backbone_step.answer_all(params, batch, drawn, passes, answer_key, setting)
+    answers = answer(trainer, frozen, state, batch, drawn, passes, answer_key)
     capacity = np.mean([one.capacity for one in passes])
     metrics["padding_share"] = 1.0 - jnp.mean(drawn.tokens) / capacity
     metrics["tokens"] = jnp.sum(drawn.tokens) * setting.rollouts.num_answers
     return Rolled(drawn, passes, answers), metrics
+
+
+def answer(
+    trainer: Trainer,
+    frozen: Frozen,
+    state: TrainState,
+    batch: PromptBatch,
+    drawn: Draw,
+    passes: list[Pass],
+    key: Key[Array, ""],
+) -> Generation:
+    """The answers of a step, in process or by the engine; every field [B, M, N, length]."""
+    setting, engine = trainer.setting, trainer.engine
+    if engine is None:
+        params = rollout_params(trainer, frozen, state)
+        return backbone_step.answer_all(params, batch, drawn, passes, key, setting)
+    if state.backbone is not None:
+        hand_over(engine, rollout_params(trainer, frozen, state))
+    return answer_by_engine(engine, batch, drawn, key, setting, trainer.mesh)
 
 
 def rollout_params(trainer: Trainer, frozen: Frozen, state: TrainState) -> Params:

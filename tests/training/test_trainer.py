@@ -31,7 +31,7 @@ from resadapt_jax.training.checks import (
 )
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig, resolve
 from resadapt_jax.training.encoder import encode_batch, open_encoder
-from resadapt_jax.training.grading import TASK_TYPES, grade
+from resadapt_jax.training.grading import grade
 from resadapt_jax.training.loop.metrics import CompileCounter
 from resadapt_jax.training.mesh import MeshConfig, build_mesh, put_batch
 from resadapt_jax.training.optimizer import OptimizerConfig
@@ -39,7 +39,7 @@ from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.recipe import make_trainer, start
 from resadapt_jax.training.rollout import RolloutConfig
 from resadapt_jax.training.update import UpdateConfig
-from tests.training.toy_parts import ALLOCATOR, WORLD, backbone
+from tests.training.toy_parts import ALLOCATOR, WORLD, FakeEngine, backbone
 
 ONE_DEVICE = MeshConfig(data=1)
 ENCODER, _ = open_encoder(ThumbnailConfig(), backbone())
@@ -85,9 +85,9 @@ def records(index=0):
 class Run:
     """A trainer with its state, stepped on batches of the embedded world."""
 
-    def __init__(self, config, estimator=None):
+    def __init__(self, config, estimator=None, engine=None):
         self.mesh = build_mesh(config.mesh)
-        self.trainer = make_trainer(config, self.mesh, backbone(), estimator)
+        self.trainer = make_trainer(config, self.mesh, backbone(), estimator, engine)
         self.state, self.frozen = start(self.trainer, backbone().params)
 
     def inputs(self, records):
@@ -213,6 +213,16 @@ def test_a_users_own_method_is_one_function():
     np.testing.assert_allclose(jnp.mean(earned.values), -metrics["cost"], rtol=1e-6)
 
 
+def test_an_allocator_learns_from_the_answers_of_an_engine():
+    engine = FakeEngine(gives_log_probs=False)
+    run = Run(CONFIG, engine=engine)
+    result = run.step(records())
+    assert len(engine.requests) == 2 * 4 and not engine.weights
+    said = [text for sample in result.samples() for texts in sample.answers for text in texts]
+    assert said == [backbone().decode(answer.token_ids) for answer in engine.answers]
+    assert result.metrics["grad_norm"] > 0.0
+
+
 def test_evidence_reaches_neither_allocator_nor_reward_nor_loss(monkeypatch):
     # Poison the evidence of every clip: not a bit of a step may change.
     def one_step():
@@ -296,18 +306,6 @@ def test_a_backbone_alone_sees_frames_at_their_own_size():
     assert set(run.trainer.finite) <= result.metrics.keys()
 
 
-def test_answers_are_graded_by_their_task():
-    texts = {1: "C", 2: "7", 3: "4 to 5", 4: "4 to 6"}
-    ids = np.array([[[1], [2]], [[2], [1]], [[3], [4]]])[:, :, None, :]
-    mask = np.ones(ids.shape, bool)
-    tasks = np.array(["which", "how_many", "when"])
-    truths = np.array(["C", "7", "4 to 5"])
-    parts = grade(ids, mask, tasks, truths, lambda row: texts[int(row[0])], CONFIG.rewards)
-    # [4, 6] against [4, 5]: intersection 1 second, union 2.
-    np.testing.assert_allclose(parts["accuracy"][:, :, 0], [[1, 0], [1, 0], [1, 0.5]])
-    assert parts.keys() == {"accuracy"}
-
-
 def test_format_and_length_are_rewarded_where_they_are_asked_for():
     texts = {1: "<think>a</think><answer>C</answer>", 2: "<think>C", 3: "C"}
     # Answers of one, three and four tokens; the buffer is the last two of four.
@@ -336,12 +334,6 @@ def test_format_and_length_are_rewarded_where_they_are_asked_for():
     # accuracy + 0.2 format + overlong
     np.testing.assert_allclose(group.rewards[0, :, 0], [1.2, 0.3, 0.0], atol=1e-6)
     assert metrics["reward_overlong"] == -0.5
-
-
-def test_only_one_class_per_task():
-    from resadapt_jax.data.toy_world import TASKS
-
-    assert set(TASK_TYPES) == set(TASKS)
 
 
 def test_what_the_backbone_cannot_take_is_refused():

@@ -1,0 +1,213 @@
+"""A step's rollouts by an external engine: requests made, answers checked and packed."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import jax
+import numpy as np
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from resadapt_jax.errors import UserError
+from resadapt_jax.generation.answer import DecodingConfig, Prompts, lay_out, pack_pairs
+from resadapt_jax.generation.decode import Generation
+from resadapt_jax.generation.stopping import stop_tokens
+from resadapt_jax.models.prompt_layout import PromptLayout
+from resadapt_jax.training.backbone_step import Setting
+from resadapt_jax.training.engine import Engine, EngineAnswer, EngineRequest
+from resadapt_jax.training.mesh import (
+    keep_rows,
+    own_device,
+    own_rows,
+    put_batch,
+    replicated,
+    to_host,
+)
+from resadapt_jax.training.prompt_batch import PromptBatch
+from resadapt_jax.training.rollout import Draw, with_native_grids
+from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
+
+_MOST_LOG_PROB = 1e-3
+"""A log-prob may round above 0."""
+
+
+def answer_by_engine(
+    engine: Engine,
+    batch: PromptBatch,
+    drawn: Draw,
+    key: Key[Array, ""],
+    setting: Setting,
+    mesh: Mesh,
+) -> Generation:
+    """An engine's answers to all allocations of a step; every field [B, M, N, length].
+
+    Every process asks for the answers to its own prompts.
+
+    Raises:
+        UserError: an answer is not what was asked for (`pack_answers`).
+    """
+    seeds = _draw_seeds(key, shape=drawn.tokens.shape)
+    local, grid_thw, tokens, seeds = own_rows((batch, drawn.grid_thw, drawn.tokens, seeds))
+    answers = engine.generate(make_requests(local, grid_thw, tokens, seeds, setting))
+    packed = pack_answers(answers, tokens.shape, setting, with_log_probs=engine.gives_log_probs)
+    return put_batch(packed, mesh)
+
+
+def hand_over(engine: Engine, params: Params) -> None:
+    """Gives an engine the whole backbone, one tensor after another."""
+    flat = traverse_util.flatten_dict(params, sep=".")
+    weights = ((key, to_host(flat[key])) for key in sorted(flat))
+    engine.load_weights(weights)
+    for _ in weights:  # gathering takes every process, whatever the engine of one of them leaves
+        pass
+
+
+@partial(jax.jit, static_argnames="shape")
+def _draw_seeds(key: Key[Array, ""], *, shape: tuple[int, int]) -> Int[Array, "B M"]:
+    return keep_rows(jax.random.randint(key, shape, 0, 2**31 - 1))
+
+
+def make_requests(
+    batch: PromptBatch,
+    grid_thw: Int[np.ndarray, "B M E 3"],
+    tokens: Int[np.ndarray, "B M"],
+    seeds: Int[np.ndarray, "B M"],
+    setting: Setting,
+) -> Iterator[EngineRequest]:
+    """One request per prompt and allocation, a prompt's allocations one after another.
+
+    Args:
+        batch, grid_thw, tokens, seeds: of the prompts to ask about, on the host; the middle two as
+            in `Draw`.
+    """
+    here, ladder = own_device(), setting.rollouts.ladder
+    num_answers, decoding = _asked(setting)
+    patches_per_token = setting.config.vision.spatial_merge_size**2
+    for row, (of_prompt, counts, own_seeds) in enumerate(zip(grid_thw, tokens, seeds, strict=True)):
+        prompts = jax.tree.map(lambda x, row=row: x[row : row + 1], batch.prompts)
+        clip = jax.device_put((batch.frames[row], batch.frame_mask[row], prompts), replicated(here))
+        for grids, count, seed in zip(of_prompt, counts.tolist(), own_seeds.tolist(), strict=True):
+            with jax.set_mesh(here):  # not the run's: other processes make their own
+                patches, layout = jax.device_get(
+                    _inputs(*clip, grids, setting=setting, capacity=ladder.choose(count))
+                )
+            n, compact = int(layout.length), int(prompts.compact_length[0])
+            entry = prompts.entry_index[0, :compact]
+            shown = (entry < 0) | (grids[entry, 0] > 0)
+            yield EngineRequest(
+                input_ids=layout.token_ids[:n],
+                mm_token_type_ids=np.where(layout.visual_index[:n] >= 0, 2, 0),
+                position_ids=layout.position_ids[:, :n],
+                pixel_values_videos=patches[: count * patches_per_token].copy(),
+                video_grid_thw=grids[grids[:, 0] > 0],
+                compact_ids=prompts.compact_ids[0, :compact][shown],
+                num_answers=num_answers,
+                decoding=decoding,
+                seed=seed,
+            )
+
+
+@partial(jax.jit, static_argnames=("setting", "capacity"))
+def _inputs(
+    frames: UInt8[Array, "F height width 3"],
+    frame_mask: Bool[Array, " F"],
+    prompts: Prompts,
+    grid_thw: Int[Array, "E 3"],
+    *,
+    setting: Setting,
+    capacity: int,
+) -> tuple[Float[Array, "P C"], PromptLayout]:
+    """Patches and layout of one prompt, the only row of ``prompts``, padded to ``capacity``."""
+    config, geometry = setting.config, setting.geometry
+    max_height, max_width = geometry.most_pixels
+    patches, _ = pack_pairs(
+        config,
+        frames,
+        grid_thw,
+        capacity=capacity,
+        max_height=max_height,
+        max_width=max_width,
+    )
+    prompts = with_native_grids(prompts, frame_mask[None], geometry)
+    layout = lay_out(prompts, grid_thw[None], config, capacity, geometry.convention)
+    return patches, jax.tree.map(lambda x: x[0], layout)
+
+
+def pack_answers(
+    answers: Iterable[Iterable[EngineAnswer]],
+    shape: tuple[int, int],
+    setting: Setting,
+    *,
+    with_log_probs: bool,
+) -> Generation:
+    """Answers as the in-process backbone records its own; every field [B, M, N, length].
+
+    Args:
+        answers: to a request for each of B prompts' M allocations.
+        shape: (B, M).
+        with_log_probs: whether answers have them; else they are NaN, as nothing may read them.
+
+    Raises:
+        UserError: another number of answers, or one that is not what was asked for; names it.
+    """
+    answers, (num_answers, decoding) = list(answers), _asked(setting)
+    if len(answers) != math.prod(shape):
+        raise UserError(f"the engine answered {len(answers)} of {math.prod(shape)} requests")
+    full = *shape, num_answers, decoding.max_new_tokens
+    token_ids, mask = np.zeros(full, np.int32), np.zeros(full, bool)
+    log_probs = np.zeros(full, np.float32)
+    for (b, m), some in zip(np.ndindex(shape), map(list, answers), strict=True):
+        name = f"the engine's answers to prompt {b}, allocation {m}"
+        if len(some) != num_answers:
+            raise UserError(f"{name}: {len(some)} of {num_answers}")
+        for n, answer in enumerate(some):
+            try:
+                ids = _checked_ids(answer, setting.config.text.vocab_size, decoding)
+                scores = _checked_log_probs(answer, len(ids)) if with_log_probs else np.nan
+            except ValueError as error:
+                raise UserError(f"{name}, answer {n}: {error}") from error
+            place = b, m, n, slice(len(ids))
+            token_ids[place], log_probs[place], mask[place] = ids, scores, True
+    return Generation(token_ids=token_ids, log_probs=log_probs, mask=mask, cache_bytes=0)
+
+
+def _asked(setting: Setting) -> tuple[int, DecodingConfig]:
+    """How many answers to a request, and how they are drawn; with all stop tokens."""
+    decoding = setting.rollouts.decoding
+    stops = stop_tokens(setting.config, decoding.stop_token_ids)
+    return setting.rollouts.num_answers, replace(decoding, stop_token_ids=stops)
+
+
+def _checked_ids(
+    answer: EngineAnswer, vocab_size: int, decoding: DecodingConfig
+) -> Int[np.ndarray, " t"]:
+    ids, most = np.asarray(answer.token_ids), decoding.max_new_tokens
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise ValueError(f"token_ids are no row of integers, their shape is {ids.shape}")
+    if len(ids) > most:
+        raise ValueError(f"{len(ids)} tokens, max_new_tokens is {most}")
+    if (outside := ids[(ids < 0) | (ids >= vocab_size)]).size:
+        raise ValueError(f"token {outside[0]} is outside {vocab_size} tokens")
+    ends = np.isin(ids, decoding.stop_token_ids)
+    if ends[:-1].any():
+        raise ValueError(f"goes on behind stop token {ids[ends][0]}")
+    if len(ids) < most and not ends.any():
+        raise ValueError(
+            f"ends after {len(ids)} of {most} tokens without a stop token, one of "
+            f"{decoding.stop_token_ids}"
+        )
+    return ids
+
+
+def _checked_log_probs(answer: EngineAnswer, length: int) -> Float[np.ndarray, " t"]:
+    if answer.log_probs is None:
+        raise ValueError("no log_probs, though the engine's gives_log_probs is True")
+    log_probs = np.asarray(answer.log_probs, np.float32)
+    if log_probs.shape != (length,):
+        raise ValueError(f"{length} tokens with log_probs of shape {log_probs.shape}")
+    wrong = ~np.isfinite(log_probs) | (log_probs > _MOST_LOG_PROB)
+    if wrong.any():
+        raise ValueError(f"log_probs are not finite and at most 0: {log_probs[wrong][0]}")
+    return log_probs
