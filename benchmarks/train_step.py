@@ -101,7 +101,7 @@ def time_step(run: Run, warmup: int, repeats: int) -> dict[str, Any]:
             steps = [time_parts(run, records) for records in batches[warmup:]]
     parts = {name: median([seconds[name] for seconds, _ in steps]) for name in steps[0][0]}
     total = median([sum(seconds.values()) for seconds, _ in steps])
-    tokens, flops = (median([m[name] for _, m in steps]) for name in ("tokens", "flops"))
+    tokens, flops = (median([float(m[name]) for _, m in steps]) for name in ("tokens", "flops"))
     kind = jax.devices()[0].device_kind
     return {
         "batch_size": run.config.batch_size,
@@ -173,7 +173,7 @@ def time_decoding(run: Run, repeats: int) -> dict[str, float]:
     """A batch from the pipeline alone, and from as many video files of as many frames."""
     config = run.config
     begun = time.perf_counter()
-    made = sum(1 for _ in run.batches(repeats))
+    made = sum(1 for _ in run.batches(4 * repeats))
     pipeline = (time.perf_counter() - begun) / made
     frames = ToyClips(config.world, 1)[0]["frames"]
     sys.path.insert(0, str(ROOT))
@@ -189,6 +189,16 @@ def time_decoding(run: Run, repeats: int) -> dict[str, float]:
         "file_s": seconds,
         "files_batch_s": seconds * config.batch_size,
     }
+
+
+@contextlib.contextmanager
+def compiling_fast() -> Iterator[None]:
+    """Programs that are compiled inside are slow; they are not timed."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def count_encoder(
@@ -216,7 +226,7 @@ def count_encoder(
         return function(frames, *args)
 
     jax.clear_caches()  # programs traced before have no callback
-    with mock.patch.object(module, name, counted):
+    with mock.patch.object(module, name, counted), compiling_fast():
         run = Run(config)
         with jax.set_mesh(run.mesh):
             records = next(run.batches(1))

@@ -4,7 +4,15 @@ Each loss masks its inputs, so padding may hold anything; ``aggregate`` reduces 
 ``WeightedSum``, divided after micro-batches and devices have been added up.
 """
 
-from resadapt_jax.losses.aggregate import WeightedSum, aggregate, masked_sum, mean_per_sequence
+from resadapt_jax.losses.aggregate import (
+    Extremes,
+    Sums,
+    WeightedSum,
+    add_sums,
+    aggregate,
+    masked_sum,
+    mean_per_sequence,
+)
 from resadapt_jax.losses.allocator import AllocatorLossConfig, allocator_loss
 from resadapt_jax.losses.backbone import BackboneLossConfig, backbone_loss
 from resadapt_jax.losses.concentration import ConcentrationConfig, concentration_penalty
@@ -24,10 +32,13 @@ __all__ = [
     "AllocatorLossConfig",
     "BackboneLossConfig",
     "ConcentrationConfig",
+    "Extremes",
     "SimilarityAux",
     "SimilarityConfig",
+    "Sums",
     "SurrogateAux",
     "WeightedSum",
+    "add_sums",
     "aggregate",
     "allocator_loss",
     "backbone_loss",

@@ -30,6 +30,40 @@ class WeightedSum:
         return jnp.where(counted, self.total, 0.0) / jnp.where(counted, self.weight, 1.0)
 
 
+@struct.dataclass
+class Extremes:
+    """How far values lie below and above 0 at most; both 0 where nothing was counted.
+
+    Adds up over micro-batches as ``WeightedSum`` does, and like it begins at zeros.
+    """
+
+    lowest: Float[Array, ""]
+    highest: Float[Array, ""]
+
+    def __add__(self, other: "Extremes") -> "Extremes":
+        return Extremes(
+            jnp.minimum(self.lowest, other.lowest), jnp.maximum(self.highest, other.highest)
+        )
+
+
+Sums = dict[str, WeightedSum | Extremes]
+"""What is logged of a loss, until the last part of its batch is there."""
+
+
+def add_sums(a: Sums, b: Sums) -> Sums:
+    """Those of two parts of a batch as one."""
+    return {name: value + b[name] for name, value in a.items()}
+
+
+def masked_extremes(values: Float[Array, "*S"], mask: Bool[Array, "*S"] | None = None) -> Extremes:
+    """min(0, smallest) and max(0, largest) of the values where ``mask``."""
+    values = jnp.asarray(values, jnp.float32)
+    mask = jnp.ones(values.shape, bool) if mask is None else mask
+    _check_shapes(values, mask)
+    counted = jnp.where(mask, values, 0.0)
+    return Extremes(lowest=jnp.min(counted, initial=0.0), highest=jnp.max(counted, initial=0.0))
+
+
 def masked_sum(values: Float[Array, "*S"], mask: Bool[Array, "*S"] | None = None) -> WeightedSum:
     """Σ values where ``mask``, over their number."""
     values = jnp.asarray(values, jnp.float32)

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from resadapt_jax.losses.aggregate import WeightedSum, masked_sum, mean_per_sequence
+from resadapt_jax.losses.aggregate import Sums, WeightedSum, masked_sum, mean_per_sequence
 from resadapt_jax.losses.concentration import ConcentrationConfig, concentration_penalty
 from resadapt_jax.losses.policy_gradient import clipped_surrogate, surrogate_metrics
 from resadapt_jax.losses.similarity import SimilarityConfig, temporal_similarity
@@ -45,7 +45,7 @@ def allocator_loss(
     config: AllocatorLossConfig = AllocatorLossConfig(),
     *,
     allocation_mask: Bool[Array, "B M"] | None = None,
-) -> tuple[WeightedSum, dict[str, WeightedSum]]:
+) -> tuple[WeightedSum, Sums]:
     """L_alloc = L_θ + λ_sim·L_sim + λ_con·L_con, eq. (23), one value per prompt, summed.
 
     Every term is averaged inside its prompt (over M and K as in eq. 21), so a long clip weighs as
@@ -65,7 +65,7 @@ def allocator_loss(
 
     Returns:
       The loss, whose weight is the number of prompts, and the metrics: the three terms before their
-      coefficients, and the averages of the surrogate's record over actions.
+      coefficients, and those of the surrogate's record over actions (``surrogate_metrics``).
     """
     units = jnp.broadcast_to(unit_mask[:, None, :], log_probs.shape)
     if allocation_mask is not None:

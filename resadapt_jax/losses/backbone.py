@@ -6,7 +6,13 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from resadapt_jax.losses.aggregate import Aggregation, WeightedSum, aggregate, mean_per_sequence
+from resadapt_jax.losses.aggregate import (
+    Aggregation,
+    Sums,
+    WeightedSum,
+    aggregate,
+    mean_per_sequence,
+)
 from resadapt_jax.losses.kl import KlEstimator, kl_penalty
 from resadapt_jax.losses.policy_gradient import clean, clipped_surrogate, surrogate_metrics
 from resadapt_jax.typing import Array, Bool, Float
@@ -94,7 +100,7 @@ def backbone_loss(
     config: BackboneLossConfig = BackboneLossConfig(),
     *,
     ref_log_probs: Float[Array, "B M N T"] | None = None,
-) -> tuple[WeightedSum, dict[str, WeightedSum]]:
+) -> tuple[WeightedSum, Sums]:
     """L_φ = aggregate of -min(r·A, clip(r)·A) + β·KL over the tokens of the answers, eq. (24).
 
     With one ratio per answer, s = exp(mean_t [log π - log π_old]), every token of it holds s. The
@@ -112,8 +118,8 @@ def backbone_loss(
 
     Returns:
       The loss, whose weight is the number of answers (of tokens for ``"token-mean"``), and the
-      metrics: its terms before their coefficients, aggregated alike, and the averages of the
-      surrogate's record over tokens.
+      metrics: its terms before their coefficients, aggregated alike, and those of the surrogate's
+      record over tokens (``surrogate_metrics``).
 
     Raises:
       ValueError: shapes that do not agree, or a ``kl_weight`` without ``ref_log_probs``.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from resadapt_jax.losses.aggregate import WeightedSum, masked_sum
+from resadapt_jax.losses.aggregate import Sums, masked_extremes, masked_sum
 from resadapt_jax.typing import Array, Bool, Float
 
 # Beyond it exp() says nothing more about the policy and soon overflows (as in verl).
@@ -98,12 +98,11 @@ def importance_weight(
     return jax.lax.stop_gradient(jnp.exp(log_ratio))
 
 
-def surrogate_metrics(
-    aux: SurrogateAux, mask: Bool[Array, "*S"] | None = None
-) -> dict[str, WeightedSum]:
-    """The average of each field over the elements that count."""
+def surrogate_metrics(aux: SurrogateAux, mask: Bool[Array, "*S"] | None = None) -> Sums:
+    """The average of each field over the elements that count, and how far log-ratios went."""
     names = [field.name for field in dataclasses.fields(aux)]
-    return {name: masked_sum(getattr(aux, name), mask) for name in names}
+    means = {name: masked_sum(getattr(aux, name), mask) for name in names}
+    return means | {"log_ratio": masked_extremes(jnp.log(aux.ratio), mask)}
 
 
 def clean(mask: Array | None, **arrays: Array) -> tuple[Array, ...]:

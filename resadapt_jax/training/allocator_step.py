@@ -18,7 +18,7 @@ from resadapt_jax.allocator import (
 )
 from resadapt_jax.allocator.partition import PARTITION
 from resadapt_jax.allocator.policy import ScaleRange, from_scale, to_scale
-from resadapt_jax.losses import AllocatorLossConfig, WeightedSum
+from resadapt_jax.losses import AllocatorLossConfig, Sums, WeightedSum
 from resadapt_jax.operators import (
     cache_retention,
     layer_retention,
@@ -36,7 +36,7 @@ from resadapt_jax.training.rollout import (
     fit_allocations,
 )
 from resadapt_jax.training.state import Part, keep_in_place
-from resadapt_jax.training.update import Sums, UpdateConfig, learn
+from resadapt_jax.training.update import UpdateConfig, learn
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params
 
 

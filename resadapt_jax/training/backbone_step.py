@@ -10,7 +10,13 @@ import optax
 from jax.sharding import Mesh
 
 from resadapt_jax.generation.decode import Generation
-from resadapt_jax.losses import BackboneLossConfig, WeightedSum, backbone_loss
+from resadapt_jax.losses import (
+    BackboneLossConfig,
+    Sums,
+    WeightedSum,
+    add_sums,
+    backbone_loss,
+)
 from resadapt_jax.models.compute import Remat, with_compute
 from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.partition import PartitionTable, tree_shardings
@@ -28,7 +34,13 @@ from resadapt_jax.training.rollout import (
     some_allocations,
 )
 from resadapt_jax.training.state import Part, keep_in_place, merge_params
-from resadapt_jax.training.update import Sums, UpdateConfig, deal, sum_gradients, update_part
+from resadapt_jax.training.update import (
+    UpdateConfig,
+    add_parts,
+    deal,
+    sum_gradients,
+    update_part,
+)
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, PyTree
 
 
@@ -255,7 +267,7 @@ def add_gradients(
     gradients, weight, sums = sum_gradients(objective, params, batch, update.micro_batches)
     places = tree_shardings(params, family_of(setting.config).partition, mesh)
     summed = jax.lax.with_sharding_constraint(gradients, places), weight, sums
-    return summed if carry is None else jax.tree.map(jnp.add, carry, summed)
+    return summed if carry is None else add_parts(carry, summed)
 
 
 @partial(jax.jit, static_argnames=("table", "optimizer", "mesh"), donate_argnames=("part",))
@@ -313,5 +325,5 @@ def learn_from(
             part, norm = apply_gradients(
                 part, gradients, weight, table=table, optimizer=optimizer, mesh=mesh
             )
-            of_epoch = sums if of_epoch is None else jax.tree.map(jnp.add, of_epoch, sums)
+            of_epoch = sums if of_epoch is None else add_sums(of_epoch, sums)
     return part, of_epoch, norm

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from resadapt_jax.advantages import Advantages, Group, GrpoConfig, grpo, informative, make_group
 from resadapt_jax.allocator import EncoderFeatures
 from resadapt_jax.generation.decode import Generation
+from resadapt_jax.losses import Sums
 from resadapt_jax.models.stacking import unstack_layers
 from resadapt_jax.report.samples import Sample
 from resadapt_jax.training import allocator_step, backbone_step
@@ -36,7 +37,6 @@ from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import Draw, Pass, plan_passes
 from resadapt_jax.training.state import TrainState, merge_params
 from resadapt_jax.training.step_flops import own_flops
-from resadapt_jax.training.update import Sums
 from resadapt_jax.typing import Array, Bool, Float, Key, Params
 
 Estimator = Callable[[Group], Advantages]
@@ -247,7 +247,7 @@ def learn_allocator(
     moved, metrics = allocator_step.compare_with_draw(
         part.params, features, drawn, config=config.allocator
     )
-    metrics |= _means(sums) | {"grad_norm": norm}
+    metrics |= _values(sums) | {"grad_norm": norm}
     return state.replace(allocator=part), moved, metrics
 
 
@@ -305,7 +305,7 @@ def learn_backbone(
         optimizer=trainer.backbone_optimizer,
         mesh=trainer.mesh,
     )
-    metrics = _means(sums) | {"grad_norm": norm, "informative_share": jnp.mean(counted)}
+    metrics = _values(sums) | {"grad_norm": norm, "informative_share": jnp.mean(counted)}
     return state.replace(backbone=part), {f"backbone_{k}": v for k, v in metrics.items()}
 
 
@@ -335,8 +335,11 @@ def _keys(key: Key[Array, ""], step: Array) -> tuple[Key[Array, ""], Key[Array, 
 
 
 @jax.jit
-def _means(sums: Sums) -> dict[str, Array]:
-    return {name: value.mean() for name, value in sums.items()}
+def _values(sums: Sums) -> dict[str, Array]:
+    """Means, and the smallest and the largest ratio; 1 is always among them."""
+    means = {name: value.mean() for name, value in sums.items() if name != "log_ratio"}
+    went = sums["log_ratio"]
+    return means | {"ratio_min": jnp.exp(went.lowest), "ratio_max": jnp.exp(went.highest)}
 
 
 def samples(

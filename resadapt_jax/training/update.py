@@ -7,17 +7,18 @@ gradient is that of the whole mini-batch however it was cut.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import itemgetter
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from resadapt_jax.losses import WeightedSum
+from resadapt_jax.losses import Sums, WeightedSum, add_sums
 from resadapt_jax.training.state import Part, descend
 from resadapt_jax.typing import Array, Float, Params, PyTree
 
-Sums = dict[str, WeightedSum]
 Objective = Callable[[Params, Any], tuple[WeightedSum, Sums]]
 """Parameters and a micro-batch to the loss and what is logged of it."""
 
@@ -67,10 +68,17 @@ def sum_gradients(
     shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def add(carry: PyTree[Array], part: Any) -> tuple[PyTree[Array], None]:
-        return jax.tree.map(jnp.add, carry, of_part(part)), None
+    def add(carry: tuple, part: Any) -> tuple[tuple, None]:
+        return add_parts(carry, of_part(part)), None
 
     return jax.lax.scan(add, zeros, parts)[0]
+
+
+def add_parts(
+    a: tuple[Params, Float[Array, ""], Sums], b: tuple[Params, Float[Array, ""], Sums]
+) -> tuple[Params, Float[Array, ""], Sums]:
+    """What `sum_gradients` gave of two parts of a batch as one."""
+    return jax.tree.map(jnp.add, a[0], b[0]), a[1] + b[1], add_sums(a[2], b[2])
 
 
 def update_part(
@@ -109,7 +117,8 @@ def learn(
 
     def one_epoch(part: Part, _: None) -> tuple[Part, tuple[Sums, Array]]:
         part, (sums, norms) = jax.lax.scan(one_update, part, minis)
-        return part, (jax.tree.map(lambda x: x.sum(axis=0), sums), norms[-1])
+        of_minis = (jax.tree.map(itemgetter(i), sums) for i in range(config.mini_batches))
+        return part, (reduce(add_sums, of_minis), norms[-1])
 
     # Loops, so that more updates compile no longer.
     part, (sums, norms) = jax.lax.scan(one_epoch, part, length=config.epochs)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax.losses import WeightedSum, aggregate, masked_sum
+from resadapt_jax.losses import Extremes, WeightedSum, add_sums, aggregate, masked_sum
+from resadapt_jax.losses.aggregate import masked_extremes
 
 # Three sequences of 4, 1 and 0 valid tokens.
 VALUES = jnp.array(
@@ -67,6 +68,19 @@ def test_no_mask_is_the_plain_mean():
 def test_weighted_sum_is_a_pytree():
     doubled = jax.tree.map(lambda x: 2 * x, WeightedSum(jnp.array(3.0), jnp.array(2.0)))
     assert doubled.total == 6.0 and doubled.weight == 4.0 and doubled.mean() == 1.5
+
+
+def test_extremes_of_parts_are_those_of_the_whole():
+    values, mask = jnp.array([0.5, -2.0, jnp.nan, 3.0, 1.0]), jnp.array([1, 1, 0, 1, 1], bool)
+    whole = masked_extremes(values, mask)
+    assert (whole.lowest, whole.highest) == (-2.0, 3.0)
+    start = {"ratio": Extremes(jnp.zeros(()), jnp.zeros(()))}
+    parts = [{"ratio": masked_extremes(values[i:j], mask[i:j])} for i, j in ((0, 3), (3, 5))]
+    assert parts[1]["ratio"].lowest == 0.0  # nothing lies below
+    summed = add_sums(add_sums(start, parts[0]), parts[1])["ratio"]
+    assert (summed.lowest, summed.highest) == (-2.0, 3.0)
+    nothing = masked_extremes(values, jnp.zeros(5, bool))
+    assert (nothing.lowest, nothing.highest) == (0.0, 0.0)
 
 
 def test_errors():

@@ -11,6 +11,7 @@ from resadapt_jax.losses import (
     AllocatorLossConfig,
     ConcentrationConfig,
     SimilarityConfig,
+    add_sums,
     allocator_loss,
 )
 
@@ -170,9 +171,11 @@ def test_micro_batches_add_up_in_value_and_gradient(config):
     second_gradient, (second, second_metrics) = gradient(params, 1, 4)
     weight = (first + second).weight
     np.testing.assert_allclose((first + second).mean(), whole.mean(), rtol=1e-5)
-    for name in metrics:
-        total = first_metrics[name] + second_metrics[name]
-        np.testing.assert_allclose(total.mean(), metrics[name].mean(), rtol=1e-5, err_msg=name)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+        add_sums(first_metrics, second_metrics),
+        metrics,
+    )
     summed = jax.tree.map(lambda a, b: (a + b) / weight, first_gradient, second_gradient)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),

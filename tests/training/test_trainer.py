@@ -65,7 +65,10 @@ JOINT = replace(
     ),
 )
 
-OF_BOTH = ("clipped_high", "clipped_low", "dual_clipped", "ratio", "approximate_kl", "grad_norm")
+OF_BOTH = (
+    *("clipped_high", "clipped_low", "dual_clipped", "approximate_kl", "grad_norm"),
+    *("ratio", "ratio_min", "ratio_max"),
+)
 LOGGED = (
     *OF_BOTH,
     *(f"backbone_{name}" for name in OF_BOTH),
@@ -151,6 +154,9 @@ def test_nothing_compiles_after_the_first_step():
     # All that enters the decoder passes each of its layers, and stays.
     np.testing.assert_allclose(first["layer_retention"], first["retention"], rtol=1e-6)
     assert first["cache_retention"] == 1.0
+    for part in ("", "backbone_"):
+        low, mean, high = (result.metrics[f"{part}ratio{end}"] for end in ("_min", "", "_max"))
+        assert low - 1e-6 <= mean <= high + 1e-6
 
 
 def test_at_equal_parameters_the_ratio_is_one():
