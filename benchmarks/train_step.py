@@ -65,9 +65,9 @@ ALLOCATIONS = (2, 4, 16)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", action="append", help="may be given more than once")
-    parser.add_argument("--warmup", type=int, default=2, help="steps that are not timed")
+    parser.add_argument("--warmup", type=int, default=1, help="steps that are not timed")
     parser.add_argument("--repeats", type=int, default=5, help="steps that are")
-    parser.add_argument("--hf-prompts", type=int, default=4, help="0 leaves torch out")
+    parser.add_argument("--hf-prompts", type=int, default=2, help="0 leaves torch out")
     args, overrides = parser.parse_known_args()
     paths = args.config or CONFIGS
     configs = {path: override(load_config(ROOT / path), overrides) for path in paths}
