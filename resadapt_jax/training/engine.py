@@ -50,13 +50,15 @@ class EngineRequest:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EngineAnswer:
-    """One answer.
+    """One answer; its text is what the backbone's tokenizer reads in the tokens.
 
     Attributes:
         token_ids: at most ``max_new_tokens``; one that is shorter ends with a stop token, behind
             which there is nothing.
         log_probs: of the tokens, under the distribution they were drawn from: after temperature,
             top-k and top-p, or ``softmax(logits)`` at temperature 0. None: the engine has none.
+            Where they count (``old_log_probs="rollout"``) and a step is one update, a metric
+            ``backbone_ratio`` away from 1 shows an engine that computes something else.
     """
 
     token_ids: Sequence[int] | Int[np.ndarray, " t"]

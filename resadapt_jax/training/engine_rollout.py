@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -152,21 +153,22 @@ def pack_answers(
     Raises:
         UserError: another number of answers, or one that is not what was asked for; names it.
     """
-    answers, (num_answers, decoding) = list(answers), _asked(setting)
+    answers, (num_answers, decoding) = _listed(answers, "the engine gave"), _asked(setting)
     if len(answers) != math.prod(shape):
         raise UserError(f"the engine answered {len(answers)} of {math.prod(shape)} requests")
     full = *shape, num_answers, decoding.max_new_tokens
     token_ids, mask = np.zeros(full, np.int32), np.zeros(full, bool)
     log_probs = np.zeros(full, np.float32)
-    for (b, m), some in zip(np.ndindex(shape), map(list, answers), strict=True):
+    for (b, m), some in zip(np.ndindex(shape), answers, strict=True):
         name = f"the engine's answers to prompt {b}, allocation {m}"
+        some = _listed(some, f"{name}:")
         if len(some) != num_answers:
             raise UserError(f"{name}: {len(some)} of {num_answers}")
         for n, answer in enumerate(some):
             try:
                 ids = _checked_ids(answer, setting.config.text.vocab_size, decoding)
                 scores = _checked_log_probs(answer, len(ids)) if with_log_probs else np.nan
-            except ValueError as error:
+            except (TypeError, ValueError) as error:
                 raise UserError(f"{name}, answer {n}: {error}") from error
             place = b, m, n, slice(len(ids))
             token_ids[place], log_probs[place], mask[place] = ids, scores, True
@@ -180,9 +182,17 @@ def _asked(setting: Setting) -> tuple[int, DecodingConfig]:
     return setting.rollouts.num_answers, replace(decoding, stop_token_ids=stops)
 
 
+def _listed(values: Any, name: str) -> list:
+    if not isinstance(values, Iterable):
+        raise UserError(f"{name} a {type(values).__name__} where a list was asked for")
+    return list(values)
+
+
 def _checked_ids(
     answer: EngineAnswer, vocab_size: int, decoding: DecodingConfig
 ) -> Int[np.ndarray, " t"]:
+    if not isinstance(answer, EngineAnswer):
+        raise ValueError(f"a {type(answer).__name__} is no EngineAnswer")
     ids, most = np.asarray(answer.token_ids), decoding.max_new_tokens
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
         raise ValueError(f"token_ids are no row of integers, their shape is {ids.shape}")

@@ -34,38 +34,43 @@ def own_flops(
     drawn: Draw,
     answers: Generation,
     records: Mapping[str, np.ndarray],
+    *,
+    in_process: bool = True,
 ) -> float:
     """Of this process's own prompts; waits for the rollouts.
 
     Args:
         joint: how the backbone is trained, None where it is not.
         records: this process's rows of the batch.
+        in_process: whether the backbone answered here; what an external engine does is its own.
     """
     grid_thw, answered = own_rows((drawn.grid_thw, answers.mask))
     tokens = grid_thw.prod(axis=-1).sum(axis=-1) // setting.geometry.limits.merge_size**2
     placeholders = np.sum(records["entry_index"] >= 0, axis=-1)
     prompt_tokens = (records["compact_length"] - placeholders)[:, None] + tokens
-    passes = passes_of_step(setting.config, joint)
+    passes = passes_of_step(setting.config, joint, in_process=in_process)
     clips = tower_flops(setting.config, grid_thw, setting.geometry.levels(setting.rollouts))
     texts = answer_flops(setting.config, prompt_tokens, answered.sum(axis=-1))
     return passes.tower * clips + passes.decoder * texts
 
 
-def passes_of_step(config: ModelConfig, joint: BackboneTrainingConfig | None) -> Passes:
-    """One to answer; one to score by older parameters, if so asked; and those of every epoch.
+def passes_of_step(
+    config: ModelConfig, joint: BackboneTrainingConfig | None, *, in_process: bool = True
+) -> Passes:
+    """One to answer in process, one to score by older parameters if so asked, and every epoch's.
 
     An epoch is worth three of what it trains, a backward pass being two. It is worth one of a tower
     that is frozen, and two of a decoder that is, which the tower's gradient passes. A part counts
     as trained if any of its matrices is; a tower's merger, a percent of it, is not looked at.
     """
     if joint is None:
-        return Passes(tower=1, decoder=1)
+        return Passes(tower=int(in_process), decoder=int(in_process))
     trained = {
         seen_by(key, shape)
         for key, shape in family_of(config).model.param_shapes(config).items()
         if not any(fnmatchcase(key, pattern) for pattern in joint.frozen)
     }
-    once = 1 + (joint.old_log_probs == "recomputed") + (joint.loss.kl_weight > 0)
+    once = in_process + (joint.old_log_probs == "recomputed") + (joint.loss.kl_weight > 0)
     return Passes(
         tower=once + joint.update.epochs * (3 if "patch" in trained else 1),
         decoder=once + joint.update.epochs * (3 if "decoder" in trained else 2),

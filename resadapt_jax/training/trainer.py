@@ -389,7 +389,14 @@ def _work(
 ) -> dict[str, float]:
     """What the step needs of arithmetic, and how long a process graded on average."""
     joint = trainer.config.backbone_training
-    flops = own_flops(trainer.setting, joint, rolled.drawn, rolled.answers, records)
+    flops = own_flops(
+        trainer.setting,
+        joint,
+        rolled.drawn,
+        rolled.answers,
+        records,
+        in_process=trainer.engine is None,
+    )
     totals = sum_over_processes(np.array([flops, seconds]))
     return {"flops": totals[0], "reward_seconds": totals[1] / jax.process_count()}
 

@@ -113,7 +113,10 @@ GOOD = answer(20, STOP)
         (answer(STOP, 0, 0), f"goes on behind stop token {STOP}"),
         (answer(20, 21), r"ends after 2 of 3 tokens without a stop token, one of \(2, 11\)"),
         (answer(), "ends after 0 of 3 tokens"),
+        (answer([20], [20, STOP]), ".* inhomogeneous shape"),
+        ({"token_ids": [20, STOP]}, "a dict is no EngineAnswer"),
         (EngineAnswer(token_ids=[STOP]), "no log_probs, though"),
+        (answer(STOP, log_probs=[{STOP: -1.0}]), "float.* not 'dict'"),
         (answer(20, STOP, log_probs=[-1.0]), r"2 tokens with log_probs of shape \(1,\)"),
         (answer(STOP, log_probs=[float("nan")]), "log_probs are not finite and at most 0"),
         (answer(STOP, log_probs=[0.8]), "log_probs are not finite and at most 0"),  # a probability
@@ -130,6 +133,8 @@ def test_an_answer_that_was_not_asked_for_is_refused(config, wrong, message):
     [
         ([[GOOD] * 2], "answered 1 of 2 requests"),
         ([[GOOD] * 2, [GOOD]], "prompt 0, allocation 1: 1 of 2"),
+        ([[GOOD] * 2, GOOD], "allocation 1: a EngineAnswer where a list was asked for"),
+        (None, "gave a NoneType where a list was asked for"),
     ],
 )
 def test_another_number_of_answers_is_refused(config, answers, message):
@@ -166,7 +171,6 @@ def test_a_backbone_in_training_is_handed_over_before_it_answers(config):
         assert not np.array_equal(before[key], after[key])
         assert not np.array_equal(after[key], final[key])
     steps = read_metrics(f"{config.output_dir}/metrics.jsonl")
-    # The first update is on the policy; of it the engine says that its tokens have -1.
     assert np.isfinite([step["backbone_loss"] for step in steps]).all()
 
 

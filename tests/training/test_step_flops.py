@@ -68,6 +68,7 @@ def test_the_tower_sees_each_allocation_or_each_level_once():
 )
 def test_passes(joint, tower, decoder):
     assert passes_of_step(CONFIG, joint) == (tower, decoder)
+    assert passes_of_step(CONFIG, joint, in_process=False) == (tower - 1, decoder - 1)
 
 
 def test_a_step_counts_prompts_as_they_are_laid_out():
