@@ -42,7 +42,7 @@ NUM_TRACES = 6
 
 
 def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
-    """Evaluates ``<output_dir>/allocator``; returns and writes the record of ``frontier.json``.
+    """Evaluates the run's allocator; returns and writes the record of ``frontier.json``.
 
     Args:
         train_command: named in the error if no allocator has been trained.
@@ -123,7 +123,9 @@ def _varied(tasks: Sequence[str]) -> list[int]:
 
 def _trained(config: TrainConfig, train_command: str) -> TrainedAllocator:
     """The run's allocator; a SmolVLM2 that it names is looked for where the config says."""
-    directory, chosen = Path(config.output_dir) / "allocator", config.encoder
+    if config.allocator is None:
+        raise UserError("there is no allocator to evaluate: the config trains a backbone alone")
+    directory, chosen = Path(config.trained_allocator), config.encoder
     if not directory.is_dir():
         raise UserError(f"no trained allocator at {directory}; make one with: {train_command}")
     recorded = read_config(directory).encoder

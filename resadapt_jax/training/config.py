@@ -177,6 +177,17 @@ class TrainConfig:
             raise ValueError("without an allocator, scale_range must reach scale 1")
 
     @property
+    def trained_allocator(self) -> str:
+        """Directory of the allocator once the run is over; empty where there is none."""
+        if self.allocator is None:
+            return ""
+        return (
+            str(Path(self.output_dir) / "allocator")
+            if self.train_allocator
+            else self.start_allocator
+        )
+
+    @property
     def trained_backbone(self) -> str:
         """Directory of the backbone once the run is over; empty for the shipped one."""
         if self.backbone_training is None:

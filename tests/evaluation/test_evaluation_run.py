@@ -11,7 +11,7 @@ import pytest
 from allocator_factory import make_allocator
 from evaluation_parts import LIMITS, WORLD, backbone, clips
 
-from resadapt_jax.allocator import LogisticNormalBounds, ThumbnailConfig
+from resadapt_jax.allocator import LogisticNormalBounds, ScaleRange, ThumbnailConfig
 from resadapt_jax.allocator.checkpoint import save_allocator
 from resadapt_jax.config import to_json
 from resadapt_jax.data.toy_source import ToyClips
@@ -25,7 +25,12 @@ from resadapt_jax.models.prompt_text import build_prompt
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.report.frontier import frontier_table
-from resadapt_jax.training.config import EvaluationConfig, TrainConfig, resolve
+from resadapt_jax.training.config import (
+    BackboneTrainingConfig,
+    EvaluationConfig,
+    TrainConfig,
+    resolve,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_CLIPS = 7  # two batches of four, of which the last clip does not count
@@ -180,6 +185,16 @@ def test_frame_actions_are_averaged_over_pairs():
 def test_no_allocator_names_the_command_that_makes_one(config, tmp_path):
     with pytest.raises(UserError, match="no trained allocator at .*; make one with: train me"):
         evaluate_run(replace(config, output_dir=str(tmp_path)), "train me")
+
+
+def test_the_allocator_is_the_one_that_the_run_ends_with(config, tmp_path):
+    trained = str(Path(config.output_dir) / "allocator")
+    assert config.trained_allocator == trained
+    kept = {"train_allocator": False, "backbone_training": BackboneTrainingConfig()}
+    assert replace(config, start_allocator="elsewhere", **kept).trained_allocator == "elsewhere"
+    alone = replace(config, allocator=None, scale_range=ScaleRange(s_min=0.2, s_max=1.0), **kept)
+    with pytest.raises(UserError, match="no allocator to evaluate"):
+        evaluate_run(alone, "train me")
 
 
 def test_an_allocator_of_another_backbone_is_refused(config, tmp_path):
