@@ -74,6 +74,35 @@ class _Share:
         return self._source[batch * self._batch_size + self._share.index * self._rows + row]
 
 
+class BatchIterator:
+    """Whole batches of a dataset; its place is a number of batches.
+
+    So that a place is the same in every process, however many there are, and a run may go on with
+    another number of them. Grain's own counts the records that one process read.
+    """
+
+    def __init__(self, dataset: grain.MapDataset, batch_size: int):
+        self._dataset, self._batch_size = dataset, batch_size
+        self.set_state({"batches": 0})
+
+    def __iter__(self) -> "BatchIterator":
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        batch = next(self._iterator)
+        self._done += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        return {"batches": self._done}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self._done = state["batches"]
+        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2 * self._batch_size)
+        left = self._dataset[self._done * self._batch_size :].to_iter_dataset(options)
+        self._iterator = iter(left.batch(self._batch_size, drop_remainder=True))
+
+
 def encode_dialogue(
     record: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
@@ -112,7 +141,7 @@ def dialogue_batches(
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
     convention: Convention = Convention.HF_5,
-) -> grain.DatasetIterator:
+) -> BatchIterator:
     """Batches of dialogues in the source's order; the iterator's state can be saved."""
     max_compact = HEADER_TOKENS * source.config.num_pairs + TURN_TOKENS * source.turns
     max_answer = ANSWER_TOKENS * source.turns
@@ -120,7 +149,7 @@ def dialogue_batches(
     def encode(record: dict[str, Any]) -> dict[str, np.ndarray]:
         return encode_dialogue(record, tokenizer, max_compact, max_answer, convention)
 
-    return _batches(grain.MapDataset.source(source).map(encode), batch_size)
+    return BatchIterator(grain.MapDataset.source(source).map(encode), batch_size)
 
 
 class Room(NamedTuple):
@@ -180,7 +209,7 @@ def question_batches(
     convention: Convention = Convention.HF_5,
     query_tokenizer: PreTrainedTokenizerBase | None = None,
     share: HostShare = ALONE,
-) -> grain.DatasetIterator:
+) -> BatchIterator:
     """Batches of one-question prompts in the source's order; the iterator's state can be saved.
 
     Args:
@@ -196,7 +225,7 @@ def question_batches(
         return encode_question(record, tokenizer, query_tokenizer, room, convention)
 
     rows = _Share(source, batch_size, share)
-    return _batches(grain.MapDataset.source(rows).map(encode), batch_size // share.count)
+    return BatchIterator(grain.MapDataset.source(rows).map(encode), batch_size // share.count)
 
 
 def held_out_batches(
@@ -205,7 +234,7 @@ def held_out_batches(
     batch_size: int,
     convention: Convention = Convention.HF_5,
     query_tokenizer: PreTrainedTokenizerBase | None = None,
-) -> grain.DatasetIterator:
+) -> BatchIterator:
     """`question_batches` for evaluation: adds ``index``, ``times``, ``evidence``."""
     query_tokenizer = tokenizer if query_tokenizer is None else query_tokenizer
     room = Room.measure(tokenizer, query_tokenizer, source.config, convention)
@@ -214,9 +243,4 @@ def held_out_batches(
         kept = {name: record[name] for name in ("index", "times", "evidence")}
         return kept | encode_question(record, tokenizer, query_tokenizer, room, convention)
 
-    return _batches(grain.MapDataset.source(source).map(encode), batch_size)
-
-
-def _batches(dataset: grain.MapDataset, batch_size: int) -> grain.DatasetIterator:
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2 * batch_size)
-    return iter(dataset.to_iter_dataset(options).batch(batch_size, drop_remainder=True))
+    return BatchIterator(grain.MapDataset.source(source).map(encode), batch_size)

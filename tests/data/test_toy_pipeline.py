@@ -13,6 +13,7 @@ from resadapt_jax.data.toy_pipeline import (
     ANSWER_TOKENS,
     HEADER_TOKENS,
     TURN_TOKENS,
+    HostShare,
     Room,
     dialogue_batches,
     pad_to,
@@ -86,6 +87,25 @@ def test_an_iterator_resumes_where_it_was():
     resumed.set_state(state)
     for ids in wanted:
         assert (next(resumed)["compact_ids"] == ids).all()
+
+
+def test_another_number_of_processes_goes_on_at_the_same_batch():
+    source = ToyClips(WORLD, 16)
+
+    def of(index, count):
+        return question_batches(source, TOKENIZER, 4, share=HostShare(index, count))
+
+    alone = of(0, 1)
+    next(alone), next(alone)
+    state = alone.get_state()
+    wanted = next(alone)["compact_ids"]
+    halves = [of(index, 2) for index in range(2)]
+    for half in halves:
+        half.set_state(state)
+    np.testing.assert_array_equal(np.concatenate([next(h)["compact_ids"] for h in halves]), wanted)
+    assert halves[0].get_state() == halves[1].get_state() == alone.get_state()
+    alone.set_state(state)  # at the end there is no more
+    assert len(list(alone)) == 2
 
 
 def test_what_does_not_fit_is_an_error():
