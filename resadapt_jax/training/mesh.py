@@ -66,7 +66,8 @@ def build_mesh(config: MeshConfig) -> Mesh:
     """The mesh (data, fsdp, tensor) of all processes' devices.
 
     Raises:
-        UserError: more devices are asked for than there are, or other numbers than fit.
+        UserError: more devices are asked for than there are, other numbers than fit, or an axis
+            ``tensor`` that leaves a process.
     """
     devices, rest = jax.device_count(), config.fsdp * config.tensor
     data = config.data or devices // rest
@@ -77,12 +78,31 @@ def build_mesh(config: MeshConfig) -> Mesh:
         )
     if jax.process_count() > 1 and data * rest != devices:
         raise UserError(f"the mesh takes {data * rest} of {devices} devices; it must take all")
-    return jax.make_mesh(
+    mesh = jax.make_mesh(
         (data, config.fsdp, config.tensor),
         ("data", "fsdp", "tensor"),
         axis_types=(AxisType.Auto,) * 3,
         devices=jax.devices()[: data * rest],
     )
+    require_own_prompts(mesh.devices)
+    return mesh
+
+
+def require_own_prompts(devices: np.ndarray) -> None:
+    """Refuses a mesh on which several processes hold the same prompts: each reads its own.
+
+    Args:
+        devices: of a mesh, ``tensor`` the last axis.
+
+    Raises:
+        UserError: the axis ``tensor`` leaves a process.
+    """
+    processes = np.vectorize(lambda device: device.process_index)(devices)
+    if (processes != processes[..., :1]).any():
+        raise UserError(
+            f"mesh.tensor {devices.shape[-1]} reaches over several processes, each of which reads "
+            "prompts of its own; use mesh.fsdp between them"
+        )
 
 
 def own_device() -> Mesh:

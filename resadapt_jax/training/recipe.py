@@ -30,7 +30,6 @@ from resadapt_jax.generation.backbone import Backbone, load_backbone
 from resadapt_jax.models.compute import Remat
 from resadapt_jax.models.families import check_convention, family_of
 from resadapt_jax.models.partition import tree_shardings
-from resadapt_jax.models.stacking import stack_layers
 from resadapt_jax.training.backbone_step import Setting, cast_all
 from resadapt_jax.training.checks import (
     check_batches,
@@ -60,7 +59,14 @@ from resadapt_jax.training.mesh import (
 from resadapt_jax.training.optimizer import make_optimizer
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import Geometry
-from resadapt_jax.training.state import Part, TrainState, merge_params, split_params, start_part
+from resadapt_jax.training.state import (
+    Part,
+    TrainState,
+    merge_params,
+    split_params,
+    stack_trained,
+    start_part,
+)
 from resadapt_jax.training.trainer import Estimator, Frozen, Trainer, run_step
 from resadapt_jax.typing import Params
 
@@ -230,7 +236,9 @@ def _start_backbone(trainer: Trainer, backbone: Params) -> tuple[Part | None, Pa
     if joint is None:
         return None, backbone
     trained, fixed = split_params(backbone, joint.frozen)
-    part = start_part(stack_layers(trained), table, trainer.backbone_optimizer, trainer.mesh)
+    part = start_part(
+        stack_trained(trained, fixed), table, trainer.backbone_optimizer, trainer.mesh
+    )
     return part, cast_all(fixed, dtype=trainer.setting.dtype)
 
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.models.partition import PartitionTable, tree_shardings
+from resadapt_jax.models.stacking import stack_layers
 from resadapt_jax.training.mesh import replicated
 from resadapt_jax.typing import Array, Float, Int, Key, Params
 
@@ -99,7 +100,20 @@ def split_params(params: Params, frozen: tuple[str, ...]) -> tuple[Params, Param
     return tuple(traverse_util.unflatten_dict(part, sep=".") for part in (trained, rest))
 
 
+def stack_trained(trained: Params, fixed: Params) -> Params:
+    """`stack_layers` of what is trained; layers that are frozen in part stay one by one.
+
+    `merge_params` could not put those together again. They take longer to compile.
+    """
+    return {
+        key: stack_trained(part, fixed[key])
+        if isinstance(part, dict) and key in fixed
+        else stack_layers(part)
+        for key, part in trained.items()
+    }
+
+
 def merge_params(trained: Params, fixed: Params) -> Params:
-    """Undoes `split_params`."""
+    """Undoes `split_params`, also of `stack_trained` parameters."""
     flat = [traverse_util.flatten_dict(part, sep=".") for part in (trained, fixed)]
     return traverse_util.unflatten_dict(flat[0] | flat[1], sep=".")

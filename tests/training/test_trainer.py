@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.losses import BackboneLossConfig
+from resadapt_jax.models.stacking import unstack_layers
 from resadapt_jax.rewards import RewardConfig
 from resadapt_jax.training import trainer as training
 from resadapt_jax.training.checks import (
@@ -33,11 +35,12 @@ from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig, re
 from resadapt_jax.training.encoder import encode_batch, open_encoder
 from resadapt_jax.training.grading import grade
 from resadapt_jax.training.loop.metrics import CompileCounter
-from resadapt_jax.training.mesh import MeshConfig, build_mesh, put_batch
+from resadapt_jax.training.mesh import MeshConfig, build_mesh, put_batch, require_own_prompts
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.recipe import make_trainer, start
 from resadapt_jax.training.rollout import RolloutConfig
+from resadapt_jax.training.state import merge_params, split_params, stack_trained
 from resadapt_jax.training.update import UpdateConfig
 from tests.training.toy_parts import ALLOCATOR, WORLD, FakeEngine, backbone
 
@@ -380,6 +383,25 @@ def test_batches_that_cannot_be_shared_out_are_refused(changes, message):
     config = replace(CONFIG, **changes)
     with pytest.raises(UserError, match=message):
         check_batches(config, build_mesh(config.mesh))
+
+
+def test_prompts_are_of_one_process():
+    def devices(*processes):
+        return np.array([SimpleNamespace(process_index=p) for p in processes]).reshape(2, 1, 2)
+
+    require_own_prompts(devices(0, 0, 1, 1))
+    with pytest.raises(UserError, match="mesh.tensor 2 reaches over several processes"):
+        require_own_prompts(devices(0, 1, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["visual.*", "model.layers.0.*", "model.layers.1.*", "model.layers.*.mlp.*"]
+)
+def test_what_is_frozen_in_part_comes_together_again(pattern):
+    whole = backbone().params
+    trained, fixed = split_params(whole, (pattern,))
+    merged = unstack_layers(merge_params(stack_trained(trained, fixed), fixed))
+    assert jax.tree.all(jax.tree.map(np.array_equal, merged, whole))
 
 
 def test_a_mesh_of_more_devices_than_there_are_is_refused():
