@@ -39,6 +39,8 @@ from resadapt_jax.training.loop.progress import Progress
 from resadapt_jax.versions import versions
 
 NUM_TRACES = 6
+NOT_EVALUATED = ("backbone", "estimator", "engine")
+"""Fields of a config whose change since training needs no mention."""
 
 
 def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
@@ -192,7 +194,7 @@ def _changes_since_training(output_dir: Path, config: TrainConfig) -> list[str]:
     if not path.is_file():
         return []
     try:
-        return differences(path.read_text(), config, ignore=(*AFTER_TRAINING, "backbone"))
+        return differences(path.read_text(), config, ignore=(*AFTER_TRAINING, *NOT_EVALUATED))
     except ValueError as error:  # not a config, or not even text
         raise UserError(f"{path} is damaged: {error}") from error
 

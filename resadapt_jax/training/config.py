@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from resadapt_jax.advantages import AdvantageConfig, CapoConfig
+from resadapt_jax.advantages import AdvantageConfig, CapoConfig, GrpoConfig
 from resadapt_jax.allocator import (
     AllocatorConfig,
     FrozenEncoder,
@@ -86,8 +86,11 @@ class BackboneTrainingConfig:
     ispred: bool = False
     """Weigh advantages by the ratio of an allocation's probabilities after and before the
     allocator's update."""
+    released: GrpoConfig = GrpoConfig()
+    """How ``advantages="released"`` compares answers; Dr.GRPO only centres them."""
     informative_prompts_only: bool = False
-    """Leave out prompts whose answers all got the same reward (DAPO's dynamic sampling)."""
+    """Leave out prompts whose answers all got the same reward, as DAPO's dynamic sampling does;
+    others are not drawn in their place."""
     old_log_probs: Literal["rollout", "recomputed"] = "rollout"
     """As recorded when drawn, or from a pass of the training program over the answers, which
     rounds as the update does."""
@@ -147,6 +150,10 @@ class TrainConfig:
     """An accuracy above it counts as a right answer."""
     advantage: AdvantageConfig = field(default_factory=CapoConfig)
     """How answers and costs become advantages."""
+    estimator: str = ""
+    """Recorded: the name of the function handed to ``train`` that stands in for ``advantage``."""
+    engine: str = ""
+    """Recorded: the name of the engine handed to ``train`` that answers for the backbone."""
     loss: AllocatorLossConfig = field(default_factory=AllocatorLossConfig)
     """The allocator's objective."""
     update: UpdateConfig = field(default_factory=UpdateConfig)
@@ -167,6 +174,7 @@ class TrainConfig:
                 f"rewards.overlong_buffer is {self.rewards.overlong_buffer}, but an answer has at "
                 f"most {longest} tokens (rollouts.decoding.max_new_tokens)"
             )
+        self._check_rollout_log_probs()
         if self.allocator is None and self.train_allocator:
             raise ValueError("train_allocator needs an allocator")
         if self.allocator is not None and not (self.train_allocator or self.start_allocator):
@@ -175,6 +183,17 @@ class TrainConfig:
             raise ValueError("nothing to train: train_allocator is off, backbone_training is None")
         if self.allocator is None and self.scale_range.s_max < 1:
             raise ValueError("without an allocator, scale_range must reach scale 1")
+
+    def _check_rollout_log_probs(self) -> None:
+        joint, decoding = self.backbone_training, self.rollouts.decoding
+        filtered = decoding.top_k is not None or decoding.top_p < 1
+        if joint is not None and joint.old_log_probs == "rollout" and filtered:
+            raise ValueError(
+                "rollouts.decoding.top_k and top_p draw from another distribution than the one "
+                'that is trained: set backbone_training.old_log_probs to "recomputed"'
+            )
+        if joint is not None and joint.ispred and not self.train_allocator:
+            raise ValueError("backbone_training.ispred weighs by the allocator's update: train it")
 
     @property
     def trained_allocator(self) -> str:

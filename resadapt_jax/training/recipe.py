@@ -1,11 +1,13 @@
-"""Sets a training run up and writes what comes of it: ``train(config)``.
+"""A training run from config to exported weights: ``train(config)``.
 
 Checks that the config can work before anything compiles, opens every network on the mesh, and
 hands steps to the loop.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +18,11 @@ from transformers import PreTrainedTokenizerBase
 from resadapt_jax import advantages
 from resadapt_jax.allocator import ThumbnailEncoder, count_params, init_params
 from resadapt_jax.allocator.checkpoint import (
-    TrainedAllocator,
-    TrainedAllocatorConfig,
     load_allocator,
-    save_allocator,
 )
 from resadapt_jax.allocator.partition import PARTITION as ALLOCATOR_PARTITION
 from resadapt_jax.allocator.smolvlm_encoder import SmolVLMEncoder
-from resadapt_jax.data.toy_pipeline import HostShare, Room, question_batches
+from resadapt_jax.data.toy_pipeline import BatchIterator, HostShare, Room, question_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.backbone import Backbone, load_backbone
@@ -43,18 +42,18 @@ from resadapt_jax.training.encoder import (
     encode_batch,
     open_cache,
     open_encoder,
-    source_of,
 )
 from resadapt_jax.training.engine import Engine
+from resadapt_jax.training.export import export
+from resadapt_jax.training.loop import resume
 from resadapt_jax.training.loop.run import run
-from resadapt_jax.training.loop.step import StepResult
+from resadapt_jax.training.loop.step import Step, StepResult
 from resadapt_jax.training.mesh import (
     batch_shares,
     build_mesh,
     is_first_process,
     put_batch,
     put_replicated,
-    to_host,
 )
 from resadapt_jax.training.optimizer import make_optimizer
 from resadapt_jax.training.prompt_batch import PromptBatch
@@ -62,7 +61,6 @@ from resadapt_jax.training.rollout import Geometry
 from resadapt_jax.training.state import (
     Part,
     TrainState,
-    merge_params,
     split_params,
     stack_trained,
     start_part,
@@ -88,6 +86,82 @@ def train(
         UserError: the config cannot work, by itself or with the engine; names the field. Or the
             engine does not answer what it is asked.
     """
+    opened = open_run(config, estimator, engine)
+    with jax.set_mesh(opened.trainer.mesh):
+        state = run(
+            opened.state,
+            opened.batches,
+            opened.step,
+            config=opened.config,
+            output_dir=config.output_dir,
+            num_steps=config.num_steps,
+            finite=opened.trainer.finite,
+            shown=("reward", "retention"),
+            description="train",
+        )
+        parts = opened.frozen, opened.encoder, opened.query_tokenizer, opened.backbone
+        return export(opened.trainer, state, *parts)
+
+
+def replay(
+    config: TrainConfig, estimator: Estimator | None = None, engine: Engine | None = None
+) -> StepResult:
+    """The step that was not finite and stopped a run, once more; nothing is written.
+
+    The arguments are those that ``train`` was given. What there was before the step is in the
+    ``Replayed`` of ``loop.resume.replay``, which this calls.
+
+    Raises:
+        UserError: as `loop.resume.replay`.
+    """
+    opened = open_run(config, estimator, engine)
+    with jax.set_mesh(opened.trainer.mesh):
+        stopped = resume.replay(
+            opened.state,
+            opened.batches,
+            opened.step,
+            config=opened.config,
+            output_dir=config.output_dir,
+        )
+        return opened.step(stopped.state, stopped.batch)
+
+
+class OpenRun(NamedTuple):
+    """A run before its first step, or before it goes on.
+
+    Attributes:
+        trainer: has the config, resolved.
+        state: before the first step.
+        frozen: what no step changes.
+        batches: of this process, from the start.
+        step: one step of `trainer.run_step`, from a batch on the host.
+        encoder, query_tokenizer: of the allocator.
+        backbone: without its parameters, which are in ``state`` and ``frozen``.
+    """
+
+    trainer: Trainer
+    state: TrainState
+    frozen: Frozen
+    batches: BatchIterator
+    step: Step
+    encoder: ThumbnailEncoder | SmolVLMEncoder
+    query_tokenizer: PreTrainedTokenizerBase
+    backbone: Backbone
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.trainer.config
+
+
+def open_run(
+    config: TrainConfig, estimator: Estimator | None = None, engine: Engine | None = None
+) -> OpenRun:
+    """Checks that a run can work and opens all that it needs, on its mesh.
+
+    Raises:
+        UserError: as `train`.
+    """
+    config = record_code(config, estimator=estimator, engine=engine)
     mesh = build_mesh(config.mesh)
     check_batches(config, mesh)
     check_engine(engine, config)
@@ -112,25 +186,32 @@ def train(
                 features = encode_batch(encoder, local, batch, mesh, cache)
             return run_step(trainer, frozen, state, features, batch, records)
 
-        state = run(
-            state,
-            question_batches(
-                ToyClips(config.world, config.num_steps * config.batch_size),
-                backbone.tokenizer,
-                config.batch_size,
-                config.convention,
-                query_tokenizer,
-                HostShare(jax.process_index(), jax.process_count()),
-            ),
-            step,
-            config=config,
-            output_dir=config.output_dir,
-            num_steps=config.num_steps,
-            finite=trainer.finite,
-            shown=("reward", "retention"),
-            description="train",
+        batches = question_batches(
+            ToyClips(config.world, config.num_steps * config.batch_size),
+            backbone.tokenizer,
+            config.batch_size,
+            config.convention,
+            query_tokenizer,
+            HostShare(jax.process_index(), jax.process_count()),
         )
-        return export(trainer, state, frozen, encoder, query_tokenizer, backbone)
+        # A trained backbone's parameters are copied: those that were read need not stay.
+        backbone = backbone._replace(params=None)
+        return OpenRun(trainer, state, frozen, batches, step, encoder, query_tokenizer, backbone)
+
+
+def record_code(config: TrainConfig, **handed: Any) -> TrainConfig:
+    """The config with the names of an estimator and an engine that are no part of it.
+
+    Raises:
+        UserError: the config, as a run's ``config.json`` has it, names others.
+    """
+    for field, code in handed.items():
+        named = code if hasattr(code, "__qualname__") else type(code)
+        name = "" if code is None else f"{named.__module__}.{named.__qualname__}"
+        if getattr(config, field) not in ("", name):
+            raise UserError(f"{field} is {getattr(config, field)}, but train was given {name!r}")
+        config = replace(config, **{field: name})
+    return config
 
 
 def longest_prompt(
@@ -185,7 +266,7 @@ def make_trainer(
         ),
         allocator_optimizer=optimizer,
         backbone_optimizer=of_backbone,
-        decode=backbone.decode,
+        decode=backbone._replace(params=None).decode,
         estimator=estimator or partial(advantages.estimate, config=config.advantage),
         engine=engine,
     )
@@ -240,40 +321,3 @@ def _start_backbone(trainer: Trainer, backbone: Params) -> tuple[Part | None, Pa
         stack_trained(trained, fixed), table, trainer.backbone_optimizer, trainer.mesh
     )
     return part, cast_all(fixed, dtype=trainer.setting.dtype)
-
-
-def export(
-    trainer: Trainer,
-    state: TrainState,
-    frozen: Frozen,
-    encoder: ThumbnailEncoder | SmolVLMEncoder,
-    query_tokenizer: PreTrainedTokenizerBase,
-    backbone: Backbone,
-) -> Path:
-    """Writes the trained parts to ``allocator`` and ``backbone`` in the run's folder."""
-    config = trainer.config
-    allocator_dir, backbone_dir = (Path(config.output_dir) / n for n in ("allocator", "backbone"))
-    if state.backbone is not None:
-        whole = to_host(merge_params(state.backbone.params, frozen.backbone))
-        if is_first_process():
-            checkpoint = family_of(backbone.config).checkpoint
-            checkpoint.save_hf(backbone_dir, backbone.config, whole)
-            backbone.tokenizer.save_pretrained(backbone_dir)
-    if state.allocator is None:
-        return backbone_dir
-    if isinstance(encoder, ThumbnailEncoder):  # its words are saved with the allocator
-        encoder = to_host(encoder)
-    trained = TrainedAllocator(
-        config=TrainedAllocatorConfig(
-            network=config.allocator,
-            encoder=source_of(config.encoder, encoder),
-            vocab_size=encoder.vocab_size,
-            scale_range=config.scale_range,
-        ),
-        params=to_host(state.allocator.params),
-        encoder=encoder,
-        tokenizer=query_tokenizer,
-    )
-    if is_first_process():
-        save_allocator(allocator_dir, trained)
-    return allocator_dir

@@ -282,7 +282,7 @@ def learn_backbone(
         group,
         earned,
         moved if config.ispred else None,
-        released=config.advantages == "released",
+        released=config.released if config.advantages == "released" else None,
         informative_only=config.informative_prompts_only,
     )
     graded = Graded(
@@ -315,11 +315,11 @@ def _backbone_advantages(
     earned: Advantages,
     weights: Float[Array, "B M"] | None,
     *,
-    released: bool,
+    released: GrpoConfig | None,
     informative_only: bool,
 ) -> tuple[Float[Array, "B M N"], Bool[Array, "B M N 1"]]:
     """The advantage of every answer, and which answers are learnt from."""
-    values = grpo(group, GrpoConfig()).per_answer if released else earned.per_answer
+    values = earned.per_answer if released is None else grpo(group, released).per_answer
     if weights is not None:
         values = values * weights[:, :, None]
     counted = group.mask

@@ -79,6 +79,7 @@ LOGGED = (
     *("retention", "layer_retention", "cache_retention", "retention_of_mean_policy"),
     *("tokens", "flops", "reward_seconds"),
 )
+FILTERED = replace(CONFIG.rollouts, decoding=DecodingConfig(temperature=1.0, top_p=0.9))
 
 
 @cache
@@ -418,6 +419,15 @@ def test_a_mesh_of_more_devices_than_there_are_is_refused():
         ({"train_allocator": False}, "start_allocator"),
         ({"train_allocator": False, "start_allocator": "x"}, "nothing to train"),
         ({"rewards": RewardConfig(overlong_buffer=4)}, "at most 3 tokens"),
+        ({"rollouts": FILTERED, "backbone_training": JOINT.backbone_training}, "top_p draw from"),
+        (
+            {
+                "train_allocator": False,
+                "start_allocator": "x",
+                "backbone_training": BackboneTrainingConfig(ispred=True),
+            },
+            "ispred weighs by the allocator's update",
+        ),
     ],
 )
 def test_a_run_that_makes_no_sense_is_refused(changes, message):

@@ -72,7 +72,11 @@ def run(
 
             while not stop.requested() and done < num_steps:
                 batch = next(batches)
-                result = step(state, batch)
+                try:
+                    result = step(state, batch)
+                except Exception:
+                    log.settle()  # the step before it, if not finite, is the reason
+                    raise
                 state, done = result.state, done + 1
                 log.add(done, batch, result)
                 if done % config.run.checkpoint_every == 0:

@@ -121,6 +121,5 @@ class RunLog:
         path = save_batch(self._output_dir, step, batch)
         return UserError(
             f"step {step}: {name} is {value}; its batch is in {path}. The same command comes to it "
-            "again from the newest checkpoint; resadapt_jax.training.loop.resume.replay stops "
-            "before it"
+            "again from the newest checkpoint; resadapt_jax.training.recipe.replay repeats it alone"
         )

@@ -244,6 +244,20 @@ def test_a_step_that_is_not_finite_stops_the_run_and_can_be_replayed(tmp_path, a
     assert step(replayed.state, replayed.batch).metrics["w"] == jnp.inf
 
 
+def test_a_step_that_fails_on_what_was_not_finite_is_not_the_reason(tmp_path):
+    diverged = diverging(4)
+
+    def failing(state, batch):
+        if not np.isfinite(state["w"]):
+            raise ValueError("no capacity holds inf tokens")
+        return diverged(state, batch)
+
+    with pytest.raises(UserError, match="step 5: w is inf"):
+        told = {"shown": (), "finite": ("w",), "description": "test", "num_steps": 9}
+        config = replace(SmallConfig(), run=replace(RUN, checkpoint_every=9))
+        run(fresh(), records(), failing, config=config, output_dir=tmp_path, **told)
+
+
 def test_without_such_a_step_there_is_nothing_to_replay(tmp_path):
     go(tmp_path, num_steps=2)
     with pytest.raises(UserError, match="no step of the run in .* was not finite"):

@@ -1,0 +1,59 @@
+"""Whole runs: what they record of the code they are given, and how a bad step is repeated."""
+
+import json
+import math
+from dataclasses import replace
+
+import jax.numpy as jnp
+import pytest
+
+from resadapt_jax import advantages
+from resadapt_jax.errors import UserError
+from resadapt_jax.generation.answer import DecodingConfig
+from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
+from resadapt_jax.training.config import TrainConfig
+from resadapt_jax.training.mesh import MeshConfig
+from resadapt_jax.training.recipe import record_code, replay, train
+from resadapt_jax.training.rollout import RolloutConfig
+from tests.training.toy_parts import ALLOCATOR, WORLD, backbone
+
+
+def nowhere(group):
+    """Advantages that are no numbers."""
+    return advantages.make_advantages(group, jnp.full_like(group.rewards, jnp.nan))
+
+
+@pytest.fixture
+def config(tmp_path):
+    save_hf(tmp_path / "tiny", backbone().config, backbone().params)
+    backbone().tokenizer.save_pretrained(tmp_path / "tiny")
+    return TrainConfig(
+        output_dir=str(tmp_path / "run"),
+        mesh=MeshConfig(data=1),
+        backbone=str(tmp_path / "tiny"),
+        world=replace(WORLD, size=56),
+        num_steps=2,
+        batch_size=2,
+        allocator=ALLOCATOR,
+        rollouts=RolloutConfig(
+            num_allocations=2, token_capacity=9, decoding=DecodingConfig(max_new_tokens=2)
+        ),
+    )
+
+
+def test_a_step_that_was_not_finite_is_repeated_alone(config, tmp_path):
+    with pytest.raises(UserError, match="step 1: loss is nan.*recipe.replay"):
+        train(config, estimator=nowhere)
+    saved = json.loads((tmp_path / "run/config.json").read_text())
+    assert saved["estimator"] == f"{__name__}.nowhere" and saved["engine"] == ""
+    result = replay(config, estimator=nowhere)
+    assert math.isnan(result.metrics["loss"]) and math.isfinite(result.metrics["reward"])
+
+
+def test_the_code_of_a_run_is_named(config):
+    ours = record_code(config, estimator=nowhere, engine=None)
+    assert record_code(ours, estimator=nowhere, engine=None) == ours
+    with pytest.raises(UserError, match="estimator is .*nowhere, but train was given ''"):
+        record_code(ours, estimator=None, engine=None)
+    engine = record_code(config, estimator=None, engine=DecodingConfig()).engine
+    assert engine == "resadapt_jax.generation.answer.DecodingConfig"
