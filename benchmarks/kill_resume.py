@@ -31,7 +31,10 @@ PROGRAM = [
     *("--rollouts.num-allocations", "4", "--rollouts.decoding.max-new-tokens", "4"),
     *("--world.num-pairs", "4", "--world.num-signs", "2", "--run.checkpoint-every", "4"),
 ]
-CLOCK = ("seconds", "reward_seconds", "compilations", "tokens_per_second", "mfu")
+CLOCK = (
+    *("seconds", "reward_seconds", "compilations", "mfu"),
+    *("visual_tokens_per_second", "answer_tokens_per_second"),
+)
 
 
 def main() -> None:

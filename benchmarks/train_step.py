@@ -101,7 +101,9 @@ def time_step(run: Run, warmup: int, repeats: int) -> dict[str, Any]:
             steps = [time_parts(run, records) for records in batches[warmup:]]
     parts = {name: median([seconds[name] for seconds, _ in steps]) for name in steps[0][0]}
     total = median([sum(seconds.values()) for seconds, _ in steps])
-    tokens, flops = (median([float(m[name]) for _, m in steps]) for name in ("tokens", "flops"))
+    tokens, flops = (
+        median([float(m[name]) for _, m in steps]) for name in ("visual_tokens", "flops")
+    )
     kind = jax.devices()[0].device_kind
     return {
         "batch_size": run.config.batch_size,

@@ -136,13 +136,13 @@ def _metrics_of_policy(
     size, shown = (geometry.height, geometry.width), pair_mask(frame_mask)
     sizes = sizes_from_scales(scales, *size, geometry.limits)
     tokens = token_counts(*sizes, shown, geometry.limits).sum(axis=-1)
-    policy = allocation.policy
+    policy, units = allocation.policy, allocation.unit_mask
     return {
         "retention_of_mean_policy": jnp.mean(tokens / _native(shown, geometry)),
         "scale_std_of_mean_policy": jnp.mean(scale_std(scales, shown)),
         "scale_gini_of_mean_policy": jnp.mean(gini(scales, shown)),
-        "entropy": jnp.mean(policy.entropy()),
-        "concentration_max": jnp.max(policy.concentration()),
+        "entropy": jnp.mean(policy.entropy(), where=units),
+        "concentration_max": jnp.max(policy.concentration(), where=units, initial=0.0),
     }
 
 

@@ -145,9 +145,11 @@ def roll_out(
         )
     passes = plan_passes(jax.device_get(most_tokens), setting.rollouts)
     answers = answer(trainer, frozen, state, batch, drawn, passes, answer_key)
-    capacity = np.mean([one.capacity for one in passes])
-    metrics["padding_share"] = 1.0 - jnp.mean(drawn.tokens) / capacity
-    metrics["tokens"] = jnp.sum(drawn.tokens) * setting.rollouts.num_answers
+    if trainer.engine is None:
+        capacity = np.mean([one.capacity for one in passes])
+        metrics["padding_share"] = 1.0 - jnp.mean(drawn.tokens) / capacity
+    metrics["visual_tokens"] = jnp.sum(drawn.tokens) * setting.rollouts.num_answers
+    metrics["answer_tokens"] = jnp.sum(answers.mask)
     return Rolled(drawn, passes, answers), metrics
 
 
@@ -398,7 +400,11 @@ def _work(
         in_process=trainer.engine is None,
     )
     totals = sum_over_processes(np.array([flops, seconds]))
-    return {"flops": totals[0], "reward_seconds": totals[1] / jax.process_count()}
+    return {
+        "flops": totals[0],
+        "devices": trainer.mesh.size,
+        "reward_seconds": totals[1] / jax.process_count(),
+    }
 
 
 def _reward_per_task(accuracy: Float[np.ndarray, "B M N"], tasks: np.ndarray) -> dict[str, float]:

@@ -77,7 +77,7 @@ LOGGED = (
     *(f"backbone_{name}" for name in OF_BOTH),
     *("ratio_min_after", "ratio_max_after", "backbone_kl", "padding_share"),
     *("retention", "layer_retention", "cache_retention", "retention_of_mean_policy"),
-    *("tokens", "flops", "reward_seconds"),
+    *("visual_tokens", "answer_tokens", "flops", "devices", "reward_seconds"),
 )
 FILTERED = replace(CONFIG.rollouts, decoding=DecodingConfig(temperature=1.0, top_p=0.9))
 

@@ -25,7 +25,7 @@ class StepResult(NamedTuple):
 
     Attributes:
         state: after the step.
-        metrics: where they have ``tokens`` and ``flops`` of the step, their rates are logged.
+        metrics: of some, such as ``flops``, the rate is logged too (`throughput.rates`).
         samples: makes what the sample table shows; called at once, and only where one is due.
     """
 

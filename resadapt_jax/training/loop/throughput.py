@@ -36,18 +36,20 @@ def mfu(flops: float, seconds: float, num_devices: int, device_kind: str) -> flo
 
 
 def rates(values: Mapping[str, float]) -> dict[str, float]:
-    """What a step's ``seconds`` say of its ``tokens`` and ``flops``, of those that it has.
+    """What a step's ``seconds`` say of the rest of its metrics, of those that it has.
 
     Returns:
-        ``tokens_per_second``, and ``mfu`` on devices whose peak is known.
+        ``visual_tokens_per_second`` and ``answer_tokens_per_second``; ``mfu`` from its ``flops`` on
+        so many ``devices``, where their peak is known.
     """
-    derived = {}
     seconds = values.get("seconds", 0.0)
-    if seconds > 0 and "tokens" in values:
-        derived["tokens_per_second"] = values["tokens"] / seconds
-    if seconds > 0 and "flops" in values:
-        kind, count = jax.devices()[0].device_kind, jax.device_count()
-        utilisation = mfu(values["flops"], seconds, count, kind)
+    if not seconds > 0:
+        return {}
+    counted = [name for name in ("visual_tokens", "answer_tokens") if name in values]
+    derived = {f"{name}_per_second": values[name] / seconds for name in counted}
+    if "flops" in values and "devices" in values:
+        kind = jax.devices()[0].device_kind
+        utilisation = mfu(values["flops"], seconds, int(values["devices"]), kind)
         if utilisation is not None:
             derived["mfu"] = utilisation
     return derived
