@@ -3,14 +3,16 @@
     python train.py --config configs/toy_joint.py
     python eval.py --config configs/toy_joint.py
 
-Answers are sampled, or the backbone would have nothing to choose from. What the run reaches has not
-been measured. On eight devices, for example: ``--mesh.data 2 --mesh.fsdp 2 --mesh.tensor 2``.
+The clips' frames are larger than those that the shipped backbone was made with, so that it too has
+something to learn. Answers are sampled, or it would have nothing to choose from. On eight devices,
+for example: ``--mesh.data 2 --mesh.fsdp 2 --mesh.tensor 2``.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
 from resadapt_jax.config import load_config
+from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
@@ -22,6 +24,7 @@ def get_config(arg: str = "") -> TrainConfig:
     return replace(
         load_config(Path(__file__).with_name("toy.py"), arg),
         output_dir=f"runs/toy_joint_{arg}" if arg else "runs/toy_joint",
+        world=ToyWorldConfig(size=140, num_pairs=8),
         rollouts=RolloutConfig(decoding=DecodingConfig(temperature=1.0)),
-        backbone_training=BackboneTrainingConfig(optimizer=OptimizerConfig(learning_rate=2e-5)),
+        backbone_training=BackboneTrainingConfig(optimizer=OptimizerConfig(learning_rate=1e-4)),
     )
