@@ -115,8 +115,9 @@ def _bars(axes: Axes, points: dict[str, dict[str, dict[str, float]]]) -> None:
     pairs = zip(SHOWN, retentions, strict=True)
     names = [f"{' '.join(name)}\n{kept:.0%} of tokens" for name, kept in pairs]
     axes.set_xticks(places, names, fontsize=8)
-    axes.set(ylim=(0, 1.15), title="accuracy on held-out clips, trained allocator")
-    axes.legend(frameon=False, loc="lower left")
+    axes.set(ylim=(0, 1.25), title="accuracy on held-out clips, trained allocator")
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.legend(frameon=False, loc="upper center", ncols=2)
 
 
 if __name__ == "__main__":
