@@ -34,15 +34,13 @@ from tests.training.toy_parts import WORLD  # noqa: E402
 PROMPTS, ALLOCATIONS, ANSWERS, NEW_TOKENS = 2, 2, 2, 4
 
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-(EXAMPLE,) = (
-    code for code in re.findall(r"```python\n(.*?)```", README, re.S) if "engine=" in code
-)
+GUIDE = (Path(__file__).resolve().parents[2] / "docs/training.md").read_text()
+(EXAMPLE,) = (code for code in re.findall(r"```python\n(.*?)```", GUIDE, re.S) if "engine=" in code)
 
 
 @pytest.fixture
 def engine(monkeypatch):
-    """README's, which also sees that transformers numbers positions as it is told they are."""
+    """The guide's, which also sees that transformers numbers positions as it is told they are."""
     ran = []
     monkeypatch.setattr(recipe, "train", lambda config, engine: ran.append((config, engine)))
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
