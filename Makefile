@@ -1,6 +1,8 @@
 # make train     install into .venv, train the allocator of configs/toy.py, evaluate it
 # make test      install what the tests need, run them all
-# make test-aot  compile the kernels for TPUs and GPUs that are not there (.venv-aot, Python 3.11)
+# make test-aot  compile the kernels for TPUs and GPUs that are not there, and a training step at 7B
+#                for 32 H100 (.venv-aot, Python 3.11)
+# make test-aot-tpu  compile training steps at 7B for 16 TPU v5p and 8 TPU v5e
 # make lint      ruff's checks;  make format  lets ruff mend what it can
 # TESTS=...      the files or folders to test, all if not said
 # PYTHON=...     the interpreter to build .venv with, 3.11 or 3.12 (python3 if not said)
@@ -10,9 +12,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONFIG ?= configs/toy.py
+ON_TPUS := tests/aot/test_step_on_tpus.py
 PYTEST_FLAGS ?= -q -n 2 --dist worksteal
 
-.PHONY: train test test-py312 test-aot run-aot lint format install install-dev clean
+.PHONY: train test test-py312 test-aot test-aot-tpu run-aot lint format install install-dev clean
 .DELETE_ON_ERROR:
 
 train: install
@@ -28,10 +31,13 @@ test-py312:
 
 # The compilers' libraries come to 3 GB, so they have an environment of their own.
 test-aot:
-	$(MAKE) run-aot VENV=.venv-aot
+	$(MAKE) run-aot VENV=.venv-aot TESTS="-s --ignore=$(ON_TPUS) tests/aot"
+
+test-aot-tpu:
+	$(MAKE) run-aot VENV=.venv-aot TESTS="-s $(ON_TPUS)"
 
 run-aot: $(VENV)/.installed-aot
-	$(BIN)/python -m pytest -q --confcutdir=tests/aot tests/aot
+	$(BIN)/python -m pytest -q --confcutdir=tests/aot $(TESTS)
 
 lint: install-dev
 	$(BIN)/ruff check .

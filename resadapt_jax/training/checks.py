@@ -101,6 +101,8 @@ def memory_of(trainer: Trainer, prompt_tokens: int) -> MemoryEstimate:
         visual_tokens=rollouts.token_capacity,
         rollout_rows=rows if trainer.engine is None else 0,
         cache_slots=cache_slots(length, new_tokens, rollouts.decoding.prefill_chunk),
+        rollout_clips=config.batch_size,
+        prefilled=min(length, rollouts.decoding.prefill_chunk or length),
     )
     return estimate_memory(
         setting.config_of_updates,

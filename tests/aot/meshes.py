@@ -2,9 +2,11 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -16,7 +18,7 @@ H100 = Path(__file__).with_name("h100.textproto")
 GPUS_PER_HOST = 8
 
 # Bytes of a device's memory.
-H100_BYTES, V5P_BYTES = 80e9, 95e9
+H100_BYTES, V5P_BYTES, V5E_BYTES = 80e9, 95e9, 16e9
 
 
 def h100s(shape: tuple[int, int, int]) -> Mesh:
@@ -36,22 +38,40 @@ def tpus(name: str, shape: tuple[int, int, int]) -> Mesh:
     return _mesh(topologies.get_topology_desc(platform="tpu", topology_name=name), shape)
 
 
-def compile_on(
-    mesh: Mesh, function: Callable, *arguments: Any, out_shardings: Any = None, donate: Any = ()
-) -> jax.stages.Compiled:
-    """The executable of a function under ``jax.set_mesh(mesh)``.
+def compile_jitted(
+    mesh: Mesh, function: Any, arguments: tuple, options: dict[str, Any]
+) -> tuple[jax.stages.Compiled, Any]:
+    """The executable of a jitted function as under ``jax.set_mesh(mesh)`` on its devices.
 
     Args:
         mesh: of one of the functions above.
-        function: takes ``arguments``.
+        function: of ``jax.jit``.
         arguments: trees of `jax.ShapeDtypeStruct`, each with its sharding.
-        out_shardings: of the results; where ``None``, XLA chooses.
-        donate: indices of arguments whose memory the results may take.
+        options: its keyword arguments, static ones among them.
+
+    Returns:
+        It, and its results as such trees.
     """
-    platform = "cuda" if "H100" in mesh.devices.flat[0].device_kind else "tpu"
-    jitted = jax.jit(function, out_shardings=out_shardings, donate_argnums=donate)
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return jitted.trace(*arguments).lower(lowering_platforms=(platform,)).compile()
+    with of(mesh):
+        lowered = function.trace(*arguments, **options).lower(lowering_platforms=(_platform(mesh),))
+        program = lowered.compile()
+    return program, placed(lowered.out_info, program.output_shardings)
+
+
+@contextmanager
+def of(mesh: Mesh) -> Iterator[None]:
+    """Traces as on the mesh: what is chosen by the devices at hand is chosen by its own."""
+    backend = {"cuda": "gpu"}.get(_platform(mesh), _platform(mesh))
+    with (
+        jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
+        mock.patch.object(jax, "default_backend", lambda: backend),
+        mock.patch.object(jax, "device_count", lambda: mesh.size),
+    ):
+        yield
+
+
+def _platform(mesh: Mesh) -> str:
+    return "cuda" if "H100" in mesh.devices.flat[0].device_kind else "tpu"
 
 
 def placed(tree: Any, shardings: Any) -> Any:

@@ -37,7 +37,16 @@ CONFIG = with_compute(
     Compute(remat=Remat.LAYERS),
 )
 MESH = {"data": 2, "fsdp": 4, "tensor": 2}
-LOAD = Load(rows=16, positions=10, visual_tokens=6, head_chunk=4, rollout_rows=24, cache_slots=12)
+LOAD = Load(
+    rows=16,
+    positions=10,
+    visual_tokens=6,
+    head_chunk=4,
+    rollout_rows=24,
+    cache_slots=12,
+    rollout_clips=8,
+    prefilled=2,
+)
 
 
 def test_every_part_by_hand():
@@ -52,8 +61,8 @@ def test_every_part_by_hand():
     around = 8 * 1176 // 4 + (1024 + 512) // 8 + 32 // 2 + 16 + 8
     table = 64 * 16 // 8 + 16  # and the last norm
     params = 3 * layer + 2 * block + around + table
-    assert got.params == got.gradients == 4 * params and got.answering == 2 * params
-    assert got.moments == 8 * params
+    assert got.params == 4 * params and got.answering == 2 * params
+    assert got.moments == got.gradients == 8 * params
     # Two rows a device: 10 positions of 16, 24 patches of 8, in 2 bytes.
     assert got.kept == 2 * (3 * 2 * 10 * 16 + 2 * 2 * 24 * 8)
     # Three rows a device, keys and values of 12 slots in one head of 4.
@@ -64,15 +73,18 @@ def test_every_part_by_hand():
     tower = 2 * 24 * (2 * 48 + 4 * (24 + 32)) + 2 * 2 * (4 * 64 + 3 * 128) // 2
     head = 2 * 4 * (64 // 2) * 10 + 2 * 2 * 64 * 16 // 2
     assert got.working == decoder == max(decoder, tower, head)
-    update = got.gradients + got.kept + got.working
-    assert got.total == got.params + got.moments + got.answering + max(update, got.cache)
+    # A clip a device, 24 patches in the tower; three rows of which 2 positions run at a time.
+    tower, decoder = 24 * (2 * 48 + 4 * (24 + 32)), 3 * 2 * (2 * 96 + 4 * (48 + 64))
+    assert got.showing == tower / 2 == max(tower, decoder) / 2
+    update, rollout = got.gradients + got.kept + got.working, got.cache + got.showing
+    assert got.total == got.params + got.moments + got.answering + max(update, rollout)
 
 
 def test_a_frozen_backbone_only_answers():
     got = estimate_memory(CONFIG, MESH, LOAD, trained=False)
     assert (got.moments, got.gradients, got.answering, got.kept, got.working) == (0,) * 5
     assert got.params == estimate_memory(CONFIG, MESH, LOAD).answering
-    assert got.total == got.params + got.cache
+    assert got.total == got.params + got.cache + got.showing
 
 
 def test_more_is_kept_the_less_is_remade():
