@@ -41,7 +41,7 @@ from resadapt_jax.training.update import (
     sum_gradients,
     update_part,
 )
-from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, PyTree
+from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params
 
 
 class Setting(NamedTuple):
@@ -217,13 +217,8 @@ class Graded(NamedTuple):
     ref_log_probs: Float[Array, "B M N T"] | None
 
 
-@partial(
-    jax.jit,
-    static_argnames=("setting", "loss", "update", "capacity", "mesh"),
-    donate_argnames=("carry",),
-)
-def add_gradients(
-    carry: PyTree[Array] | None,
+@partial(jax.jit, static_argnames=("setting", "loss", "update", "capacity", "mesh"))
+def gradients_of_pass(
     params: Params,
     fixed: Params,
     batch: PromptBatch,
@@ -238,10 +233,9 @@ def add_gradients(
     capacity: int,
     mesh: Mesh,
 ) -> tuple[Params, Float[Array, ""], Sums]:
-    """Adds the gradients of one pass over a mini-batch (`update.sum_gradients`), eq. (24).
+    """The gradients of one pass over a mini-batch (`update.sum_gradients`), eq. (24).
 
     Args:
-        carry: what the passes before gave; None for the first.
         params: what is trained.
         fixed: the rest of the parameters.
     """
@@ -266,8 +260,11 @@ def add_gradients(
     batch = jax.tree.map(lambda x: x[mini_batch], deal(batch, update.mini_batches))
     gradients, weight, sums = sum_gradients(objective, params, batch, update.micro_batches)
     places = tree_shardings(params, family_of(setting.config).partition, mesh)
-    summed = jax.lax.with_sharding_constraint(gradients, places), weight, sums
-    return summed if carry is None else add_parts(carry, summed)
+    return jax.lax.with_sharding_constraint(gradients, places), weight, sums
+
+
+# By itself, so that the gradients of a capacity are one program, whichever pass comes first.
+add_passes = jax.jit(add_parts, donate_argnums=0)
 
 
 @partial(jax.jit, static_argnames=("table", "optimizer", "mesh"), donate_argnames=("part",))
@@ -304,10 +301,9 @@ def learn_from(
     for _ in range(update.epochs):
         of_epoch = None
         for mini_batch in range(update.mini_batches):
-            carry = None
+            total = None
             for one in passes:
-                carry = add_gradients(
-                    carry,
+                of_pass = gradients_of_pass(
                     part.params,
                     fixed,
                     batch,
@@ -321,9 +317,12 @@ def learn_from(
                     capacity=one.capacity,
                     mesh=mesh,
                 )
-            gradients, weight, sums = carry
+                total = of_pass if total is None else add_passes(total, of_pass)
+                del of_pass  # or the last gradients would outlive their sum
+            # No other name for the gradients, or they would outlive the next mini-batch's start.
             part, norm = apply_gradients(
-                part, gradients, weight, table=table, optimizer=optimizer, mesh=mesh
+                part, *total[:2], table=table, optimizer=optimizer, mesh=mesh
             )
+            sums = total[2]
             of_epoch = sums if of_epoch is None else add_sums(of_epoch, sums)
     return part, of_epoch, norm
