@@ -59,7 +59,7 @@ def check_estimate(trainer: Trainer, programs: dict[str, Program], update_within
     resting = estimate.total - max(estimate.update, estimate.rollout)
     parts = {
         "backbone_step.answer": (estimate.rollout, 1.75),
-        "backbone_step.add_gradients": (estimate.update, update_within),
+        "backbone_step.gradients_of_pass": (estimate.update, update_within),
     }
     for name, (part, within) in parts.items():
         if name in programs:

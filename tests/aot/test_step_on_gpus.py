@@ -16,7 +16,7 @@ def test_the_joint_step_fits_on_32_h100s():
 
 def test_a_tensor_axis_splits_what_is_learnt():
     config = joint(MeshConfig(data=4, fsdp=4, tensor=2), micro_batches=4)
-    only = ("backbone_step.add_gradients",)
+    only = ("backbone_step.gradients_of_pass",)
     trainer, programs = compiled(config, meshes.h100s((4, 4, 2)), only)
     assert most(programs) < meshes.H100_BYTES
     check_estimate(trainer, programs, update_within=1.25)

@@ -264,28 +264,31 @@ def _learn_backbone(compiler: Compiler, run: Run, drawn: Any, graded: Graded) ->
         "mesh": trainer.mesh,
     }
     inputs = part.params, run.frozen.backbone, run.batch, drawn, graded, number, number
-    # The first pass has nothing to add to; the others, compiled here, have.
     with meshes.of(trainer.mesh):
-        carry = jax.eval_shape(
-            lambda *inputs: backbone_step.add_gradients(None, *inputs, **options), *inputs
-        )
-    gradients = meshes.placed(carry[0], tree_shardings(carry[0], table, trainer.mesh))
-    rest = jax.tree.map(lambda x: x.update(sharding=replicated(trainer.mesh)), carry[1:])
-    carry = compiler.run(
-        "backbone_step.add_gradients",
-        backbone_step.add_gradients,
-        (gradients, *rest),
+        before = jax.eval_shape(partial(backbone_step.gradients_of_pass, **options), *inputs)
+    gradients = meshes.placed(before[0], tree_shardings(before[0], table, trainer.mesh))
+    rest = jax.tree.map(lambda x: x.update(sharding=replicated(trainer.mesh)), before[1:])
+    before = gradients, *rest  # of the passes before, which the last one is added to
+    of_pass = compiler.run(
+        "backbone_step.gradients_of_pass",
+        backbone_step.gradients_of_pass,
         *inputs,
-        held=(held, gradients),
+        held=(held, before),
         **options,
+    )
+    total = compiler.run(
+        "backbone_step.add_passes",
+        backbone_step.add_passes,
+        before,
+        of_pass,
+        held=(held, before, of_pass),
     )
     compiler.run(
         "backbone_step.apply_gradients",
         backbone_step.apply_gradients,
         part,
-        carry[0],
-        carry[1],
-        held=(held, carry),
+        *total[:2],
+        held=(held, total),
         table=table,
         optimizer=trainer.backbone_optimizer,
         mesh=trainer.mesh,
