@@ -62,11 +62,6 @@ def vision_flops(config: ModelConfig, grids: Iterable[tuple[int, int]]) -> int:
     return total
 
 
-def training_flops(forward: int) -> int:
-    """Forward and backward pass of what is trained: 3 × forward."""
-    return 3 * forward
-
-
 @cache
 def _matrix_entries(config: ModelConfig, seen: str) -> int:
     shapes = family_of(config).model.param_shapes(config)

@@ -22,6 +22,7 @@ from resadapt_jax.data.toy_pipeline import dialogue_batches
 from resadapt_jax.data.toy_source import LABEL_WORDS, ToyDialogues
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.data.toy_world import ToyWorldConfig
+from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import Prompts, encode_pairs, lay_out
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.qwen2_5_vl import model, text
@@ -142,7 +143,13 @@ def toy_backbone_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5VLConfig:
 
 
 def pretrain(config: PretrainConfig) -> Path:
-    """Runs or resumes every phase and writes the backbone's Hugging Face directory."""
+    """Runs or resumes every phase and writes the backbone's Hugging Face directory.
+
+    Raises:
+        UserError: several processes, or a checkpoint to export: each phase has its own.
+    """
+    if jax.process_count() > 1 or config.run.export_step:
+        raise UserError("pretraining takes one process, and no run.export_step")
     tokenizer = build_toy_tokenizer()
     backbone_config = toy_backbone_config(tokenizer)
     word_ids = label_word_ids(tokenizer)

@@ -46,6 +46,7 @@ from resadapt_jax.training.encoder import (
 from resadapt_jax.training.engine import Engine
 from resadapt_jax.training.export import export
 from resadapt_jax.training.loop import resume
+from resadapt_jax.training.loop.checkpoint import Checkpoints
 from resadapt_jax.training.loop.run import run
 from resadapt_jax.training.loop.step import Step, StepResult
 from resadapt_jax.training.mesh import (
@@ -99,8 +100,24 @@ def train(
             shown=("reward", "retention"),
             description="train",
         )
+        if config.run.export_step:
+            state = restore(config, state)
         parts = opened.frozen, opened.encoder, opened.query_tokenizer, opened.backbone
         return export(opened.trainer, state, *parts)
+
+
+def restore(config: TrainConfig, state: TrainState) -> TrainState:
+    """The checkpoint of ``run.export_step``.
+
+    Raises:
+        UserError: there is none of that step, or it cannot be used.
+    """
+    with Checkpoints(
+        Path(config.output_dir) / "checkpoints",
+        keep_last=config.run.keep_last,
+        keep_best=config.run.keep_best,
+    ) as checkpoints:
+        return checkpoints.restore(state, config.run.export_step).state
 
 
 def replay(

@@ -5,13 +5,16 @@ import math
 from dataclasses import replace
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from resadapt_jax import advantages
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.training.config import TrainConfig
+from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.recipe import record_code, replay, train
 from resadapt_jax.training.rollout import RolloutConfig
@@ -48,6 +51,20 @@ def test_a_step_that_was_not_finite_is_repeated_alone(config, tmp_path):
     assert saved["estimator"] == f"{__name__}.nowhere" and saved["engine"] == ""
     result = replay(config, estimator=nowhere)
     assert math.isnan(result.metrics["loss"]) and math.isfinite(result.metrics["reward"])
+
+
+def test_an_earlier_checkpoint_can_be_exported(config):
+    def weights(**run):
+        directory = train(replace(config, run=RunConfig(checkpoint_every=1, **run)))
+        return load_file(directory / "model.safetensors")
+
+    last, first = weights(), weights(export_step=1)
+    key = "network.frame_projection.kernel"
+    # The learning rate warms up from 0: the first step changes nothing that the second does.
+    assert not np.array_equal(first[key], last[key])
+    assert np.array_equal(weights()[key], last[key])
+    with pytest.raises(UserError, match="no checkpoint .*/7; there are"):
+        weights(export_step=7)
 
 
 def test_the_code_of_a_run_is_named(config):

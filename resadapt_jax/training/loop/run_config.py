@@ -15,6 +15,9 @@ class RunConfig:
     """How many of those with the highest ``best_metric`` are kept besides."""
     best_metric: str = "reward"
     """A metric of the steps, more is better; its mean over those since the checkpoint before."""
+    export_step: int = 0
+    """Export the checkpoint of this step, such as one of the best, instead of the last state; 0:
+    the last. Of a run that is finished, nothing but the export is done again."""
     resume_from_previous: bool = False
     """Go on from the newest checkpoint that can be used, where the newest of all cannot. What is
     set aside keeps its files under another name."""
@@ -27,6 +30,6 @@ class RunConfig:
         for name in ("checkpoint_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("keep_best", "samples_every"):
+        for name in ("keep_best", "samples_every", "export_step"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
