@@ -1,4 +1,4 @@
-"""Steps of the paper's configs at 7B compiled for H100s; run by `make test-aot`."""
+"""The paper's joint step at 7B compiled for H100s; run by `make test-aot`."""
 
 import meshes
 from paper_steps import check_estimate, compiled, joint, load, most
