@@ -27,11 +27,11 @@ from training_run import Run
 from resadapt_jax.generation.answer import lay_out, pack_pairs
 from resadapt_jax.generation.stopping import stop_tokens
 from resadapt_jax.training import backbone_step
-from resadapt_jax.training import trainer as training
+from resadapt_jax.training import step as training
 from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.mesh import put_batch
 from resadapt_jax.training.prompt_batch import PromptBatch
-from resadapt_jax.training.trainer import Rolled, Trainer
+from resadapt_jax.training.step import Rolled, Trainer
 from resadapt_jax.typing import Float, Int, Params
 
 

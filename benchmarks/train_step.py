@@ -50,7 +50,7 @@ from resadapt_jax.allocator import encoder as thumbnail
 from resadapt_jax.config import load_config, override
 from resadapt_jax.data import video
 from resadapt_jax.data.toy_source import ToyClips
-from resadapt_jax.training import trainer as training
+from resadapt_jax.training import step as training
 from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.loop.metrics import CompileCounter
 from resadapt_jax.training.loop.throughput import mfu

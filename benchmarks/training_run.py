@@ -8,7 +8,7 @@ import numpy as np
 
 from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
-from resadapt_jax.training import trainer as training
+from resadapt_jax.training import step as training
 from resadapt_jax.training.config import TrainConfig, resolve
 from resadapt_jax.training.encoder import encode_batch, open_cache, open_encoder
 from resadapt_jax.training.mesh import build_mesh, put_batch

@@ -14,7 +14,7 @@ from resadapt_jax.training.memory import (
     require_memory,
 )
 from resadapt_jax.training.mesh import batch_shares, require_divisible
-from resadapt_jax.training.trainer import Trainer
+from resadapt_jax.training.step import Trainer
 
 
 def check_batches(config: TrainConfig, mesh: Mesh) -> None:

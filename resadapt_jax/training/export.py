@@ -16,7 +16,7 @@ from resadapt_jax.models.families import family_of
 from resadapt_jax.training.encoder import source_of
 from resadapt_jax.training.mesh import is_first_process, to_host
 from resadapt_jax.training.state import TrainState, merge_params
-from resadapt_jax.training.trainer import Frozen, Trainer
+from resadapt_jax.training.step import Frozen, Trainer
 
 
 def export(

@@ -7,6 +7,7 @@ import numpy as np
 
 from resadapt_jax import rewards
 from resadapt_jax.rewards.scoring import RewardConfig
+from resadapt_jax.training.mesh import sum_over_processes
 from resadapt_jax.typing import Bool, Float, Int
 
 # What a task of the embedded world is graded as.
@@ -44,3 +45,15 @@ def grade(
         penalty = rewards.overlong_penalty(mask.sum(axis=-1), longest, config.overlong_buffer)
         parts["overlong"] = penalty
     return parts
+
+
+def reward_per_task(accuracy: Float[np.ndarray, "B M N"], tasks: np.ndarray) -> dict[str, float]:
+    """Mean accuracy of the tasks that occur anywhere in the batch, of all processes together."""
+    per_prompt = accuracy.mean(axis=(1, 2))
+    sums = np.array([[per_prompt[tasks == t].sum(), (tasks == t).sum()] for t in TASK_TYPES])
+    totals = sum_over_processes(sums)
+    return {
+        f"reward_{task}": total / count
+        for task, (total, count) in zip(TASK_TYPES, totals, strict=True)
+        if count
+    }

@@ -29,9 +29,9 @@ from resadapt_jax.models.qwen2_5_vl import model, text
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
 from resadapt_jax.models.vision_plan import VisionPlan
+from resadapt_jax.training.loop.protocols import StepResult
 from resadapt_jax.training.loop.run import run
 from resadapt_jax.training.loop.run_config import RunConfig
-from resadapt_jax.training.loop.step import StepResult
 from resadapt_jax.training.optimizer import OptimizerConfig, make_optimizer
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
 

@@ -47,8 +47,8 @@ from resadapt_jax.training.engine import Engine
 from resadapt_jax.training.export import export
 from resadapt_jax.training.loop import resume
 from resadapt_jax.training.loop.checkpoint import Checkpoints
+from resadapt_jax.training.loop.protocols import Step, StepResult
 from resadapt_jax.training.loop.run import run
-from resadapt_jax.training.loop.step import Step, StepResult
 from resadapt_jax.training.mesh import (
     batch_shares,
     build_mesh,
@@ -66,7 +66,7 @@ from resadapt_jax.training.state import (
     stack_trained,
     start_part,
 )
-from resadapt_jax.training.trainer import Estimator, Frozen, Trainer, run_step
+from resadapt_jax.training.step import Estimator, Frozen, Trainer, run_step
 from resadapt_jax.typing import Params
 
 
@@ -151,7 +151,7 @@ class OpenRun(NamedTuple):
         state: before the first step.
         frozen: what no step changes.
         batches: of this process, from the start.
-        step: one step of `trainer.run_step`, from a batch on the host.
+        step: one step of `step.run_step`, from a batch on the host.
         encoder, query_tokenizer: of the allocator.
         backbone: without its parameters, which are in ``state`` and ``frozen``.
     """

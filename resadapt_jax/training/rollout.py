@@ -31,7 +31,7 @@ from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.models.partition import map_rows
 from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.operators import CapacityLadder, SizeLimits, fit_clips, native_grids
-from resadapt_jax.training.levels import (
+from resadapt_jax.training.size_levels import (
     SizeLevels,
     encode_levels,
     fit_levels,

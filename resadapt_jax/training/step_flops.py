@@ -15,13 +15,13 @@ from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.flops import decoder_flops, seen_by, vision_flops
 from resadapt_jax.training.backbone_step import Setting
 from resadapt_jax.training.config import BackboneTrainingConfig
-from resadapt_jax.training.levels import SizeLevels
 from resadapt_jax.training.mesh import own_rows
 from resadapt_jax.training.rollout import Draw
+from resadapt_jax.training.size_levels import SizeLevels
 from resadapt_jax.typing import Int
 
 
-class Passes(NamedTuple):
+class ForwardCounts(NamedTuple):
     """The forward passes over a step's clips and answers that all of its work is worth."""
 
     tower: int
@@ -56,7 +56,7 @@ def own_flops(
 
 def passes_of_step(
     config: ModelConfig, joint: BackboneTrainingConfig | None, *, in_process: bool = True
-) -> Passes:
+) -> ForwardCounts:
     """One to answer in process, one to score by older parameters if so asked, and every epoch's.
 
     An epoch is worth three of what it trains, a backward pass being two. It is worth one of a tower
@@ -64,14 +64,14 @@ def passes_of_step(
     as trained if any of its matrices is; a tower's merger, a percent of it, is not looked at.
     """
     if joint is None:
-        return Passes(tower=int(in_process), decoder=int(in_process))
+        return ForwardCounts(tower=int(in_process), decoder=int(in_process))
     trained = {
         seen_by(key, shape)
         for key, shape in family_of(config).model.param_shapes(config).items()
         if not any(fnmatchcase(key, pattern) for pattern in joint.frozen)
     }
     once = in_process + (joint.old_log_probs == "recomputed") + (joint.loss.kl_weight > 0)
-    return Passes(
+    return ForwardCounts(
         tower=once + joint.update.epochs * (3 if "patch" in trained else 1),
         decoder=once + joint.update.epochs * (3 if "decoder" in trained else 2),
     )

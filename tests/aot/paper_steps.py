@@ -16,7 +16,7 @@ from resadapt_jax.config import load_config
 from resadapt_jax.training.checks import memory_of
 from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.mesh import MeshConfig
-from resadapt_jax.training.trainer import Trainer
+from resadapt_jax.training.step import Trainer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TABLE = 2 * QWEN2_5_VL_7B.text.vocab_size * QWEN2_5_VL_7B.text.hidden_size

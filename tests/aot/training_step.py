@@ -28,7 +28,7 @@ from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.recipe import make_trainer, start
 from resadapt_jax.training.rollout import Pass, plan_passes
 from resadapt_jax.training.state import Part, TrainState, merge_params, part_shardings
-from resadapt_jax.training.trainer import Frozen, Trainer, judge
+from resadapt_jax.training.step import Frozen, Trainer, judge
 
 # Positions of the longest prompt before its visual tokens, and of a question for the encoder.
 PROMPT, QUERY = 256, 64
@@ -172,7 +172,7 @@ def compile_step(run: Run, only: tuple[str, ...] = ()) -> dict[str, Program]:
     # In passes, whose answers the host joins.
     answers = _widened(answers, config.rollouts.num_allocations)
     group, earned, _ = compiler.run(
-        "trainer.judge",
+        "step.judge",
         judge,
         {"accuracy": answers.log_probs.update(shape=answers.log_probs.shape[:3])},
         drawn.scales,

@@ -16,7 +16,7 @@ from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.models.qwen3_vl import model
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig, TextConfig, VisionConfig
 from resadapt_jax.operators import CapacityLadder, SizeLimits
-from resadapt_jax.training.levels import encode_levels, gather_levels, level_grids, size_levels
+from resadapt_jax.training.size_levels import encode_levels, gather_levels, level_grids, size_levels
 
 CONFIG = Qwen3VLConfig(
     text=TextConfig(

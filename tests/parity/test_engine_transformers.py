@@ -28,7 +28,7 @@ from resadapt_jax.training.rollout import (  # noqa: E402
     plan_passes,
 )
 from resadapt_jax.training.state import TrainState  # noqa: E402
-from resadapt_jax.training.trainer import Frozen, answer  # noqa: E402
+from resadapt_jax.training.step import Frozen, answer  # noqa: E402
 from tests.training.toy_parts import WORLD  # noqa: E402
 
 PROMPTS, ALLOCATIONS, ANSWERS, NEW_TOKENS = 2, 2, 2, 4

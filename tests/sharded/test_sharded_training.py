@@ -13,7 +13,7 @@ from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.operators import SizeLimits
-from resadapt_jax.training import trainer as training
+from resadapt_jax.training import step as training
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig, resolve
 from resadapt_jax.training.encoder import encode_batch, open_encoder
 from resadapt_jax.training.mesh import MeshConfig, build_mesh, put_batch

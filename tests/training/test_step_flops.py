@@ -13,8 +13,8 @@ from resadapt_jax.models.prompt_layout import expand_prompt
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.backbone_step import Setting
 from resadapt_jax.training.config import BackboneTrainingConfig
-from resadapt_jax.training.levels import SizeLevels
 from resadapt_jax.training.rollout import Draw, Geometry, RolloutConfig
+from resadapt_jax.training.size_levels import SizeLevels
 from resadapt_jax.training.step_flops import answer_flops, own_flops, passes_of_step, tower_flops
 from resadapt_jax.training.update import UpdateConfig
 from tests.training.toy_parts import backbone

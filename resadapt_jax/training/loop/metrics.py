@@ -12,7 +12,7 @@ from jax import monitoring
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.files import atomic_write
-from resadapt_jax.training.loop.boards import TensorBoard, WeightsAndBiases
+from resadapt_jax.training.loop.dashboards import TensorBoard, WeightsAndBiases
 from resadapt_jax.training.loop.throughput import rates
 from resadapt_jax.typing import Array, Float
 

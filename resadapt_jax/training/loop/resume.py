@@ -11,7 +11,7 @@ from resadapt_jax.config import differences
 from resadapt_jax.errors import UserError
 from resadapt_jax.training.config import AFTER_TRAINING
 from resadapt_jax.training.loop.checkpoint import Checkpoints, Restored
-from resadapt_jax.training.loop.step import Batches
+from resadapt_jax.training.loop.protocols import Batches
 
 _log = logging.getLogger(__name__)
 

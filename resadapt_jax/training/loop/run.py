@@ -11,9 +11,9 @@ from resadapt_jax.errors import Terminated
 from resadapt_jax.files import atomic_write
 from resadapt_jax.training.loop.checkpoint import Checkpoints
 from resadapt_jax.training.loop.interrupt import StopRequest
+from resadapt_jax.training.loop.protocols import Batches, Step
 from resadapt_jax.training.loop.resume import resume
 from resadapt_jax.training.loop.run_log import RunLog
-from resadapt_jax.training.loop.step import Batches, Step
 
 
 def run(

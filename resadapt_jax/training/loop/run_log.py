@@ -14,9 +14,9 @@ from resadapt_jax.config import to_json
 from resadapt_jax.errors import UserError
 from resadapt_jax.training.loop.metrics import CompileCounter, MetricLogger
 from resadapt_jax.training.loop.progress import Progress
+from resadapt_jax.training.loop.protocols import StepResult
 from resadapt_jax.training.loop.resume import save_batch
 from resadapt_jax.training.loop.sample_log import SampleLog
-from resadapt_jax.training.loop.step import StepResult
 
 
 class RunLog:

@@ -14,8 +14,8 @@ import numpy as np
 
 from resadapt_jax.training.loop.checkpoint import Checkpoints
 from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.protocols import StepResult
 from resadapt_jax.training.loop.run import run
-from resadapt_jax.training.loop.step import StepResult
 
 PROGRAM = """
 import sys

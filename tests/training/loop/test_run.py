@@ -17,10 +17,10 @@ import pytest
 from resadapt_jax.config import from_json
 from resadapt_jax.errors import UserError
 from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.protocols import StepResult
 from resadapt_jax.training.loop.resume import replay
 from resadapt_jax.training.loop.run import run
 from resadapt_jax.training.loop.run_config import RunConfig
-from resadapt_jax.training.loop.step import StepResult
 
 
 @dataclass(frozen=True, kw_only=True)

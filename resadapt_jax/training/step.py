@@ -30,8 +30,8 @@ from resadapt_jax.training.backbone_step import Graded, Setting
 from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.engine import Engine
 from resadapt_jax.training.engine_rollout import answer_by_engine, hand_over
-from resadapt_jax.training.grading import TASK_TYPES, grade
-from resadapt_jax.training.loop.step import StepResult
+from resadapt_jax.training.grading import grade, reward_per_task
+from resadapt_jax.training.loop.protocols import StepResult
 from resadapt_jax.training.mesh import own_rows, put_batch, sum_over_processes
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import Draw, Pass, plan_passes
@@ -117,7 +117,7 @@ def run_step(
             trainer, frozen, state, batch, rolled, group, earned, moved
         )
         learnt |= of_backbone
-    metrics |= judged | learnt | _reward_per_task(parts["accuracy"], records["task"])
+    metrics |= judged | learnt | reward_per_task(parts["accuracy"], records["task"])
     return StepResult(
         state=state.replace(step=state.step + 1),
         metrics=metrics,
@@ -404,16 +404,4 @@ def _work(
         "flops": totals[0],
         "devices": trainer.mesh.size,
         "reward_seconds": totals[1] / jax.process_count(),
-    }
-
-
-def _reward_per_task(accuracy: Float[np.ndarray, "B M N"], tasks: np.ndarray) -> dict[str, float]:
-    """Mean accuracy of the tasks that occur anywhere in the batch."""
-    per_prompt = accuracy.mean(axis=(1, 2))
-    sums = np.array([[per_prompt[tasks == t].sum(), (tasks == t).sum()] for t in TASK_TYPES])
-    totals = sum_over_processes(sums)
-    return {
-        f"reward_{task}": total / count
-        for task, (total, count) in zip(TASK_TYPES, totals, strict=True)
-        if count
     }

@@ -24,7 +24,7 @@ from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.losses import BackboneLossConfig
 from resadapt_jax.models.stacking import unstack_layers
 from resadapt_jax.rewards import RewardConfig
-from resadapt_jax.training import trainer as training
+from resadapt_jax.training import step as training
 from resadapt_jax.training.checks import (
     check_batches,
     check_geometry,

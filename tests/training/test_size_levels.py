@@ -7,7 +7,7 @@ import numpy as np
 from resadapt_jax.allocator import ScaleRange
 from resadapt_jax.generation.answer import encode_pairs
 from resadapt_jax.operators import SizeLimits
-from resadapt_jax.training.levels import (
+from resadapt_jax.training.size_levels import (
     SizeLevels,
     encode_levels,
     fit_levels,
