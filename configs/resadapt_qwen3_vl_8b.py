@@ -5,7 +5,8 @@
         --encoder.directory path/to/SmolVLM2-256M-Video-Instruct
 
 As `resadapt_qwen2_5_vl_7b.py`; a merged token is 32 pixels wide, so frames are 352 x 352, and pairs
-have their timestamps in the text.
+have their timestamps in the text. Memory and time are about those of that run; nothing of this
+model's size has been compiled.
 """
 
 from dataclasses import replace

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from resadapt_jax.allocator import LogisticNormalBounds, ProjectedBounds
-from resadapt_jax.config import from_json, parse_config, to_json
+from resadapt_jax.config import from_json, load_config, parse_config, to_json
 from resadapt_jax.errors import UserError
 from resadapt_jax.training.config import EvaluationConfig, TrainConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
@@ -49,6 +49,20 @@ def check(config, name, bad, good):
             config(**{name: value})
     for value in good:
         assert getattr(config(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_every_config_is_sound_and_says_how_it_is_run(path):
+    config = load_config(path)
+    assert from_json(to_json(config), type(config)) == config
+    assert f"--config configs/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["resadapt_rl_qwen2_5_vl_7b", "grpo_qwen2_5_vl_3b"])
+def test_paper_sized_batches_can_be_dealt_out_to_32_devices(name):
+    config = load_config(ROOT / f"configs/{name}.py")
+    update = config.backbone_training.update
+    assert config.batch_size % (32 * update.mini_batches * update.micro_batches) == 0
 
 
 def test_a_run_needs_a_folder():
