@@ -2,7 +2,7 @@
 # make test      install what the tests need, run them all
 # make test-aot  compile the kernels for TPUs and GPUs that are not there, and a training step at 7B
 #                for 32 H100 (.venv-aot, Python 3.11)
-# make test-aot-tpu  compile the training step for 16 TPU v5p
+# make test-aot-tpu  compile training steps at 7B for 16 TPU v5p and 8 TPU v5e: twenty minutes
 # make lint      ruff's checks;  make format  lets ruff mend what it can
 # TESTS=...      the files or folders to test, all if not said
 # PYTHON=...     the interpreter to build .venv with, 3.11 or 3.12 (python3 if not said)

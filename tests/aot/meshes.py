@@ -18,7 +18,7 @@ H100 = Path(__file__).with_name("h100.textproto")
 GPUS_PER_HOST = 8
 
 # Bytes of a device's memory.
-H100_BYTES, V5P_BYTES = 80e9, 95e9
+H100_BYTES, V5P_BYTES, V5E_BYTES = 80e9, 95e9, 16e9
 
 
 def h100s(shape: tuple[int, int, int]) -> Mesh:

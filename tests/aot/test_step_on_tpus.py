@@ -1,7 +1,9 @@
-"""The paper's joint step at 7B compiled for TPUs; run by `make test-aot-tpu`."""
+"""Steps of the paper's configs at 7B compiled for TPUs; run by `make test-aot-tpu`."""
+
+from dataclasses import replace
 
 import meshes
-from paper_steps import check_estimate, compiled, joint, most
+from paper_steps import check_estimate, compiled, joint, load, most
 
 from resadapt_jax.training.mesh import MeshConfig
 
@@ -11,3 +13,11 @@ def test_the_joint_step_fits_on_16_v5ps():
     trainer, programs = compiled(config, meshes.tpus("v5p:2x2x4", (1, 16, 1)))
     assert most(programs) < meshes.V5P_BYTES
     check_estimate(trainer, programs, update_within=1.75)
+
+
+def test_the_allocators_step_fits_on_8_v5es():
+    """Heads are split four ways: libtpu would gather weights over fsdp once for all new tokens."""
+    config = load("resadapt_qwen2_5_vl_7b_32f")
+    config = replace(config, mesh=MeshConfig(data=1, fsdp=2, tensor=4), batch_size=16)
+    _, programs = compiled(config, meshes.tpus("v5e:2x4", (1, 2, 4)))
+    assert most(programs) < meshes.V5E_BYTES
