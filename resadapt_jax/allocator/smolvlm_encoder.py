@@ -152,7 +152,7 @@ def encode_prompts(
     return EncoderFeatures(
         frames=jnp.asarray(joined),
         frame_mask=jnp.asarray(frame_mask),
-        text=_encode_text(encoder, text_ids, text_mask)[prompt],
+        text=jnp.asarray(_encode_texts(encoder, text_ids, text_mask)[prompt]),
         text_mask=jnp.asarray(text_mask)[prompt],
     )
 
@@ -184,7 +184,7 @@ def _encode_together(
 
     Every device that has the encoder takes its share of a chunk.
     """
-    mesh = mesh_of(jax.tree.leaves(encoder.params)[0].sharding.device_set)
+    mesh = _mesh_of_encoder(encoder)
     count = len(frames)
     chunk = min(encoder.chunk_frames, -(-count // mesh.size)) * mesh.size
     padded = np.pad(frames, [(0, -count % chunk)] + [(0, 0)] * 3)
@@ -213,7 +213,28 @@ def _encode_frames(
     return each(encoder, frames)
 
 
-_encode_text = jax.jit(SmolVLMEncoder.encode_text)
+def _encode_texts(
+    encoder: SmolVLMEncoder, text_ids: Int[np.ndarray, "B N"], text_mask: Bool[np.ndarray, "B N"]
+) -> Float[np.ndarray, "B N D"]:
+    """Texts are short: every device that has the encoder does the same."""
+    mesh = _mesh_of_encoder(encoder)
+    with jax.set_mesh(mesh):
+        return np.asarray(_encode_text(encoder, text_ids, text_mask, mesh))
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _encode_text(
+    encoder: SmolVLMEncoder, text_ids: Int[Array, "B N"], text_mask: Bool[Array, "B N"], mesh: Mesh
+) -> Float[Array, "B N D"]:
+    whole = PartitionSpec()
+    each = jax.shard_map(
+        SmolVLMEncoder.encode_text, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False
+    )
+    return each(encoder, text_ids, text_mask)
+
+
+def _mesh_of_encoder(encoder: SmolVLMEncoder) -> Mesh:
+    return mesh_of(jax.tree.leaves(encoder.params)[0].sharding.device_set)
 
 
 @dataclass(frozen=True, kw_only=True)

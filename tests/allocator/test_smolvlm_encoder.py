@@ -196,8 +196,11 @@ def test_every_device_that_has_the_encoder_encodes_its_share(encoder, monkeypatc
     everywhere = encoder.replace(
         params=jax.device_put(encoder.params, NamedSharding(mesh, PartitionSpec()))
     )
+    ids, mask = np.array([[5, 6, 7]] * 3), np.ones((3, 3), bool)
     with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))):
         tokens = smolvlm_encoder._encode_together(everywhere, frames)
+        text = smolvlm_encoder._encode_texts(everywhere, ids, mask)
+    np.testing.assert_allclose(text, jax.jit(encoder.encode_text)(ids, mask), atol=1e-5)
     # Two at once on each of four devices: eight, then three and five of padding.
     assert places == [dict.fromkeys(jax.devices()[:4], 2)] * 2
     np.testing.assert_allclose(tokens, jax.jit(encoder.encode_frames)(frames), atol=1e-5)

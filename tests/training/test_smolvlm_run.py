@@ -153,11 +153,11 @@ def test_each_prompt_is_encoded_once_and_read_from_disk_afterwards(
 def test_questions_reach_the_encoder_in_its_own_words(root, trained, monkeypatch):
     asked, encode = [], smolvlm_encoder._encode_text
 
-    def spying(encoder, ids, mask):
+    def spying(encoder, ids, mask, mesh):
         asked.extend(
             word_tokenizer().decode(row[valid]) for row, valid in zip(ids, mask, strict=True)
         )
-        return encode(encoder, ids, mask)
+        return encode(encoder, ids, mask, mesh)
 
     monkeypatch.setattr(smolvlm_encoder, "_encode_text", spying)
     train(run_config(root, "asked"))
