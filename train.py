@@ -30,7 +30,7 @@ def main() -> None:
     join_cluster()
     written = recipe(config)
     if is_first_process():
-        print(f"wrote {written}")
+        print("wrote", *written)
 
 
 if __name__ == "__main__":

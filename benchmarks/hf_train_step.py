@@ -76,15 +76,14 @@ class Ours:
             put_batch({"accuracy": accuracy}, run.mesh),
             self.rolled.drawn.scales,
             self.rolled.drawn.unit_mask,
-            s_min=config.scale_range.s_min,
-            s_max=config.scale_range.s_max,
-            format_weight=0.0,
+            scale_range=config.scale_range,
+            rewards=config.rewards,
             success_threshold=config.success_threshold,
             estimator=run.trainer.estimator,
         )
 
     def answer(self) -> None:
-        trainer, (drawn, passes, _) = self.run.trainer, self.rolled
+        trainer, drawn, passes = self.run.trainer, self.rolled.drawn, self.rolled.passes
         params = training.rollout_params(trainer, self.run.frozen, self.run.state)
         given = self.batch, drawn, passes, jax.random.key(0), trainer.setting
         jax.block_until_ready(backbone_step.answer_all(params, *given))

@@ -28,9 +28,9 @@ Height and width are spelled out. Pixels are ``height``/``width``; patches are `
 from collections.abc import Mapping
 from typing import Any
 
-from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree, Shaped, UInt8
 
 Params = Mapping[str, Any]
 """A nested mapping of arrays whose path, joined by dots, is the checkpoint's key."""
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "Num", "Params", "PyTree", "UInt8"]
+__all__ = ["Array", "Bool", "Float", "Int", "Key", "Num", "Params", "PyTree", "Shaped", "UInt8"]

@@ -21,7 +21,7 @@ from resadapt_jax.operators import CapacityLadder, native_grids, native_tokens
 from resadapt_jax.rewards.scoring import RewardConfig
 from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.encoder import encode_clips
-from resadapt_jax.training.grading import grade
+from resadapt_jax.training.grading import grade, read_texts
 from resadapt_jax.typing import Int
 
 
@@ -171,7 +171,7 @@ def _count(
     token_ids, mask = written.token_ids[:counted], written.mask[:counted]
     tally.cache_bytes = max(tally.cache_bytes, written.cache_bytes)
     tally.tokens += answers.num_tokens[:counted].tolist()
-    graded = grade(token_ids, mask, tasks, truths, decode, rewards)
-    tally.scores += graded["accuracy"].tolist()
+    texts = read_texts(token_ids, mask, decode)
+    tally.scores += grade(texts, mask, tasks, truths, rewards)["accuracy"].tolist()
     tally.tasks += tasks
-    tally.texts += [decode(ids[valid]).strip() for ids, valid in zip(token_ids, mask, strict=True)]
+    tally.texts += [text.strip() for text in texts]

@@ -122,9 +122,13 @@ def scan_layers(
             carry,
             (layers.tree, jnp.arange(num_layers)),
         )
-    outputs = []
+    numbered, outputs = [layers[str(index)] for index in range(num_layers)], []
     for index in range(num_layers):
-        carry, output = step(layers[str(index)], carry, index)
+        # Weights that are split over a mesh are gathered where they are used. The next layer's may
+        # be while this one runs, those of later ones not yet: XLA would begin with all of them.
+        following = slice(index + 1, index + 2)
+        numbered[following], carry = jax.lax.optimization_barrier((numbered[following], carry))
+        carry, output = step(numbered[index], carry, index)
         outputs.append(output)
     return carry, jax.tree.map(lambda *each: each, *outputs) if outputs else ()
 

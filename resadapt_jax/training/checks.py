@@ -1,5 +1,7 @@
 """What is refused before anything compiles: batches, sizes and memory that cannot work."""
 
+import math
+
 import jax
 from jax.sharding import Mesh
 
@@ -23,17 +25,21 @@ def check_batches(config: TrainConfig, mesh: Mesh) -> None:
     Raises:
         UserError: names the field.
     """
-    updates = {"update": config.update} if config.train_allocator else {}
-    if config.backbone_training is not None:
-        updates["backbone_training.update"] = config.backbone_training.update
     require_divisible(mesh, batch_size=config.batch_size)
-    for name, update in updates.items():
-        parts = update.mini_batches * update.micro_batches
-        if config.batch_size % (parts * batch_shares(mesh)):
+    joint, dealt = config.backbone_training, {}
+    if config.train_allocator:
+        dealt["update"] = {}, config.update
+    if joint is not None:
+        drawn = {"backbone_training.oversampling": joint.oversampling}
+        dealt["backbone_training.update"] = drawn, joint.update
+    for name, (factors, update) in dealt.items():
+        for field in ("mini_batches", "micro_batches"):
+            factors |= {f"{name}.{field}": getattr(update, field)}
+        factors["mesh.data x mesh.fsdp"] = batch_shares(mesh)
+        if config.batch_size % math.prod(factors.values()):
+            said = ", ".join(f"{field} {value}" for field, value in factors.items())
             raise UserError(
-                f"batch_size {config.batch_size} cannot be dealt out to {update.mini_batches} x "
-                f"{update.micro_batches} parts ({name}.mini_batches x micro_batches) on "
-                f"{batch_shares(mesh)} devices"
+                f"batch_size {config.batch_size} must be a multiple of the product of {said}"
             )
 
 
@@ -46,9 +52,12 @@ def check_engine(engine: Engine | None, config: TrainConfig) -> None:
     if engine is None:
         return
     joint = config.backbone_training
-    members = ["gives_log_probs", "generate", *(["load_weights"] if joint is not None else [])]
+    members = ["gives_token_ids", "gives_log_probs", "generate"]
+    members += [] if joint is None else ["load_weights"]
     if absent := [name for name in members if not hasattr(engine, name)]:
         raise UserError(f"the engine lacks {', '.join(absent)}; training.engine.Engine says more")
+    if joint is not None and not engine.gives_token_ids:
+        raise UserError("the engine gives texts alone, a backbone in training learns from tokens")
     if joint is not None and not engine.gives_log_probs and joint.old_log_probs == "rollout":
         raise UserError(
             "the engine gives no log-probs: set backbone_training.old_log_probs to recomputed"
@@ -94,9 +103,8 @@ def memory_of(trainer: Trainer, prompt_tokens: int) -> MemoryEstimate:
     new_tokens = rollouts.decoding.max_new_tokens
     length = prompt_tokens + rollouts.token_capacity
     rows = config.batch_size * rollouts.pass_size * rollouts.num_answers
-    parts = 1 if joint is None else joint.update.mini_batches * joint.update.micro_batches
     load = Load(
-        rows=rows // parts,
+        rows=rows if joint is None else rows // joint.parts,
         positions=length + new_tokens,
         visual_tokens=rollouts.token_capacity,
         rollout_rows=rows if trainer.engine is None else 0,

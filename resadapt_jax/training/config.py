@@ -89,8 +89,10 @@ class BackboneTrainingConfig:
     released: GrpoConfig = GrpoConfig()
     """How ``advantages="released"`` compares answers; Dr.GRPO only centres them."""
     informative_prompts_only: bool = False
-    """Leave out prompts whose answers all got the same reward, as DAPO's dynamic sampling does;
-    others are not drawn in their place."""
+    """Leave out prompts whose answers all got the same reward, as DAPO's dynamic sampling does."""
+    oversampling: int = 1
+    """Prompts that are answered for each one that is learnt from: of this many in turn, the first
+    whose answers got different rewards. What DAPO draws until a batch is full is drawn at once."""
     old_log_probs: Literal["rollout", "recomputed"] = "rollout"
     """As recorded when drawn, or from a pass of the training program over the answers, which
     rounds as the update does."""
@@ -104,6 +106,13 @@ class BackboneTrainingConfig:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        if self.oversampling < 1:
+            raise ValueError(f"oversampling must be at least 1, got {self.oversampling}")
+
+    @property
+    def parts(self) -> int:
+        """A batch of prompts is this many times what an update has on the devices at once."""
+        return self.oversampling * self.update.mini_batches * self.update.micro_batches
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,12 +123,3 @@ def encode_batch(
         return _encode(encoder, batch.frames, batch.frame_mask, batch.query_ids, batch.query_mask)
     features = encode_clips(encoder, local.frames, local.query_ids, local.query_mask, cache)
     return put_batch(jax.device_get(features), mesh)
-
-
-def describe_parameters(trained: int, encoder: ThumbnailEncoder | SmolVLMEncoder) -> str:
-    """``allocator: 47.9 M parameters trained, 228 M of its encoder frozen``."""
-    frozen = sum(leaf.size for leaf in jax.tree.leaves(encoder))
-    return (
-        f"allocator: {trained / 1e6:.3g} M parameters trained, "
-        f"{frozen / 1e6:.3g} M of its encoder frozen"
-    )

@@ -50,18 +50,22 @@ class EngineRequest:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EngineAnswer:
-    """One answer; its text is what the backbone's tokenizer reads in the tokens.
+    """One answer, as tokens or as a text.
 
     Attributes:
+        text: what is graded. None: what the backbone's tokenizer reads in the tokens, special
+            tokens left out.
         token_ids: at most ``max_new_tokens``; one that is shorter ends with a stop token, behind
-            which there is nothing.
+            which there is nothing. None: the engine gives texts alone; how long one is, the
+            backbone's tokenizer counts.
         log_probs: of the tokens, under the distribution they were drawn from: after temperature,
             top-k and top-p, or ``softmax(logits)`` at temperature 0. None: the engine has none.
             Where they count (``old_log_probs="rollout"``) and a step is one update, a metric
             ``backbone_ratio`` away from 1 shows an engine that computes something else.
     """
 
-    token_ids: Sequence[int] | Int[np.ndarray, " t"]
+    text: str | None = None
+    token_ids: Sequence[int] | Int[np.ndarray, " t"] | None = None
     log_probs: Sequence[float] | Float[np.ndarray, " t"] | None = None
 
 
@@ -71,10 +75,13 @@ class Engine(Protocol):
     On several hosts each has its own, which answers that host's prompts.
 
     Attributes:
-        gives_log_probs: whether its answers have them. A backbone in training that is answered
-            for without needs ``old_log_probs="recomputed"``.
+        gives_token_ids: whether its answers have them. A backbone in training learns from tokens;
+            an allocator beside a frozen one needs no more than texts.
+        gives_log_probs: whether its answers have log-probs of the tokens. A backbone in training
+            that is answered for without needs ``old_log_probs="recomputed"``.
     """
 
+    gives_token_ids: bool
     gives_log_probs: bool
 
     def generate(self, requests: Iterator[EngineRequest]) -> Iterable[Iterable[EngineAnswer]]:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import DecodingConfig, Prompts, lay_out, pack_pairs
+from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.generation.decode import Generation
 from resadapt_jax.generation.stopping import stop_tokens
 from resadapt_jax.models.prompt_layout import PromptLayout
@@ -28,7 +29,7 @@ from resadapt_jax.training.mesh import (
 )
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import Draw, with_native_grids
-from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
+from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, Shaped, UInt8
 
 _MOST_LOG_PROB = 1e-3
 """A log-prob may round above 0."""
@@ -40,11 +41,15 @@ def answer_by_engine(
     drawn: Draw,
     key: Key[Array, ""],
     setting: Setting,
+    backbone: Backbone,
     mesh: Mesh,
-) -> Generation:
-    """An engine's answers to all allocations of a step; every field [B, M, N, length].
+) -> tuple[Generation, Shaped[np.ndarray, "b M N"]]:
+    """An engine's answers to all allocations of a step, every field [B, M, N, length], and texts.
 
-    Every process asks for the answers to its own prompts.
+    Every process asks for the answers to its own prompts, and has their texts.
+
+    Args:
+        backbone: its tokenizer is what reads tokens, or counts a text's.
 
     Raises:
         UserError: an answer is not what was asked for (`pack_answers`).
@@ -52,8 +57,8 @@ def answer_by_engine(
     seeds = _draw_seeds(key, shape=drawn.tokens.shape)
     local, grid_thw, tokens, seeds = own_rows((batch, drawn.grid_thw, drawn.tokens, seeds))
     answers = engine.generate(make_requests(local, grid_thw, tokens, seeds, setting))
-    packed = pack_answers(answers, tokens.shape, setting, with_log_probs=engine.gives_log_probs)
-    return put_batch(packed, mesh)
+    packed, texts = pack_answers(answers, tokens.shape, setting, backbone, engine)
+    return put_batch(packed, mesh), texts
 
 
 def hand_over(engine: Engine, params: Params) -> None:
@@ -140,15 +145,16 @@ def pack_answers(
     answers: Iterable[Iterable[EngineAnswer]],
     shape: tuple[int, int],
     setting: Setting,
-    *,
-    with_log_probs: bool,
-) -> Generation:
-    """Answers as the in-process backbone records its own; every field [B, M, N, length].
+    backbone: Backbone,
+    engine: Engine,
+) -> tuple[Generation, Shaped[np.ndarray, "B M N"]]:
+    """Answers as the in-process backbone records its own, every field [B, M, N, length], and texts.
 
     Args:
         answers: to a request for each of B prompts' M allocations.
         shape: (B, M).
-        with_log_probs: whether answers have them; else they are NaN, as nothing may read them.
+        engine: says what answers have. Log-probs that it does not give are NaN, as nothing may read
+            them.
 
     Raises:
         UserError: another number of answers, or one that is not what was asked for; names it.
@@ -157,6 +163,7 @@ def pack_answers(
     if len(answers) != math.prod(shape):
         raise UserError(f"the engine answered {len(answers)} of {math.prod(shape)} requests")
     full = *shape, num_answers, decoding.max_new_tokens
+    texts = np.empty(full[:-1], object)
     token_ids, mask = np.zeros(full, np.int32), np.zeros(full, bool)
     log_probs = np.zeros(full, np.float32)
     for (b, m), some in zip(np.ndindex(shape), answers, strict=True):
@@ -166,13 +173,14 @@ def pack_answers(
             raise UserError(f"{name}: {len(some)} of {num_answers}")
         for n, answer in enumerate(some):
             try:
-                ids = _checked_ids(answer, setting.config.text.vocab_size, decoding)
-                scores = _checked_log_probs(answer, len(ids)) if with_log_probs else np.nan
+                ids, scores, text = _read(answer, decoding, backbone, engine)
             except (TypeError, ValueError) as error:
                 raise UserError(f"{name}, answer {n}: {error}") from error
             place = b, m, n, slice(len(ids))
             token_ids[place], log_probs[place], mask[place] = ids, scores, True
-    return Generation(token_ids=token_ids, log_probs=log_probs, mask=mask, cache_bytes=0)
+            texts[b, m, n] = text
+    packed = Generation(token_ids=token_ids, log_probs=log_probs, mask=mask, cache_bytes=0)
+    return packed, texts
 
 
 def _asked(setting: Setting) -> tuple[int, DecodingConfig]:
@@ -188,11 +196,30 @@ def _listed(values: Any, name: str) -> list:
     return list(values)
 
 
+def _read(
+    answer: EngineAnswer, decoding: DecodingConfig, backbone: Backbone, engine: Engine
+) -> tuple[Int[np.ndarray, " t"], Float[np.ndarray, " t"] | float, str]:
+    """Tokens, log-probs and text of one answer."""
+    if not isinstance(answer, EngineAnswer):
+        raise ValueError(f"a {type(answer).__name__} is no EngineAnswer")
+    text = answer.text
+    if not isinstance(text, str | None):
+        raise ValueError(f"text is a {type(text).__name__}")
+    if not engine.gives_token_ids:
+        if text is None:
+            raise ValueError("no text, though the engine's gives_token_ids is False")
+        ids = backbone.tokenizer.encode(text, add_special_tokens=False)
+        return np.asarray(ids[: decoding.max_new_tokens], np.int32), np.nan, text
+    if answer.token_ids is None:
+        raise ValueError("no token_ids, though the engine's gives_token_ids is True")
+    ids = _checked_ids(answer, backbone.config.text.vocab_size, decoding)
+    log_probs = _checked_log_probs(answer, len(ids)) if engine.gives_log_probs else np.nan
+    return ids, log_probs, backbone.decode(ids) if text is None else text
+
+
 def _checked_ids(
     answer: EngineAnswer, vocab_size: int, decoding: DecodingConfig
 ) -> Int[np.ndarray, " t"]:
-    if not isinstance(answer, EngineAnswer):
-        raise ValueError(f"a {type(answer).__name__} is no EngineAnswer")
     ids, most = np.asarray(answer.token_ids), decoding.max_new_tokens
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
         raise ValueError(f"token_ids are no row of integers, their shape is {ids.shape}")

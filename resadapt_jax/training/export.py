@@ -11,7 +11,6 @@ from resadapt_jax.allocator.checkpoint import (
     save_allocator,
 )
 from resadapt_jax.allocator.smolvlm_encoder import SmolVLMEncoder
-from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.models.families import family_of
 from resadapt_jax.training.encoder import source_of
 from resadapt_jax.training.mesh import is_first_process, to_host
@@ -25,19 +24,24 @@ def export(
     frozen: Frozen,
     encoder: ThumbnailEncoder | SmolVLMEncoder,
     query_tokenizer: PreTrainedTokenizerBase,
-    backbone: Backbone,
-) -> Path:
-    """Writes the trained parts to ``allocator`` and ``backbone`` in the run's folder."""
-    config = trainer.config
+) -> list[Path]:
+    """Writes the trained parts to ``allocator`` and ``backbone`` in the run's folder.
+
+    Returns:
+        Those that were written, the allocator first.
+    """
+    config, backbone = trainer.config, trainer.backbone
     allocator_dir, backbone_dir = (Path(config.output_dir) / n for n in ("allocator", "backbone"))
+    written = [] if state.allocator is None else [allocator_dir]
     if state.backbone is not None:
+        written.append(backbone_dir)
         whole = to_host(merge_params(state.backbone.params, frozen.backbone))
         if is_first_process():
             checkpoint = family_of(backbone.config).checkpoint
             checkpoint.save_hf(backbone_dir, backbone.config, whole)
             backbone.tokenizer.save_pretrained(backbone_dir)
     if state.allocator is None:
-        return backbone_dir
+        return written
     if isinstance(encoder, ThumbnailEncoder):  # its words are saved with the allocator
         encoder = to_host(encoder)
     trained = TrainedAllocator(
@@ -53,4 +57,4 @@ def export(
     )
     if is_first_process():
         save_allocator(allocator_dir, trained)
-    return allocator_dir
+    return written

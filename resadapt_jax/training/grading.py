@@ -8,7 +8,7 @@ import numpy as np
 from resadapt_jax import rewards
 from resadapt_jax.rewards.scoring import RewardConfig
 from resadapt_jax.training.mesh import sum_over_processes
-from resadapt_jax.typing import Bool, Float, Int
+from resadapt_jax.typing import Bool, Float, Int, Shaped
 
 # What a task of the embedded world is graded as.
 TASK_TYPES = {
@@ -18,30 +18,43 @@ TASK_TYPES = {
 }
 
 
+def read_texts(
+    token_ids: Int[np.ndarray, "*S T"],
+    mask: Bool[np.ndarray, "*S T"],
+    decode: Callable[[Any], str],
+) -> Shaped[np.ndarray, "*S"]:
+    """What generated answers say."""
+    texts = np.empty(mask.shape[:-1], object)
+    for place in np.ndindex(texts.shape):
+        texts[place] = decode(token_ids[place][mask[place]])
+    return texts
+
+
 def grade(
-    token_ids: Int[np.ndarray, "B *S T"],
+    texts: Shaped[np.ndarray, "B *S"],
     mask: Bool[np.ndarray, "B *S T"],
     tasks: Sequence[str],
     truths: Sequence[str],
-    decode: Callable[[Any], str],
     config: RewardConfig,
 ) -> dict[str, Float[np.ndarray, "B *S"]]:
     """The reward of each generated answer, in parts: float32.
 
-    ``accuracy`` always; ``format`` where it has a weight, ``overlong`` where there is a buffer (T
-    is the longest that an answer can be).
+    ``accuracy`` always; ``format`` where it has a weight, ``overlong`` where there is a buffer.
+
+    Args:
+        mask: of the answers' tokens; T is the longest that an answer can be.
     """
-    parts = {"accuracy": np.zeros(token_ids.shape[:-1], np.float32)}
+    parts = {"accuracy": np.zeros(texts.shape, np.float32)}
     if config.format_weight:
         parts["format"] = np.zeros_like(parts["accuracy"])
-    for place in np.ndindex(token_ids.shape[:-1]):
-        text = decode(token_ids[place][mask[place]])
+    for place in np.ndindex(texts.shape):
         task, truth = TASK_TYPES[str(tasks[place[0]])], str(truths[place[0]])
+        text = texts[place]
         parts["accuracy"][place] = rewards.accuracy(task, text, truth, config)
         if config.format_weight:
             parts["format"][place] = rewards.format_reward(text, require_boxed=config.require_boxed)
     if config.overlong_buffer:
-        longest = token_ids.shape[-1]
+        longest = mask.shape[-1]
         penalty = rewards.overlong_penalty(mask.sum(axis=-1), longest, config.overlong_buffer)
         parts["overlong"] = penalty
     return parts

@@ -74,7 +74,7 @@ def build_mesh(config: MeshConfig) -> Mesh:
     if data * rest > devices or not data:
         raise UserError(
             f"mesh.data x mesh.fsdp x mesh.tensor is {max(data, 1)} x {config.fsdp} x "
-            f"{config.tensor}, but there are {devices} devices"
+            f"{config.tensor}, more than the devices that there are: {devices}"
         )
     if jax.process_count() > 1 and data * rest != devices:
         raise UserError(f"the mesh takes {data * rest} of {devices} devices; it must take all")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from einops import rearrange
 from flax import struct
@@ -23,17 +22,22 @@ from resadapt_jax.data.toy_source import LABEL_WORDS, ToyDialogues
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.errors import UserError
-from resadapt_jax.generation.answer import Prompts, encode_pairs, lay_out
+from resadapt_jax.generation.answer import encode_pairs
 from resadapt_jax.models.convention import Convention
-from resadapt_jax.models.qwen2_5_vl import model, text
+from resadapt_jax.models.qwen2_5_vl import model
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
-from resadapt_jax.models.vision_plan import VisionPlan
 from resadapt_jax.training.loop.protocols import StepResult
 from resadapt_jax.training.loop.run import run
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.optimizer import OptimizerConfig, make_optimizer
-from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
+from resadapt_jax.training.pretrain_losses import (
+    DialogueBatch,
+    answer_loss,
+    label_loss,
+    pair_grids,
+)
+from resadapt_jax.typing import Array, Int, Key, Params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,25 +85,6 @@ class PretrainConfig:
 
 
 @struct.dataclass
-class DialogueBatch:
-    """Clips with questions and answers; A answer tokens."""
-
-    frames: UInt8[Array, "B F height width 3"]
-    labels: Int[Array, "B K parts"]
-    prompts: Prompts
-    answer_index: Int[Array, "B A"]  # compact position of each answer token, -1 padding
-
-    @classmethod
-    def from_records(cls, records: dict[str, np.ndarray]) -> "DialogueBatch":
-        return cls(
-            frames=records["frames"],
-            labels=records["labels"],
-            prompts=Prompts.from_records(records),
-            answer_index=records["answer_index"],
-        )
-
-
-@struct.dataclass
 class PretrainState:
     """All that a step changes."""
 
@@ -142,8 +127,8 @@ def toy_backbone_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5VLConfig:
     )
 
 
-def pretrain(config: PretrainConfig) -> Path:
-    """Runs or resumes every phase and writes the backbone's Hugging Face directory.
+def pretrain(config: PretrainConfig) -> list[Path]:
+    """Runs or resumes every phase and writes the backbone's Hugging Face directory, the result.
 
     Raises:
         UserError: several processes, or a checkpoint to export: each phase has its own.
@@ -192,7 +177,7 @@ def pretrain(config: PretrainConfig) -> Path:
     directory = Path(config.output_dir) / "backbone"
     save_hf(directory, backbone_config, params["backbone"])
     tokenizer.save_pretrained(directory)
-    return directory
+    return [directory]
 
 
 def init_params(key: Key[Array, ""], backbone_config: Qwen2_5VLConfig) -> Params:
@@ -321,85 +306,3 @@ def draw_levels(
     is_small = jax.random.bernoulli(small, 0.5, shape)
     other = jax.random.randint(middle, shape, min(2, full - 1), full)
     return jnp.where(is_full, full, jnp.where(is_small, 1, other))
-
-
-def pair_grids(levels: Int[Array, "B K"], merge_size: int) -> Int[Array, "E 3"]:
-    """Square grids in patches of all pairs of a batch, one after another."""
-    sides = merge_size * levels.reshape(-1)
-    return jnp.stack([jnp.ones_like(sides), sides, sides], axis=-1)
-
-
-def label_loss(
-    params: Params,
-    word_ids: tuple[tuple[int, ...], ...],
-    tokens: Float[Array, "U D"],
-    plan: VisionPlan,
-    labels: Int[Array, "E parts"],
-    counted: Bool[Array, " E"],
-) -> tuple[Array, dict[str, Array]]:
-    """Cross-entropy of the words for what a pair shows, read from its pooled tokens.
-
-    A word's score is the inner product with its text embedding, which is also the decoder's output
-    head. So a visual token comes to speak the decoder's language: it matches the question's colour
-    word, and to attend to it is nearly to say its letter.
-    """
-    num_entries = len(labels)
-    readout, table = params["readout"], params["backbone"]["model"]["embed_tokens"]["weight"]
-    entry = jnp.where(plan.token_entry >= 0, plan.token_entry, num_entries)
-    weight = jax.nn.sigmoid(tokens @ readout["pool"]) + 1e-3
-    pooled = jax.ops.segment_sum(weight * tokens, entry, num_entries + 1)[:-1]
-    total = jax.ops.segment_sum(weight, entry, num_entries + 1)[:-1]
-    pooled = pooled / jnp.maximum(total, 1e-3)
-    losses, right = [], []
-    for part, ids in enumerate(word_ids):
-        words = pooled @ table[jnp.array(ids)].T
-        nothing = jnp.broadcast_to(readout["nothing"][part], (num_entries, 1))
-        logits = jnp.concatenate([nothing, words], axis=-1)
-        target = labels[:, part]
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
-        losses.append(jnp.sum(jnp.where(counted, loss, 0.0)) / jnp.maximum(jnp.sum(counted), 1))
-        right.append(jnp.argmax(logits, axis=-1) == target)
-    seen = (labels[:, 0] > 0) & counted
-    right = jnp.stack(right, axis=-1) & seen[:, None]
-    accuracy = jnp.sum(right) / jnp.maximum(jnp.sum(seen) * len(word_ids), 1)
-    return sum(losses), {"label_accuracy": accuracy}
-
-
-def answer_loss(
-    params: Params,
-    config: Qwen2_5VLConfig,
-    tokens: Float[Array, "U D"],
-    plan: VisionPlan,
-    batch: DialogueBatch,
-    fits: Bool[Array, " B"],
-    full: int,
-    convention: Convention,
-) -> tuple[Array, Array]:
-    """Mean cross-entropy of the answer tokens, and the fraction predicted right.
-
-    Args:
-        full: side in merged tokens of a frame at full size.
-    """
-    batch_size, num_pairs = batch.labels.shape[:2]
-    grids = plan.grid_thw.reshape(batch_size, num_pairs, 3)
-    most = num_pairs * full**2
-    native = pair_grids(jnp.full((batch_size, num_pairs), full), config.vision.spatial_merge_size)
-    prompts = batch.prompts.replace(native_thw=native.reshape(grids.shape))
-    layout = lay_out(prompts, grids, config, most, convention)
-    counts = plan.token_count.reshape(batch_size, num_pairs).sum(axis=1)
-    # The batch is one packed sequence; a clip's tokens are the `counts` rows from its first on.
-    rows = (jnp.cumsum(counts) - counts)[:, None] + jnp.arange(most)[None, :]
-    visual = tokens[jnp.minimum(rows, len(tokens) - 1)]
-    embeds = model.embed_prompt(params, config, layout, visual)
-    hidden, _ = text.forward(params, config, embeds, layout.position_ids, layout.mask)
-    # Answers stand behind all visual entries, so expansion shifts them by a constant per clip.
-    valid: Bool[Array, "B A"] = (batch.answer_index >= 0) & fits[:, None]
-    before = jnp.where(valid, batch.answer_index + (counts - num_pairs)[:, None] - 1, 0)
-    logits = text.logits(params, config, jnp.take_along_axis(hidden, before[:, :, None], axis=1))
-    targets = jnp.take_along_axis(
-        batch.prompts.compact_ids, jnp.maximum(batch.answer_index, 0), axis=1
-    )
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    right = (jnp.argmax(logits, axis=-1) == targets) & valid
-    count = jnp.maximum(jnp.sum(valid), 1)
-    return jnp.sum(jnp.where(valid, loss, 0.0)) / count, jnp.sum(right) / count

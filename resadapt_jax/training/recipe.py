@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax import advantages
-from resadapt_jax.allocator import ThumbnailEncoder, count_params, init_params
+from resadapt_jax.allocator import ThumbnailEncoder, init_params
 from resadapt_jax.allocator.checkpoint import (
     load_allocator,
 )
@@ -37,8 +37,8 @@ from resadapt_jax.training.checks import (
     check_memory,
 )
 from resadapt_jax.training.config import TrainConfig, resolve
+from resadapt_jax.training.credit import Estimator
 from resadapt_jax.training.encoder import (
-    describe_parameters,
     encode_batch,
     open_cache,
     open_encoder,
@@ -46,7 +46,6 @@ from resadapt_jax.training.encoder import (
 from resadapt_jax.training.engine import Engine
 from resadapt_jax.training.export import export
 from resadapt_jax.training.loop import resume
-from resadapt_jax.training.loop.checkpoint import Checkpoints
 from resadapt_jax.training.loop.protocols import Step, StepResult
 from resadapt_jax.training.loop.run import run
 from resadapt_jax.training.mesh import (
@@ -62,17 +61,18 @@ from resadapt_jax.training.rollout import Geometry
 from resadapt_jax.training.state import (
     Part,
     TrainState,
+    describe_parameters,
     split_params,
     stack_trained,
     start_part,
 )
-from resadapt_jax.training.step import Estimator, Frozen, Trainer, run_step
+from resadapt_jax.training.step import Frozen, Trainer, run_step
 from resadapt_jax.typing import Params
 
 
 def train(
     config: TrainConfig, estimator: Estimator | None = None, engine: Engine | None = None
-) -> Path:
+) -> list[Path]:
     """Runs or resumes a training and writes what was trained.
 
     Args:
@@ -81,7 +81,7 @@ def train(
         engine: what answers in rollouts; by default the backbone in process.
 
     Returns:
-        The folder of the trained allocator, or of the backbone where that alone was trained.
+        The folders of what was trained, the allocator's first.
 
     Raises:
         UserError: the config cannot work, by itself or with the engine; names the field. Or the
@@ -100,24 +100,8 @@ def train(
             shown=("reward", "retention"),
             description="train",
         )
-        if config.run.export_step:
-            state = restore(config, state)
-        parts = opened.frozen, opened.encoder, opened.query_tokenizer, opened.backbone
+        parts = opened.frozen, opened.encoder, opened.query_tokenizer
         return export(opened.trainer, state, *parts)
-
-
-def restore(config: TrainConfig, state: TrainState) -> TrainState:
-    """The checkpoint of ``run.export_step``.
-
-    Raises:
-        UserError: there is none of that step, or it cannot be used.
-    """
-    with Checkpoints(
-        Path(config.output_dir) / "checkpoints",
-        keep_last=config.run.keep_last,
-        keep_best=config.run.keep_best,
-    ) as checkpoints:
-        return checkpoints.restore(state, config.run.export_step).state
 
 
 def replay(
@@ -153,7 +137,6 @@ class OpenRun(NamedTuple):
         batches: of this process, from the start.
         step: one step of `step.run_step`, from a batch on the host.
         encoder, query_tokenizer: of the allocator.
-        backbone: without its parameters, which are in ``state`` and ``frozen``.
     """
 
     trainer: Trainer
@@ -163,7 +146,6 @@ class OpenRun(NamedTuple):
     step: Step
     encoder: ThumbnailEncoder | SmolVLMEncoder
     query_tokenizer: PreTrainedTokenizerBase
-    backbone: Backbone
 
     @property
     def config(self) -> TrainConfig:
@@ -190,9 +172,9 @@ def open_run(
         trainer = make_trainer(config, mesh, backbone, estimator, engine)
         check_geometry(trainer)
         check_memory(trainer, longest_prompt(config, backbone, query_tokenizer))
-        if config.allocator is not None and is_first_process():
-            print(describe_parameters(count_params(config.allocator), encoder))
         state, frozen = start(trainer, backbone.params)
+        if is_first_process():
+            _print_sizes(state, frozen, encoder)
         cache = open_cache(config.encoder, encoder, config.world)
 
         def step(state: TrainState, records: dict[str, np.ndarray]) -> StepResult:
@@ -211,9 +193,17 @@ def open_run(
             query_tokenizer,
             HostShare(jax.process_index(), jax.process_count()),
         )
-        # A trained backbone's parameters are copied: those that were read need not stay.
-        backbone = backbone._replace(params=None)
-        return OpenRun(trainer, state, frozen, batches, step, encoder, query_tokenizer, backbone)
+        return OpenRun(trainer, state, frozen, batches, step, encoder, query_tokenizer)
+
+
+def _print_sizes(
+    state: TrainState, frozen: Frozen, encoder: ThumbnailEncoder | SmolVLMEncoder
+) -> None:
+    """What is trained, and what is not."""
+    if state.allocator is not None:
+        print(f"allocator: {describe_parameters(state.allocator.params, encoder)} (its encoder)")
+    if state.backbone is not None:
+        print(f"backbone: {describe_parameters(state.backbone.params, frozen.backbone)}")
 
 
 def record_code(config: TrainConfig, **handed: Any) -> TrainConfig:
@@ -281,9 +271,10 @@ def make_trainer(
             rollouts=config.rollouts,
             remat=Remat.NONE if joint is None else joint.remat,
         ),
+        # A trained backbone's parameters are copied: those that were read need not stay.
+        backbone=backbone._replace(params=None),
         allocator_optimizer=optimizer,
         backbone_optimizer=of_backbone,
-        decode=backbone._replace(params=None).decode,
         estimator=estimator or partial(advantages.estimate, config=config.advantage),
         engine=engine,
     )

@@ -65,7 +65,10 @@ class RolloutConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_allocations * self.num_answers < 2:
-            raise ValueError("a group of one answer has no spread to normalise by; draw more")
+            raise ValueError(
+                "num_allocations x num_answers is 1: a group of one answer has no spread to "
+                "normalise by; draw more"
+            )
         if not self.capacity_shares or not all(0 < share <= 1 for share in self.capacity_shares):
             raise ValueError(f"capacity_shares must be within (0, 1], got {self.capacity_shares}")
         if max(self.capacity_shares) < 1:

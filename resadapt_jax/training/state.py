@@ -16,7 +16,7 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.models.partition import PartitionTable, tree_shardings
 from resadapt_jax.models.stacking import stack_layers
 from resadapt_jax.training.mesh import replicated
-from resadapt_jax.typing import Array, Float, Int, Key, Params
+from resadapt_jax.typing import Array, Float, Int, Key, Params, PyTree
 
 
 @struct.dataclass
@@ -82,6 +82,14 @@ def descend(
     return Part(params=params, opt_state=opt_state), optax.tree.norm(gradients)
 
 
+def describe_parameters(trained: PyTree, frozen: PyTree) -> str:
+    """``47.9 M parameters trained, 228 M frozen``."""
+    millions = (
+        sum(leaf.size for leaf in jax.tree.leaves(part)) / 1e6 for part in (trained, frozen)
+    )
+    return "{:.3g} M parameters trained, {:.3g} M frozen".format(*millions)
+
+
 def split_params(params: Params, frozen: tuple[str, ...]) -> tuple[Params, Params]:
     """The parameters that are trained, and those whose path matches a shell pattern of ``frozen``.
 
@@ -91,10 +99,12 @@ def split_params(params: Params, frozen: tuple[str, ...]) -> tuple[Params, Param
     flat = traverse_util.flatten_dict(params, sep=".")
     held = {pattern: {key for key in flat if fnmatchcase(key, pattern)} for pattern in frozen}
     if idle := [pattern for pattern, keys in held.items() if not keys]:
-        raise UserError(f"frozen: no parameter is called {idle[0]}")
+        raise UserError(
+            f"backbone_training.frozen: no parameter is called {idle[0]}; {min(flat)} is one"
+        )
     fixed = set().union(*held.values())
     if fixed == flat.keys():
-        raise UserError("frozen: nothing is left to train")
+        raise UserError("backbone_training.frozen: nothing is left to train")
     trained = {key: value for key, value in flat.items() if key not in fixed}
     rest = {key: flat[key] for key in fixed}
     return tuple(traverse_util.unflatten_dict(part, sep=".") for part in (trained, rest))

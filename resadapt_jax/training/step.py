@@ -9,7 +9,6 @@ One step, on a batch of B prompts:
 """
 
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,8 +18,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from resadapt_jax.advantages import Advantages, Group, GrpoConfig, grpo, informative, make_group
+from resadapt_jax.advantages import Advantages, Group
 from resadapt_jax.allocator import EncoderFeatures
+from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.generation.decode import Generation
 from resadapt_jax.losses import Sums
 from resadapt_jax.models.stacking import unstack_layers
@@ -28,19 +28,17 @@ from resadapt_jax.report.samples import Sample
 from resadapt_jax.training import allocator_step, backbone_step
 from resadapt_jax.training.backbone_step import Graded, Setting
 from resadapt_jax.training.config import TrainConfig
+from resadapt_jax.training.credit import Estimator, credit_answers, judge, keep_informative
 from resadapt_jax.training.engine import Engine
 from resadapt_jax.training.engine_rollout import answer_by_engine, hand_over
-from resadapt_jax.training.grading import grade, reward_per_task
+from resadapt_jax.training.grading import grade, read_texts, reward_per_task
 from resadapt_jax.training.loop.protocols import StepResult
 from resadapt_jax.training.mesh import own_rows, put_batch, sum_over_processes
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import Draw, Pass, plan_passes
 from resadapt_jax.training.state import TrainState, merge_params
 from resadapt_jax.training.step_flops import own_flops
-from resadapt_jax.typing import Array, Bool, Float, Key, Params
-
-Estimator = Callable[[Group], Advantages]
-"""What a group earned; `advantages.estimate` with a config, or a user's own function."""
+from resadapt_jax.typing import Array, Float, Key, Params, Shaped
 
 
 class Frozen(NamedTuple):
@@ -57,9 +55,9 @@ class Trainer(NamedTuple):
     config: TrainConfig
     mesh: Mesh
     setting: Setting
+    backbone: Backbone  # without its parameters, which are in the state or frozen
     allocator_optimizer: optax.GradientTransformation | None
     backbone_optimizer: optax.GradientTransformation | None
-    decode: Callable[[Any], str]
     estimator: Estimator
     engine: Engine | None = None  # None: the backbone answers in process
 
@@ -81,6 +79,7 @@ class Rolled(NamedTuple):
     drawn: Draw
     passes: list[Pass]
     answers: Generation  # every field [B, M, N, T]
+    texts: Shaped[np.ndarray, "b M N"]  # what is graded, of this process's own prompts
 
 
 def run_step(
@@ -99,15 +98,14 @@ def run_step(
         records: this process's own rows of it, on the host.
     """
     rolled, metrics = roll_out(trainer, frozen, state, features, batch)
-    parts, seconds = _grade(trainer, rolled.answers, records)
+    parts, seconds = _grade(trainer, rolled, records)
     metrics |= _work(trainer, rolled, records, seconds)
     group, earned, judged = judge(
         put_batch(parts, trainer.mesh),
         rolled.drawn.scales,
         rolled.drawn.unit_mask,
-        s_min=trainer.config.scale_range.s_min,
-        s_max=trainer.config.scale_range.s_max,
-        format_weight=trainer.config.rewards.format_weight,
+        scale_range=trainer.config.scale_range,
+        rewards=trainer.config.rewards,
         success_threshold=trainer.config.success_threshold,
         estimator=trainer.estimator,
     )
@@ -121,7 +119,7 @@ def run_step(
     return StepResult(
         state=state.replace(step=state.step + 1),
         metrics=metrics,
-        samples=partial(samples, trainer, rolled, parts["accuracy"], records),
+        samples=partial(samples, rolled, parts["accuracy"], records),
     )
 
 
@@ -144,13 +142,13 @@ def roll_out(
             params, features, batch.frame_mask, draw_key, config=config.allocator, **static
         )
     passes = plan_passes(jax.device_get(most_tokens), setting.rollouts)
-    answers = answer(trainer, frozen, state, batch, drawn, passes, answer_key)
+    answers, texts = answer(trainer, frozen, state, batch, drawn, passes, answer_key)
     if trainer.engine is None:
         capacity = np.mean([one.capacity for one in passes])
         metrics["padding_share"] = 1.0 - jnp.mean(drawn.tokens) / capacity
     metrics["visual_tokens"] = jnp.sum(drawn.tokens) * setting.rollouts.num_answers
     metrics["answer_tokens"] = jnp.sum(answers.mask)
-    return Rolled(drawn, passes, answers), metrics
+    return Rolled(drawn, passes, answers, texts), metrics
 
 
 def answer(
@@ -161,15 +159,19 @@ def answer(
     drawn: Draw,
     passes: list[Pass],
     key: Key[Array, ""],
-) -> Generation:
-    """The answers of a step, in process or by the engine; every field [B, M, N, length]."""
-    setting, engine = trainer.setting, trainer.engine
+) -> tuple[Generation, Shaped[np.ndarray, "b M N"]]:
+    """The answers of a step, in process or by the engine, and their texts.
+
+    Every field is [B, M, N, length]; the texts are those of this process's own prompts.
+    """
+    setting, engine, backbone = trainer.setting, trainer.engine, trainer.backbone
     if engine is None:
         params = rollout_params(trainer, frozen, state)
-        return backbone_step.answer_all(params, batch, drawn, passes, key, setting)
+        answers = backbone_step.answer_all(params, batch, drawn, passes, key, setting)
+        return answers, read_texts(*own_rows((answers.token_ids, answers.mask)), backbone.decode)
     if state.backbone is not None:
         hand_over(engine, rollout_params(trainer, frozen, state))
-    return answer_by_engine(engine, batch, drawn, key, setting, trainer.mesh)
+    return answer_by_engine(engine, batch, drawn, key, setting, backbone, trainer.mesh)
 
 
 def rollout_params(trainer: Trainer, frozen: Frozen, state: TrainState) -> Params:
@@ -178,44 +180,6 @@ def rollout_params(trainer: Trainer, frozen: Frozen, state: TrainState) -> Param
         return frozen.backbone
     whole = merge_params(state.backbone.params, frozen.backbone)
     return unstack_layers(backbone_step.cast_all(whole, dtype=trainer.setting.dtype))
-
-
-@partial(
-    jax.jit,
-    static_argnames=("s_min", "s_max", "format_weight", "success_threshold", "estimator"),
-)
-def judge(
-    reward_parts: dict[str, Float[Array, "B M N"]],
-    scales: Float[Array, "B M K"],
-    unit_mask: Bool[Array, "B K"],
-    *,
-    s_min: float,
-    s_max: float,
-    format_weight: float,
-    success_threshold: float,
-    estimator: Estimator,
-) -> tuple[Group, Advantages, dict[str, Array]]:
-    """What the answers earned their allocations, and metrics."""
-    group = make_group(
-        reward_parts,
-        scales,
-        unit_mask,
-        s_min=s_min,
-        s_max=s_max,
-        reward_weights={"format": format_weight} if "format" in reward_parts else None,
-        success_threshold=success_threshold,
-    )
-    earned = estimator(group)
-    rewards = group.rewards.reshape(len(group.rewards), -1)
-    metrics = {f"reward_{name}": jnp.mean(part) for name, part in group.reward_parts.items()}
-    metrics |= {name: jnp.mean(term) for name, term in earned.terms.items()}
-    metrics |= {
-        "reward": jnp.mean(rewards),
-        "reward_spread": jnp.mean(jnp.std(rewards, axis=1)),
-        "cost": jnp.mean(group.cost),
-        "advantage_max": jnp.max(jnp.abs(earned.values)),
-    }
-    return group, earned, metrics
 
 
 def learn_allocator(
@@ -268,7 +232,18 @@ def learn_backbone(
     Args:
         moved: how much likelier the allocator's updates made each allocation (``ispred``).
     """
-    config, (drawn, passes, answers) = trainer.config.backbone_training, rolled
+    config, passes = trainer.config.backbone_training, rolled.passes
+    per_answer, counted, differ = credit_answers(
+        group,
+        earned,
+        moved if config.ispred else None,
+        released=config.released if config.advantages == "released" else None,
+        informative_only=config.informative_prompts_only,
+    )
+    learnt = batch, rolled.drawn, rolled.answers, per_answer, counted
+    if config.oversampling > 1:
+        learnt = keep_informative(learnt, differ, oversampling=config.oversampling)
+    batch, drawn, answers, per_answer, counted = learnt
     scored = partial(
         backbone_step.score_all,
         batch=batch,
@@ -280,18 +255,11 @@ def learn_backbone(
     old_log_probs = answers.log_probs
     if config.old_log_probs == "recomputed":
         old_log_probs = scored(merge_params(state.backbone.params, frozen.backbone))
-    per_answer, counted = _backbone_advantages(
-        group,
-        earned,
-        moved if config.ispred else None,
-        released=config.released if config.advantages == "released" else None,
-        informative_only=config.informative_prompts_only,
-    )
     graded = Graded(
         answers=answers,
         old_log_probs=old_log_probs,
         advantages=per_answer,
-        mask=answers.mask & counted,
+        mask=answers.mask & counted[..., None],
         ref_log_probs=None if frozen.reference is None else scored(frozen.reference),
     )
     part, sums, norm = backbone_step.learn_from(
@@ -307,27 +275,9 @@ def learn_backbone(
         optimizer=trainer.backbone_optimizer,
         mesh=trainer.mesh,
     )
-    metrics = _values(sums) | {"grad_norm": norm, "informative_share": jnp.mean(counted)}
+    metrics = _values(sums) | {"grad_norm": norm, "informative_share": jnp.mean(differ)}
+    metrics["counted_share"] = jnp.mean(counted)
     return state.replace(backbone=part), {f"backbone_{k}": v for k, v in metrics.items()}
-
-
-@partial(jax.jit, static_argnames=("released", "informative_only"))
-def _backbone_advantages(
-    group: Group,
-    earned: Advantages,
-    weights: Float[Array, "B M"] | None,
-    *,
-    released: GrpoConfig | None,
-    informative_only: bool,
-) -> tuple[Float[Array, "B M N"], Bool[Array, "B M N 1"]]:
-    """The advantage of every answer, and which answers are learnt from."""
-    values = earned.per_answer if released is None else grpo(group, released).per_answer
-    if weights is not None:
-        values = values * weights[:, :, None]
-    counted = group.mask
-    if informative_only:
-        counted = counted & informative(group.rewards, group.mask)[:, None, None]
-    return values, counted[..., None]
 
 
 @jax.jit
@@ -345,22 +295,15 @@ def _values(sums: Sums) -> dict[str, Array]:
 
 
 def samples(
-    trainer: Trainer,
     rolled: Rolled,
     accuracy: Float[np.ndarray, "B M N"],
     records: dict[str, np.ndarray],
     count: int = 4,
 ) -> list[Sample]:
     """The first of this process's prompts, as the sample table shows them."""
-    drawn, answers = rolled.drawn, rolled.answers
+    drawn = rolled.drawn
     scales, present, tokens = own_rows((drawn.scales, drawn.unit_mask, drawn.tokens))
-    token_ids, mask = own_rows((answers.token_ids, answers.mask))
     frames_per_unit = -(-records["frames"].shape[1] // present.shape[1])
-
-    def texts(*place: int) -> list[str]:
-        pairs = zip(token_ids[place], mask[place], strict=True)
-        return [trainer.decode(ids[kept]) for ids, kept in pairs]
-
     return [
         Sample(
             prompt=str(records["question"][b]),
@@ -368,7 +311,7 @@ def samples(
             pictures=records["frames"][b, ::frames_per_unit][present[b]],
             scales=scales[b][:, present[b]],
             tokens=tokens[b],
-            answers=[texts(b, m) for m in range(len(tokens[b]))],
+            answers=rolled.texts[b].tolist(),
             scores=accuracy[b],
         )
         for b in range(min(count, len(accuracy)))
@@ -376,13 +319,12 @@ def samples(
 
 
 def _grade(
-    trainer: Trainer, answers: Generation, records: dict[str, np.ndarray]
+    trainer: Trainer, rolled: Rolled, records: dict[str, np.ndarray]
 ) -> tuple[dict[str, Float[np.ndarray, "B M N"]], float]:
     """Reward parts of this process's own prompts, and the seconds that they took on the host."""
-    token_ids, mask = own_rows((answers.token_ids, answers.mask))
-    start = time.perf_counter()  # the answers are there
+    start, mask = time.perf_counter(), own_rows(rolled.answers.mask)
     truths = records["task"], records["answer"]
-    parts = grade(token_ids, mask, *truths, trainer.decode, trainer.config.rewards)
+    parts = grade(rolled.texts, mask, *truths, trainer.config.rewards)
     return parts, time.perf_counter() - start
 
 

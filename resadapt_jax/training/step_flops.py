@@ -24,8 +24,8 @@ from resadapt_jax.typing import Int
 class ForwardCounts(NamedTuple):
     """The forward passes over a step's clips and answers that all of its work is worth."""
 
-    tower: int
-    decoder: int
+    tower: float
+    decoder: float
 
 
 def own_flops(
@@ -61,7 +61,8 @@ def passes_of_step(
 
     An epoch is worth three of what it trains, a backward pass being two. It is worth one of a tower
     that is frozen, and two of a decoder that is, which the tower's gradient passes. A part counts
-    as trained if any of its matrices is; a tower's merger, a percent of it, is not looked at.
+    as trained if any of its matrices is; a tower's merger, a percent of it, is not looked at. The
+    prompts that are learnt from, where not all are, count as the average of those drawn.
     """
     if joint is None:
         return ForwardCounts(tower=int(in_process), decoder=int(in_process))
@@ -70,10 +71,12 @@ def passes_of_step(
         for key, shape in family_of(config).model.param_shapes(config).items()
         if not any(fnmatchcase(key, pattern) for pattern in joint.frozen)
     }
-    once = in_process + (joint.old_log_probs == "recomputed") + (joint.loss.kl_weight > 0)
+    scored = (joint.old_log_probs == "recomputed") + (joint.loss.kl_weight > 0)
+    tower = scored + joint.update.epochs * (3 if "patch" in trained else 1)
+    decoder = scored + joint.update.epochs * (3 if "decoder" in trained else 2)
     return ForwardCounts(
-        tower=once + joint.update.epochs * (3 if "patch" in trained else 1),
-        decoder=once + joint.update.epochs * (3 if "decoder" in trained else 2),
+        tower=in_process + tower / joint.oversampling,
+        decoder=in_process + decoder / joint.oversampling,
     )
 
 

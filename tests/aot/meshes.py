@@ -1,7 +1,6 @@
 """Compiles for meshes of devices that are not there, and reads what a program asks of each."""
 
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,21 +87,6 @@ def bytes_per_device(program: jax.stages.Compiled) -> int:
     memory = program.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes
     return held + memory.temp_size_in_bytes - memory.alias_size_in_bytes
-
-
-def largest_all_gather(program: jax.stages.Compiled) -> int:
-    """Bytes of the largest result of an all-gather, of all that it gathers at once."""
-    calls = re.findall(r" = (.*?) all-gather(?:-start)?\(", program.as_text())
-    return max(map(_bytes, calls), default=0)
-
-
-def _bytes(shapes: str) -> int:
-    """Of results as HLO writes them: ``(bf16[2,8]{1,0}, f32[])``."""
-    arrays = re.findall(r"\b[a-z]+(\d*)\w*\[([\d,]*)\]", shapes)
-    return sum(
-        math.prod(int(n) for n in dims.split(",") if n) * max(int(bits or 8) // 8, 1)
-        for bits, dims in arrays
-    )
 
 
 def _mesh(topology: Any, shape: tuple[int, int, int]) -> Mesh:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import meshes
 from backbones import abstract_params
 from jax.sharding import Mesh
+from whole_weights import most_at_once, shapes_of_split_weights
 
 from resadapt_jax.allocator import EncoderFeatures
 from resadapt_jax.allocator.partition import PARTITION as ALLOCATOR_PARTITION
@@ -23,12 +24,13 @@ from resadapt_jax.training import allocator_step, backbone_step
 from resadapt_jax.training.backbone_step import Graded
 from resadapt_jax.training.checks import check_batches, check_geometry
 from resadapt_jax.training.config import TrainConfig
+from resadapt_jax.training.credit import judge
 from resadapt_jax.training.mesh import batch_sharding, replicated
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.recipe import make_trainer, start
 from resadapt_jax.training.rollout import Pass, plan_passes
 from resadapt_jax.training.state import Part, TrainState, merge_params, part_shardings
-from resadapt_jax.training.step import Frozen, Trainer, judge
+from resadapt_jax.training.step import Frozen, Trainer
 
 # Positions of the longest prompt before its visual tokens, and of a question for the encoder.
 PROMPT, QUERY = 256, 64
@@ -44,13 +46,13 @@ class Program:
         seconds: to trace and compile it.
         held: bytes of a device of all that a run holds while it runs, its arguments included.
         added: bytes of a device that it needs beside them.
-        gathered: bytes of its largest all-gather.
+        whole: bytes of split weights, or of their gradients, that it has as wholes at once.
     """
 
     seconds: float
     held: int
     added: int
-    gathered: int
+    whole: int
 
     @property
     def total(self) -> int:
@@ -59,7 +61,7 @@ class Program:
     def __str__(self) -> str:
         return (
             f"{self.seconds:4.0f} s {self.total / 1e9:5.1f} GB a device "
-            f"({self.held / 1e9:.1f} held), all-gathers up to {self.gathered / 1e9:.2f} GB"
+            f"({self.held / 1e9:.1f} held, {self.whole / 1e9:.1f} whole weights)"
         )
 
 
@@ -96,7 +98,7 @@ class Compiler:
             seconds=time.monotonic() - started,
             held=local_bytes(held),
             added=added - memory.alias_size_in_bytes,
-            gathered=meshes.largest_all_gather(program),
+            whole=most_at_once(program.as_text(), shapes_of_split_weights(arguments)),
         )
         print(f"{name:29}", account, flush=True)
         self.programs[name] = account
@@ -172,15 +174,14 @@ def compile_step(run: Run, only: tuple[str, ...] = ()) -> dict[str, Program]:
     # In passes, whose answers the host joins.
     answers = _widened(answers, config.rollouts.num_allocations)
     group, earned, _ = compiler.run(
-        "step.judge",
+        "credit.judge",
         judge,
         {"accuracy": answers.log_probs.update(shape=answers.log_probs.shape[:3])},
         drawn.scales,
         drawn.unit_mask,
         held=(run.held, drawn, answers),
-        s_min=config.scale_range.s_min,
-        s_max=config.scale_range.s_max,
-        format_weight=config.rewards.format_weight,
+        scale_range=config.scale_range,
+        rewards=config.rewards,
         success_threshold=config.success_threshold,
         estimator=trainer.estimator,
     )

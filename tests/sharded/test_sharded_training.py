@@ -87,15 +87,14 @@ class Setup:
         accuracy = rng.integers(0, 2, (BATCH_SIZE, NUM_ALLOCATIONS, 1)).astype(np.float32)
         with jax.set_mesh(self.mesh):
             rolled = training.Rolled(
-                put_batch(drawn, self.mesh), passes, put_batch(answers, self.mesh)
+                put_batch(drawn, self.mesh), passes, put_batch(answers, self.mesh), texts=None
             )
             group, earned, _ = training.judge(
                 {"accuracy": put_batch(accuracy, self.mesh)},
                 rolled.drawn.scales,
                 rolled.drawn.unit_mask,
-                s_min=0.2,
-                s_max=1.0,
-                format_weight=0.0,
+                scale_range=self.trainer.config.scale_range,
+                rewards=self.trainer.config.rewards,
                 success_threshold=0.35,
                 estimator=self.trainer.estimator,
             )

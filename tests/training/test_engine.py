@@ -82,12 +82,19 @@ def answer(*token_ids, log_probs=None):
     return EngineAnswer(token_ids=list(token_ids), log_probs=log_probs or [-0.5] * len(token_ids))
 
 
+def pack(answers, config, **gives):
+    """Of one prompt with two allocations."""
+    return pack_answers(answers, (1, 2), setting_of(config), backbone(), FakeEngine(**gives))
+
+
 def test_answers_of_any_length_are_packed(config):
     answers = [
         [answer(20, STOP, log_probs=[-0.5, -0.25]), answer(21, 22, 23)],
         [answer(STOP), answer(0, 11)],  # an id of padding that is said; a stop token of the config
     ]
-    packed = pack_answers(answers, (1, 2), setting_of(config), with_log_probs=True)
+    packed, texts = pack(answers, config)
+    said = [[backbone().decode(one.token_ids) for one in some] for some in answers]
+    assert texts.tolist() == [said]
     np.testing.assert_array_equal(
         packed.token_ids, [[[[20, STOP, 0], [21, 22, 23]], [[STOP, 0, 0], [0, 11, 0]]]]
     )
@@ -95,7 +102,7 @@ def test_answers_of_any_length_are_packed(config):
     np.testing.assert_array_equal(packed.mask, np.sort(packed.mask)[..., ::-1])
     np.testing.assert_array_equal(packed.log_probs[0, 0, 0], [-0.5, -0.25, 0.0])
     assert packed.log_probs.dtype == np.float32 and packed.token_ids.dtype == np.int32
-    without = pack_answers(answers, (1, 2), setting_of(config), with_log_probs=False)
+    without, _ = pack(answers, config, gives_log_probs=False)
     np.testing.assert_array_equal(np.isnan(without.log_probs), without.mask)
 
 
@@ -116,6 +123,8 @@ GOOD = answer(20, STOP)
         (answer([20], [20, STOP]), ".* inhomogeneous shape"),
         ({"token_ids": [20, STOP]}, "a dict is no EngineAnswer"),
         (EngineAnswer(token_ids=[STOP]), "no log_probs, though"),
+        (EngineAnswer(text="red"), "no token_ids, though"),
+        (replace(GOOD, text=["red"]), "text is a list"),
         (answer(STOP, log_probs=[{STOP: -1.0}]), "float.* not 'dict'"),
         (answer(20, STOP, log_probs=[-1.0]), r"2 tokens with log_probs of shape \(1,\)"),
         (answer(STOP, log_probs=[float("nan")]), "log_probs are not finite and at most 0"),
@@ -125,7 +134,18 @@ GOOD = answer(20, STOP)
 def test_an_answer_that_was_not_asked_for_is_refused(config, wrong, message):
     message = f"prompt 0, allocation 1, answer 1: {message}"
     with pytest.raises(UserError, match=message):
-        pack_answers([[GOOD] * 2, [GOOD, wrong]], (1, 2), setting_of(config), with_log_probs=True)
+        pack([[GOOD] * 2, [GOOD, wrong]], config)
+
+
+def test_texts_are_as_long_as_the_tokenizer_counts(config):
+    """Four tokens of text are cut to the three that an answer can have; the text stays whole."""
+    long, short = (EngineAnswer(text=text) for text in ("A B A B", "A"))
+    packed, texts = pack([[long, short], [short, long]], config, gives_token_ids=False)
+    assert texts.tolist() == [[["A B A B", "A"], ["A", "A B A B"]]]
+    np.testing.assert_array_equal(packed.mask.sum(-1), [[[3, 1], [1, 3]]])
+    assert np.isnan(packed.log_probs[packed.mask]).all()
+    with pytest.raises(UserError, match="no text, though the engine's gives_token_ids is False"):
+        pack([[GOOD] * 2] * 2, config, gives_token_ids=False)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +159,7 @@ def test_an_answer_that_was_not_asked_for_is_refused(config, wrong, message):
 )
 def test_another_number_of_answers_is_refused(config, answers, message):
     with pytest.raises(UserError, match=message):
-        pack_answers(answers, (1, 2), setting_of(config), with_log_probs=True)
+        pack(answers, config)
 
 
 def test_an_engine_that_cannot_serve_is_refused(config):
@@ -150,13 +170,17 @@ def test_an_engine_that_cannot_serve_is_refused(config):
     check_engine(silent, replace(config, backbone_training=recomputed))
     with pytest.raises(UserError, match="set backbone_training.old_log_probs to recomputed"):
         train(config, engine=silent)
-    with pytest.raises(UserError, match="lacks gives_log_probs, generate, load_weights"):
+    with pytest.raises(UserError, match="gives texts alone"):
+        train(config, engine=FakeEngine(gives_token_ids=False))
+    with pytest.raises(
+        UserError, match="lacks gives_token_ids, gives_log_probs, generate, load_weights"
+    ):
         train(config, engine=object())
 
 
 def test_a_backbone_in_training_is_handed_over_before_it_answers(config):
     engine = FakeEngine()
-    written = train(config, engine=engine)
+    (written,) = train(config, engine=engine)
     assert len(engine.requests) == NUM_STEPS * PROMPTS * ALLOCATIONS
     assert len({request.seed for request in engine.requests}) == len(engine.requests)
     request = engine.requests[0]
@@ -196,17 +220,19 @@ def test_answers_find_their_place_on_a_mesh(config):
 
     engine, key = Counting(), jax.random.key(3)
     with jax.set_mesh(mesh):
-        ours = answer_by_engine(engine, batch, drawn, key, setting_of(config, mesh), mesh)
-        again = answer_by_engine(engine, batch, drawn, key, setting_of(config, mesh), mesh)
+        asked = engine, batch, drawn, key, setting_of(config, mesh), backbone(), mesh
+        (ours, texts), (again, _) = answer_by_engine(*asked), answer_by_engine(*asked)
     counts = np.broadcast_to(20 + sides.sum(axis=-1)[:, :, None], (4, 2, ANSWERS))
     np.testing.assert_array_equal(ours.token_ids[..., 0], counts)
     np.testing.assert_array_equal(ours.token_ids[..., 1], np.full((4, 2, 2), [20, 21]))
+    assert texts.shape == (4, 2, ANSWERS)
+    assert texts[3, 1, 1] == backbone().decode([counts[3, 1, 1], 21])
     assert ours.token_ids.sharding == again.mask.sharding == batch_sharding(mesh)
     # What is asked a second time is asked alike.
     seeds = [request.seed for request in engine.requests]
     assert seeds[:8] == seeds[8:] and len(set(seeds)) == 8
-    texts = [request.compact_ids for request in engine.requests[:8:2]]
-    for row, text in enumerate(texts):
+    asked_texts = [request.compact_ids for request in engine.requests[:8:2]]
+    for row, text in enumerate(asked_texts):
         np.testing.assert_array_equal(text, local.prompts.compact_ids[row, : len(text)])
 
 

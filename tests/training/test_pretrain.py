@@ -12,7 +12,6 @@ from resadapt_jax.data.toy_source import ToyDialogues
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.training.pretrain import (
-    DialogueBatch,
     Phase,
     PretrainConfig,
     PretrainState,
@@ -23,6 +22,7 @@ from resadapt_jax.training.pretrain import (
     toy_backbone_config,
     train_step,
 )
+from resadapt_jax.training.pretrain_losses import DialogueBatch
 
 # Three clips of two pairs of 2x2 tokens, all shown at full size.
 PHASE = Phase(

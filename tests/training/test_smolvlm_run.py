@@ -13,6 +13,7 @@ from resadapt_jax.allocator import (
     SmolVLMEncoderConfig,
     ThumbnailConfig,
     count_params,
+    init_params,
     smolvlm_encoder,
 )
 from resadapt_jax.allocator.checkpoint import load_allocator
@@ -25,12 +26,12 @@ from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.training import recipe
 from resadapt_jax.training.config import EvaluationConfig, TrainConfig
-from resadapt_jax.training.encoder import describe_parameters
 from resadapt_jax.training.loop.metrics import read_metrics
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.recipe import train
 from resadapt_jax.training.rollout import RolloutConfig
+from resadapt_jax.training.state import describe_parameters
 from resadapt_jax.training.update import UpdateConfig
 from tests.evaluation.evaluation_parts import LIMITS, WORLD, backbone
 from tests.smolvlm_factory import CONFIG, random_params, word_tokenizer, write_smolvlm
@@ -224,10 +225,10 @@ def test_the_counts_are_printed(root, trained, monkeypatch, capsys):
     train(run_config(root, "printed"))
     own = sum(tensor.size for tensor in weights(trained).values())
     frozen = sum(leaf.size for leaf in jax.tree.leaves(random_params()))
-    line = f"allocator: {own / 1e6:.3g} M parameters trained, {frozen / 1e6:.3g} M of its encoder"
+    line = f"allocator: {own / 1e6:.3g} M parameters trained, {frozen / 1e6:.3g} M frozen (its enc"
     assert line in capsys.readouterr().out
-    released = describe_parameters(count_params(AllocatorConfig()), {})
-    assert released.startswith("allocator: 47.9 M parameters trained")
+    released = jax.eval_shape(lambda key: init_params(key, AllocatorConfig()), jax.random.key(0))
+    assert describe_parameters(released, {}) == "47.9 M parameters trained, 0 M frozen"
 
 
 def test_the_config_file_is_overridden_on_the_command_line():

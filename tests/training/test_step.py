@@ -22,9 +22,11 @@ from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.losses import BackboneLossConfig
+from resadapt_jax.losses.aggregate import Extremes
 from resadapt_jax.models.stacking import unstack_layers
 from resadapt_jax.rewards import RewardConfig
 from resadapt_jax.training import step as training
+from resadapt_jax.training.backbone_step import Graded
 from resadapt_jax.training.checks import (
     check_batches,
     check_geometry,
@@ -95,6 +97,7 @@ class Run:
     def __init__(self, config, estimator=None, engine=None):
         self.mesh = build_mesh(config.mesh)
         self.trainer = make_trainer(config, self.mesh, backbone(), estimator, engine)
+        self.rewards = config.rewards
         self.state, self.frozen = start(self.trainer, backbone().params)
 
     def inputs(self, records):
@@ -123,9 +126,8 @@ class Run:
             {"accuracy": accuracy},
             rolled.drawn.scales,
             rolled.drawn.unit_mask,
-            s_min=config.scale_range.s_min,
-            s_max=config.scale_range.s_max,
-            format_weight=config.rewards.format_weight,
+            scale_range=config.scale_range,
+            rewards=config.rewards,
             success_threshold=config.success_threshold,
             estimator=self.trainer.estimator,
         )
@@ -223,14 +225,70 @@ def test_a_users_own_method_is_one_function():
     np.testing.assert_allclose(jnp.mean(earned.values), -metrics["cost"], rtol=1e-6)
 
 
-def test_an_allocator_learns_from_the_answers_of_an_engine():
-    engine = FakeEngine(gives_log_probs=False)
+@pytest.mark.parametrize("gives", [{}, {"gives_log_probs": False}, {"gives_token_ids": False}])
+def test_an_allocator_learns_from_the_answers_of_an_engine(gives):
+    engine = FakeEngine(**gives)
     run = Run(CONFIG, engine=engine)
     result = run.step(records())
     assert len(engine.requests) == 2 * 4 and not engine.weights
     said = [text for sample in result.samples() for texts in sample.answers for text in texts]
-    assert said == [backbone().decode(answer.token_ids) for answer in engine.answers]
+    assert said == [answer.text or backbone().decode(answer.token_ids) for answer in engine.answers]
     assert result.metrics["grad_norm"] > 0.0
+
+
+def test_an_engines_texts_are_what_is_graded():
+    """Right by its text, whatever its tokens read; a text is as long as the tokenizer says."""
+    truths = [str(truth) for truth in records()["answer"]]
+
+    class Right(FakeEngine):
+        def answer(self, rng):
+            truth = truths[(len(self.requests) - 1) // 4]
+            return replace(super().answer(rng), text=truth)
+
+    for gives_token_ids in (True, False):
+        run = Run(CONFIG, engine=Right(gives_token_ids=gives_token_ids))
+        rolled, metrics = run.roll_out(records())
+        assert rolled.texts.tolist() == [[[truth]] * 4 for truth in truths]
+        parts = grade(rolled.texts, np.ones((2, 4, 1, 3)), records()["task"], truths, run.rewards)
+        np.testing.assert_array_equal(parts["accuracy"], 1.0)
+        if not gives_token_ids:
+            lengths = [len(backbone().tokenizer.encode(truth)) for truth in truths]
+            assert metrics["answer_tokens"] == 4 * sum(min(length, 3) for length in lengths)
+
+
+def test_of_more_prompts_than_fit_those_that_differ_are_learnt_from(monkeypatch):
+    """Of each two prompts the first whose answers differ: here the second."""
+    given = {}
+
+    def learn_from(part, fixed, batch, drawn, graded, passes, **static):
+        given.update(batch=batch, drawn=drawn, graded=graded)
+        return part, {"log_ratio": Extremes(jnp.zeros(()), jnp.zeros(()))}, jnp.zeros(())
+
+    monkeypatch.setattr(training.backbone_step, "learn_from", learn_from)
+    joint = replace(JOINT.backbone_training, informative_prompts_only=True, oversampling=2)
+    run = Run(replace(JOINT, backbone_training=joint))
+    rolled, _ = run.roll_out(records())
+    accuracy = np.array([[1, 1, 1, 1], [1, 0, 0, 1]], np.float32)[:, :, None]
+    group, earned, _ = run.judge(rolled, accuracy)
+    _, metrics = training.learn_backbone(
+        *(run.trainer, run.frozen, run.state, run.inputs(records())[1]),
+        *(rolled, group, earned, None),
+    )
+    assert metrics["backbone_informative_share"] == 0.5
+    assert metrics["backbone_counted_share"] == 1.0
+    second = {
+        "batch": PromptBatch.from_records(records()),
+        "drawn": rolled.drawn,
+        "graded": Graded(
+            answers=rolled.answers,
+            old_log_probs=rolled.answers.log_probs,
+            advantages=earned.per_answer,
+            mask=rolled.answers.mask,
+            ref_log_probs=None,
+        ),
+    }
+    for kept, both in zip(*map(jax.tree.leaves, (given, second)), strict=True):
+        np.testing.assert_array_equal(kept, both[1:])
 
 
 def test_evidence_reaches_neither_allocator_nor_reward_nor_loss(monkeypatch):
@@ -317,13 +375,12 @@ def test_a_backbone_alone_sees_frames_at_their_own_size():
 
 
 def test_format_and_length_are_rewarded_where_they_are_asked_for():
-    texts = {1: "<think>a</think><answer>C</answer>", 2: "<think>C", 3: "C"}
+    texts = np.array([[["<think>a</think><answer>C</answer>"], ["<think>C"], ["C"]]], object)
     # Answers of one, three and four tokens; the buffer is the last two of four.
-    ids = np.array([[[1] * 4, [2] * 4, [3] * 4]])[:, :, None, :]
     mask = np.arange(4) < np.array([1, 3, 4]).reshape(1, 3, 1, 1)
     config = RewardConfig(format_weight=0.2, overlong_buffer=2)
     which = np.array(["which"]), np.array(["C"])
-    parts = grade(ids, mask, *which, lambda row: texts[int(row[0])], config)
+    parts = grade(texts, mask, *which, config)
     np.testing.assert_array_equal(parts["accuracy"].ravel(), [1, 1, 1])
     np.testing.assert_array_equal(parts["format"].ravel(), [1, -1, 0])
     np.testing.assert_array_equal(parts["overlong"].ravel(), [0, -0.5, -1])
@@ -335,9 +392,8 @@ def test_format_and_length_are_rewarded_where_they_are_asked_for():
         named,
         drawn.scales,
         drawn.unit_mask,
-        s_min=0.2,
-        s_max=1.0,
-        format_weight=0.2,
+        scale_range=ScaleRange(s_min=0.2, s_max=1.0),
+        rewards=config,
         success_threshold=0.35,
         estimator=run.trainer.estimator,
     )
@@ -377,7 +433,7 @@ def test_memory_is_refused_where_a_device_says_what_it_has(monkeypatch):
     ("changes", "message"),
     [
         ({"batch_size": 3, "mesh": MeshConfig(data=2)}, "batch_size is 3, .* = 2 devices"),
-        ({"update": UpdateConfig(mini_batches=4)}, "batch_size 2 cannot be dealt out to 4 x 1"),
+        ({"update": UpdateConfig(mini_batches=4)}, "update.mini_batches 4, update.micro_batches 1"),
     ],
 )
 def test_batches_that_cannot_be_shared_out_are_refused(changes, message):
@@ -406,7 +462,7 @@ def test_what_is_frozen_in_part_comes_together_again(pattern):
 
 
 def test_a_mesh_of_more_devices_than_there_are_is_refused():
-    with pytest.raises(UserError, match="4 x 2 x 2, but there are 8 devices"):
+    with pytest.raises(UserError, match="4 x 2 x 2, more than the devices that there are: 8"):
         build_mesh(MeshConfig(data=4, fsdp=2, tensor=2))
 
 

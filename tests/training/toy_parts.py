@@ -40,8 +40,8 @@ def backbone() -> Backbone:
 class FakeEngine:
     """Says one word or another by the seed; keeps what it was given."""
 
-    def __init__(self, gives_log_probs=True):
-        self.gives_log_probs = gives_log_probs
+    def __init__(self, gives_token_ids=True, gives_log_probs=True):
+        self.gives_token_ids, self.gives_log_probs = gives_token_ids, gives_log_probs
         self.requests, self.answers, self.weights = [], [], []
 
     def generate(self, requests):
@@ -52,8 +52,11 @@ class FakeEngine:
             yield self.answers[-request.num_answers :]
 
     def answer(self, rng):
+        word = int(rng.integers(20, 30))
+        if not self.gives_token_ids:
+            return EngineAnswer(text=backbone().decode([word]))
         log_probs = [-1.0, -2.0] if self.gives_log_probs else None
-        return EngineAnswer(token_ids=[int(rng.integers(20, 30)), STOP], log_probs=log_probs)
+        return EngineAnswer(token_ids=[word, STOP], log_probs=log_probs)
 
     def load_weights(self, weights):
         self.weights.append(dict(weights))

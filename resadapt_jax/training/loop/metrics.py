@@ -155,9 +155,9 @@ def _parse_record(line: bytes, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError as error:  # not JSON, or not even text
-        raise UserError(f"{where} is damaged: {error}") from error
+        raise UserError(f"{where} is damaged, remove the line: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-        raise UserError(f"{where} is damaged: not a record of a step")
+        raise UserError(f"{where} is damaged, remove the line: not a record of a step")
     return record
 
 

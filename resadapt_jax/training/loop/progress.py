@@ -17,7 +17,8 @@ class Progress:
 
     Args:
       total: steps of the whole run.
-      initial: steps done before this process started; the time left is judged without them.
+      initial: steps done before this process started. The time left is judged without them, and
+        without the first that it does itself, which compiles.
       description: what is being done, for example ``train``.
       file: where to; stderr by default.
       interval: seconds between lines when ``file`` is no terminal.
@@ -37,7 +38,8 @@ class Progress:
         self.total, self.initial, self.done = total, initial, initial
         self._description, self._interval, self._clock = description, interval, clock
         self._file = sys.stderr if file is None else file
-        self._start = self._printed = clock()
+        self._printed = clock()
+        self._first: tuple[int, float] | None = None
         self._bar = None
         if self._file.isatty():
             self._bar = tqdm(
@@ -63,6 +65,7 @@ class Progress:
             self._bar.set_postfix(shown, refresh=False)
             self._bar.update(done - self.done)
         self.done = done
+        self._first = self._first or (done, self._clock())
         if self._bar is None and self._is_due():
             self._print_line(shown)
 
@@ -71,8 +74,13 @@ class Progress:
 
     def _print_line(self, shown: dict[str, str]) -> None:
         self._printed = self._clock()
-        per_step = (self._printed - self._start) / max(self.done - self.initial, 1)
-        left = tqdm.format_interval(per_step * (self.total - self.done))
         scalars = "".join(f" {name}={value}" for name, value in shown.items())
-        line = f"{self._description} {self.done}/{self.total}{scalars} left {left}".strip()
+        line = f"{self._description} {self.done}/{self.total}{scalars}{self._time_left()}".strip()
         print(line, file=self._file, flush=True)
+
+    def _time_left(self) -> str:
+        step, then = self._first
+        if step == self.done < self.total:
+            return ""
+        per_step = (self._printed - then) / max(self.done - step, 1)
+        return f" left {tqdm.format_interval(per_step * (self.total - self.done))}"

@@ -89,8 +89,10 @@ def _newest_usable(
             restored = None if changed else checkpoints.restore(template, step)
         except UserError as error:
             if not config.run.resume_from_previous:
-                hint = "; --run.resume-from-previous goes on from the one before it"
-                raise UserError(f"{error}{hint if len(checkpoints.steps) > 1 else ''}") from error
+                hint = "remove that folder to start anew"
+                if len(checkpoints.steps) > 1:
+                    hint = "--run.resume-from-previous goes on from the one before it"
+                raise UserError(f"{error}; {hint}") from error
             _log.warning("%s; trying the one before it", error)
             refused.append(step)
             continue

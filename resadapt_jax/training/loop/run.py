@@ -1,18 +1,20 @@
 """The loop every recipe runs in: resume, step, log, checkpoint, report progress."""
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from resadapt_jax.config import to_json
-from resadapt_jax.errors import Terminated
+from resadapt_jax.errors import Terminated, UserError
 from resadapt_jax.files import atomic_write
 from resadapt_jax.training.loop.checkpoint import Checkpoints
 from resadapt_jax.training.loop.interrupt import StopRequest
 from resadapt_jax.training.loop.protocols import Batches, Step
 from resadapt_jax.training.loop.resume import resume
+from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.loop.run_log import RunLog
 
 
@@ -45,7 +47,7 @@ def run(
         description: what is being done, for the bar.
 
     Returns:
-        The final state.
+        The final state, or that after ``config.run.export_step``.
 
     Raises:
         UserError: ``output_dir`` holds a run of another config, or a checkpoint that cannot be
@@ -57,8 +59,10 @@ def run(
     keep = {"keep_last": config.run.keep_last, "keep_best": config.run.keep_best}
     with Checkpoints(output_dir / "checkpoints", **keep) as checkpoints:
         state, done = resume(checkpoints, state, batches, config, output_dir)
+        check_export_step(config.run, checkpoints.steps, done=done, num_steps=num_steps)
         if jax.process_index() == 0:
             atomic_write(output_dir / "config.json", to_json(config))
+            print(f"{description}: {_what_comes(done, num_steps)} in {output_dir}", flush=True)
         told = {"finite": finite, "shown": shown, "description": description}
         with (
             RunLog(output_dir, config, done=done, num_steps=num_steps, **told) as log,
@@ -83,8 +87,35 @@ def run(
                     save()
             save()
             signal_number = stop.requested()
+        if config.run.export_step and not signal_number:
+            state = checkpoints.restore(state, config.run.export_step).state
     if signal_number == signal.SIGTERM:
         raise Terminated(f"saved after step {done} of {num_steps}; the same command goes on")
     if signal_number:
         raise KeyboardInterrupt
     return state
+
+
+def check_export_step(
+    config: RunConfig, saved: Sequence[int], *, done: int, num_steps: int
+) -> None:
+    """Refuses to export a step of which there is no checkpoint and will be none.
+
+    Raises:
+        UserError: says which there are.
+    """
+    step, every = config.export_step, config.checkpoint_every
+    if step > num_steps:
+        raise UserError(f"run.export_step is {step}, but the run has {num_steps} steps")
+    if step <= done and step and step not in saved:
+        raise UserError(f"run.export_step is {step}, but there are checkpoints of {list(saved)}")
+    if done < step < num_steps and step % every:
+        raise UserError(f"run.export_step is {step}, but steps are saved every {every}")
+
+
+def _what_comes(done: int, num_steps: int) -> str:
+    if done == num_steps:
+        return f"all {num_steps} steps are done"
+    if done:
+        return f"going on after step {done} of {num_steps}"
+    return f"{num_steps} steps, the first of which compiles,"

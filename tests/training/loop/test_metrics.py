@@ -75,7 +75,9 @@ def test_resuming_drops_what_comes_again(tmp_path):
 def test_a_damaged_line_is_named(tmp_path, damage):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1, "x": 1.0}\n' + damage + b'{"step": 3, "x": 1.0}\n')
-    with pytest.raises(UserError, match=r"metrics.jsonl line 2 is damaged: ") as caught:
+    with pytest.raises(
+        UserError, match=r"metrics.jsonl line 2 is damaged, remove the line: "
+    ) as caught:
         MetricLogger(tmp_path, done=1)
     assert "\n" not in str(caught.value)
 

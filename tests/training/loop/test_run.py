@@ -19,7 +19,7 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.training.loop.metrics import read_metrics
 from resadapt_jax.training.loop.protocols import StepResult
 from resadapt_jax.training.loop.resume import replay
-from resadapt_jax.training.loop.run import run
+from resadapt_jax.training.loop.run import check_export_step, run
 from resadapt_jax.training.loop.run_config import RunConfig
 
 
@@ -283,3 +283,33 @@ def test_the_checkpoint_before_is_used_only_when_asked(tmp_path, caplog):
     # Another config is not damage: it is refused all the same.
     with pytest.raises(UserError, match="another config"):
         go(cut, config=replace(asked, rate=0.25))
+
+
+def test_an_earlier_step_is_returned_if_asked_for(tmp_path, capsys):
+    whole = go(tmp_path)
+    asked = SmallConfig(run=replace(RUN, export_step=8))
+    earlier = go(tmp_path, config=asked)
+    assert "all 9 steps are done" in capsys.readouterr().out
+    (record,) = (r for r in read_metrics(tmp_path / "metrics.jsonl") if r["step"] == 8)
+    assert float(earlier["w"]) == record["w"] != float(whole["w"])
+
+
+@pytest.mark.parametrize(
+    ("step", "done", "reason"),
+    [
+        (10, 0, "the run has 9 steps"),
+        (3, 0, "steps are saved every 2"),
+        (2, 6, r"checkpoints of \[4, 6\]"),  # it was there once
+        (4, 6, ""),
+        (8, 6, ""),
+        (9, 6, ""),  # the last is always saved
+        (0, 6, ""),
+    ],
+)
+def test_a_step_that_cannot_be_exported_is_refused_at_the_start(step, done, reason):
+    config = replace(RUN, export_step=step)
+    asked = {"done": done, "num_steps": 9}
+    if not reason:
+        return check_export_step(config, [4, 6], **asked)
+    with pytest.raises(UserError, match=reason):
+        check_export_step(config, [4, 6] if done else [], **asked)

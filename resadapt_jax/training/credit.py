@@ -1,0 +1,99 @@
+"""Credit: from graded answers to the advantage of every allocation, and of every answer."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from resadapt_jax.advantages import Advantages, Group, GrpoConfig, grpo, informative, make_group
+from resadapt_jax.allocator import ScaleRange
+from resadapt_jax.rewards import RewardConfig
+from resadapt_jax.training.mesh import keep_rows
+from resadapt_jax.typing import Array, Bool, Float, PyTree
+
+Estimator = Callable[[Group], Advantages]
+"""What a group earned; `advantages.estimate` with a config, or a user's own function."""
+
+
+@partial(jax.jit, static_argnames=("scale_range", "rewards", "success_threshold", "estimator"))
+def judge(
+    reward_parts: dict[str, Float[Array, "B M N"]],
+    scales: Float[Array, "B M K"],
+    unit_mask: Bool[Array, "B K"],
+    *,
+    scale_range: ScaleRange,
+    rewards: RewardConfig,
+    success_threshold: float,
+    estimator: Estimator,
+) -> tuple[Group, Advantages, dict[str, Array]]:
+    """What the answers earned their allocations, and metrics."""
+    group = make_group(
+        reward_parts,
+        scales,
+        unit_mask,
+        s_min=scale_range.s_min,
+        s_max=scale_range.s_max,
+        reward_weights=rewards.weights,
+        success_threshold=success_threshold,
+    )
+    earned = estimator(group)
+    totals = group.rewards.reshape(len(group.rewards), -1)
+    metrics = {f"reward_{name}": jnp.mean(part) for name, part in group.reward_parts.items()}
+    metrics |= {name: jnp.mean(term) for name, term in earned.terms.items()}
+    metrics |= {
+        "reward": jnp.mean(totals),
+        "reward_spread": jnp.mean(jnp.std(totals, axis=1)),
+        "cost": jnp.mean(group.cost),
+        "advantage_max": jnp.max(jnp.abs(earned.values)),
+    }
+    return group, earned, metrics
+
+
+@partial(jax.jit, static_argnames=("released", "informative_only"))
+def credit_answers(
+    group: Group,
+    earned: Advantages,
+    weights: Float[Array, "B M"] | None,
+    *,
+    released: GrpoConfig | None,
+    informative_only: bool,
+) -> tuple[Float[Array, "B M N"], Bool[Array, "B M N"], Bool[Array, " B"]]:
+    """What the backbone learns from: advantages of answers, which count, informative prompts.
+
+    Args:
+        weights: of allocations (``ispred``); None weighs them alike.
+        released: compares the total rewards of all answers instead of taking ``earned``.
+        informative_only: leaves out the answers to prompts that are not informative.
+    """
+    values = earned.per_answer if released is None else grpo(group, released).per_answer
+    if weights is not None:
+        values = values * weights[:, :, None]
+    differ = informative(group.rewards, group.mask)
+    counted = group.mask & differ[:, None, None] if informative_only else group.mask
+    return values, counted, differ
+
+
+@partial(jax.jit, static_argnames="oversampling")
+def keep_informative(
+    tree: PyTree[Array], informative: Bool[Array, " B"], *, oversampling: int
+) -> PyTree[Array]:
+    """The rows of a batch that are learnt from: of ``oversampling`` prompts in turn, one.
+
+    It is the first whose answers earned different rewards, or the first of all. Prompts are
+    compared with their neighbours alone, so no row leaves its device, and the choice is the same on
+    every mesh.
+
+    Args:
+        tree: arrays [B, ...], B a multiple of ``oversampling``.
+
+    Returns:
+        Arrays [B / oversampling, ...].
+    """
+    place = jnp.argmax(informative.reshape(-1, oversampling), axis=1)
+
+    def keep(x: Array) -> Array:
+        pools = x.reshape(len(place), oversampling, *x.shape[1:])
+        return jax.vmap(lambda pool, i: pool[i])(pools, place)
+
+    return keep_rows(jax.tree.map(keep, tree))
