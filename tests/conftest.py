@@ -5,6 +5,7 @@ first; pytest does that for any test below this folder.
 """
 
 import os
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 _FLAGS = os.environ.get("XLA_FLAGS", "")
@@ -19,6 +20,13 @@ for _flag in (
 os.environ["XLA_FLAGS"] = _FLAGS.strip()
 for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
     os.environ[_name] = "1"
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Many tests compile the same programs. Workers and what they start inherit the folder; it goes
+    # when this process, the first, ends.
+    _COMPILED = tempfile.TemporaryDirectory(prefix="resadapt_jax-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 

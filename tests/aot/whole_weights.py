@@ -45,7 +45,7 @@ def shapes_of_split_weights(tree: Any) -> set[Shape]:
     shapes = set()
     for leaf in jax.tree.leaves(tree):
         place = leaf.sharding
-        if place.shard_shape(leaf.shape) != leaf.shape:
+        if place is not None and place.shard_shape(leaf.shape) != leaf.shape:
             by_tensor = PartitionSpec(*(axis if axis == "tensor" else None for axis in place.spec))
             device = NamedSharding(place.mesh, by_tensor).shard_shape(leaf.shape)
             for shape in (leaf.shape, device):
