@@ -27,7 +27,7 @@ from resadapt_jax.allocator import (
 
 TINY = AllocatorConfig(
     frame_width=6, text_width=5, width=12, num_heads=2, head_dim=8, ff_mult=2,
-    pool_width=7, pool_temperature=0.7, head_width=9, rope_theta=50.0,
+    pool_width=7, pool_temperature=0.7, head_width=9, rope_theta=50.0, num_space_time_layers=1,
     bounds=SoftBounds(),  # random parameters reach far, and a clip would hide what they do
 )  # fmt: skip
 FRAMES, TOKENS, WORDS = 5, 4, 3
@@ -194,7 +194,7 @@ def errors(output, params, config, features, **ablation):
     "choices",
     [
         {},
-        {"bounds": ProjectedBounds(lower=0.1, upper=9.0)},
+        {"bounds": ProjectedBounds(lower=0.1, upper=9.0), "num_space_time_layers": 2},
         {"unit": "frame", "bounds": HardClamp(lower=0.3, upper=3.0)},
         {"text_gate": "paper", "bounds": LogisticNormalBounds(lower=0.5, upper=2.0)},
     ],

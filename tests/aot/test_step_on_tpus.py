@@ -16,7 +16,7 @@ def test_the_joint_step_fits_on_16_v5ps():
 
 
 def test_the_allocators_step_fits_on_8_v5es():
-    """Heads are split four ways: libtpu would gather weights over fsdp once for all new tokens."""
+    """Heads are split four ways, and with them the table of words: a whole one takes a gigabyte."""
     config = load("resadapt_qwen2_5_vl_7b_32f")
     config = replace(config, mesh=MeshConfig(data=1, fsdp=2, tensor=4), batch_size=16)
     _, programs = compiled(config, meshes.tpus("v5e:2x4", (1, 2, 4)))

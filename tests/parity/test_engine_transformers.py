@@ -91,7 +91,8 @@ def test_transformers_and_the_backbone_in_process_answer_alike(engine):
     def answers(trainer):
         return answer(trainer, *rest, batch, drawn, passes, jax.random.key(0))
 
-    ours, theirs = answers(trainer), answers(trainer._replace(engine=engine))
+    (ours, texts), (theirs, said) = answers(trainer), answers(trainer._replace(engine=engine))
+    assert texts.tolist() == said.tolist()
     # Four patches a token, of every prompt's allocations in turn; they differ in size.
     assert engine.num_patches == (4 * drawn.tokens).ravel().tolist()
     assert len(set(engine.num_patches)) == PROMPTS * ALLOCATIONS

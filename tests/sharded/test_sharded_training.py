@@ -12,6 +12,7 @@ from resadapt_jax.allocator import ThumbnailConfig
 from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.generation.answer import DecodingConfig
+from resadapt_jax.models.compute import Remat
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training import step as training
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig, resolve
@@ -34,7 +35,7 @@ OPTIMIZERS = {"sgd": optax.sgd(0.1), "adam": optax.adam(1e-5)}
 
 @cache
 def config():
-    joint = BackboneTrainingConfig(update=UpdateConfig(epochs=UPDATES))
+    joint = BackboneTrainingConfig(update=UpdateConfig(epochs=UPDATES), remat=Remat.NONE)
     unresolved = TrainConfig(
         world=WORLD,
         limits=SizeLimits(min_pixels=28 * 28),
