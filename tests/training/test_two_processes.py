@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.training.loop.metrics import read_metrics
-from tests.training.toy_parts import backbone
+from tests.evaluation.evaluation_parts import backbone
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [
