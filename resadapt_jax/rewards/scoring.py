@@ -42,11 +42,6 @@ class RewardConfig:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
-    @property
-    def weights(self) -> dict[str, float]:
-        """Of reward parts in the total, by their names; 1 for one that is not named."""
-        return {"format": self.format_weight} if self.format_weight else {}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:

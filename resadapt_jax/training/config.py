@@ -89,10 +89,10 @@ class BackboneTrainingConfig:
     released: GrpoConfig = GrpoConfig()
     """How ``advantages="released"`` compares answers; Dr.GRPO only centres them."""
     informative_prompts_only: bool = False
-    """Leave out prompts whose answers all got the same reward, as DAPO's dynamic sampling does."""
+    """Leave out prompts whose answers are all as right, as DAPO's dynamic sampling does."""
     oversampling: int = 1
     """Prompts that are answered for each one that is learnt from: of this many in turn, the first
-    whose answers got different rewards. What DAPO draws until a batch is full is drawn at once."""
+    whose answers differ in accuracy. What DAPO draws until a batch is full is drawn at once."""
     old_log_probs: Literal["rollout", "recomputed"] = "rollout"
     """As recorded when drawn, or from a pass of the training program over the answers, which
     rounds as the update does."""

@@ -34,7 +34,7 @@ def judge(
         unit_mask,
         s_min=scale_range.s_min,
         s_max=scale_range.s_max,
-        reward_weights=rewards.weights,
+        reward_weights={"format": rewards.format_weight} if "format" in reward_parts else None,
         success_threshold=success_threshold,
     )
     earned = estimator(group)
@@ -61,6 +61,8 @@ def credit_answers(
 ) -> tuple[Float[Array, "B M N"], Bool[Array, "B M N"], Bool[Array, " B"]]:
     """What the backbone learns from: advantages of answers, which count, informative prompts.
 
+    A prompt is informative if its answers differ in accuracy, whatever else they are rewarded for.
+
     Args:
         weights: of allocations (``ispred``); None weighs them alike.
         released: compares the total rewards of all answers instead of taking ``earned``.
@@ -69,7 +71,7 @@ def credit_answers(
     values = earned.per_answer if released is None else grpo(group, released).per_answer
     if weights is not None:
         values = values * weights[:, :, None]
-    differ = informative(group.rewards, group.mask)
+    differ = informative(group.accuracy, group.mask)
     counted = group.mask & differ[:, None, None] if informative_only else group.mask
     return values, counted, differ
 
@@ -80,7 +82,7 @@ def keep_informative(
 ) -> PyTree[Array]:
     """The rows of a batch that are learnt from: of ``oversampling`` prompts in turn, one.
 
-    It is the first whose answers earned different rewards, or the first of all. Prompts are
+    It is the first that is informative, or the first of all. Prompts are
     compared with their neighbours alone, so no row leaves its device, and the choice is the same on
     every mesh.
 

@@ -56,8 +56,8 @@ class EngineAnswer:
         text: what is graded. None: what the backbone's tokenizer reads in the tokens, special
             tokens left out.
         token_ids: at most ``max_new_tokens``; one that is shorter ends with a stop token, behind
-            which there is nothing. None: the engine gives texts alone; how long one is, the
-            backbone's tokenizer counts.
+            which there is nothing. None: the engine gives texts alone; how long one is, with a
+            stop token behind it, the backbone's tokenizer counts.
         log_probs: of the tokens, under the distribution they were drawn from: after temperature,
             top-k and top-p, or ``softmax(logits)`` at temperature 0. None: the engine has none.
             Where they count (``old_log_probs="rollout"``) and a step is one update, a metric

@@ -209,7 +209,8 @@ def _read(
         if text is None:
             raise ValueError("no text, though the engine's gives_token_ids is False")
         ids = backbone.tokenizer.encode(text, add_special_tokens=False)
-        return np.asarray(ids[: decoding.max_new_tokens], np.int32), np.nan, text
+        ids = [*ids, decoding.stop_token_ids[0]][: decoding.max_new_tokens]
+        return np.asarray(ids, np.int32), np.nan, text
     if answer.token_ids is None:
         raise ValueError("no token_ids, though the engine's gives_token_ids is True")
     ids = _checked_ids(answer, backbone.config.text.vocab_size, decoding)

@@ -321,9 +321,9 @@ def samples(
 def _grade(
     trainer: Trainer, rolled: Rolled, records: dict[str, np.ndarray]
 ) -> tuple[dict[str, Float[np.ndarray, "B M N"]], float]:
-    """Reward parts of this process's own prompts, and the seconds that they took on the host."""
-    start, mask = time.perf_counter(), own_rows(rolled.answers.mask)
-    truths = records["task"], records["answer"]
+    """Reward parts of this process's own prompts, and the seconds that grading their texts took."""
+    mask, truths = own_rows(rolled.answers.mask), (records["task"], records["answer"])
+    start = time.perf_counter()
     parts = grade(rolled.texts, mask, *truths, trainer.config.rewards)
     return parts, time.perf_counter() - start
 

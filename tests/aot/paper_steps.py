@@ -45,8 +45,9 @@ def compiled(
     run = open_run(config, QWEN2_5_VL_7B, mesh)
     print(f"\n{config.output_dir}, {mesh.size} x {mesh.devices.flat[0].device_kind}, {config.mesh}")
     programs = compile_step(run, only)
-    # Of 28 layers two, and the embedding and the head.
-    assert max(program.whole for program in programs.values()) < 2 * (TABLE + LAYER)
+    # Of 28 layers two, and the embedding and the head; a quarter of a layer where heads are split.
+    largest = max(program.whole for program in programs.values())
+    assert LAYER / 4 < largest < 2 * (TABLE + LAYER)
     return run.trainer, programs
 
 

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 BYTES = {"bf16": 2, "f16": 2, "f32": 4}
 # What gives its first operand, or a part of it, under another name.
-SAME = ("bitcast", "copy-done", "optimization-barrier", "while")
+SAME = ("bitcast", "copy-done", "opt-barrier", "while")
 
 Shape = tuple[int, ...]
 

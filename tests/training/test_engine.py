@@ -138,11 +138,12 @@ def test_an_answer_that_was_not_asked_for_is_refused(config, wrong, message):
 
 
 def test_texts_are_as_long_as_the_tokenizer_counts(config):
-    """Four tokens of text are cut to the three that an answer can have; the text stays whole."""
+    """With a stop token; cut to the three that an answer can have, while the text stays whole."""
     long, short = (EngineAnswer(text=text) for text in ("A B A B", "A"))
     packed, texts = pack([[long, short], [short, long]], config, gives_token_ids=False)
     assert texts.tolist() == [[["A B A B", "A"], ["A", "A B A B"]]]
-    np.testing.assert_array_equal(packed.mask.sum(-1), [[[3, 1], [1, 3]]])
+    np.testing.assert_array_equal(packed.mask.sum(-1), [[[3, 2], [2, 3]]])
+    assert (packed.token_ids[0, 0, 1, 1:] == [STOP, 0]).all()
     assert np.isnan(packed.log_probs[packed.mask]).all()
     with pytest.raises(UserError, match="no text, though the engine's gives_token_ids is False"):
         pack([[GOOD] * 2] * 2, config, gives_token_ids=False)

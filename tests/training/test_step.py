@@ -252,7 +252,7 @@ def test_an_engines_texts_are_what_is_graded():
         parts = grade(rolled.texts, np.ones((2, 4, 1, 3)), records()["task"], truths, run.rewards)
         np.testing.assert_array_equal(parts["accuracy"], 1.0)
         if not gives_token_ids:
-            lengths = [len(backbone().tokenizer.encode(truth)) for truth in truths]
+            lengths = [len(backbone().tokenizer.encode(truth)) + 1 for truth in truths]
             assert metrics["answer_tokens"] == 4 * sum(min(length, 3) for length in lengths)
 
 
@@ -264,8 +264,18 @@ def test_of_more_prompts_than_fit_those_that_differ_are_learnt_from(monkeypatch)
         given.update(batch=batch, drawn=drawn, graded=graded)
         return part, {"log_ratio": Extremes(jnp.zeros(()), jnp.zeros(()))}, jnp.zeros(())
 
+    def score_all(params, batch, drawn, answers, passes, setting):
+        given.update(scored=(batch, drawn, answers))
+        return 2 * answers.log_probs
+
     monkeypatch.setattr(training.backbone_step, "learn_from", learn_from)
-    joint = replace(JOINT.backbone_training, informative_prompts_only=True, oversampling=2)
+    monkeypatch.setattr(training.backbone_step, "score_all", score_all)
+    joint = replace(
+        JOINT.backbone_training,
+        informative_prompts_only=True,
+        oversampling=2,
+        old_log_probs="recomputed",
+    )
     run = Run(replace(JOINT, backbone_training=joint))
     rolled, _ = run.roll_out(records())
     accuracy = np.array([[1, 1, 1, 1], [1, 0, 0, 1]], np.float32)[:, :, None]
@@ -281,11 +291,12 @@ def test_of_more_prompts_than_fit_those_that_differ_are_learnt_from(monkeypatch)
         "drawn": rolled.drawn,
         "graded": Graded(
             answers=rolled.answers,
-            old_log_probs=rolled.answers.log_probs,
+            old_log_probs=2 * rolled.answers.log_probs,
             advantages=earned.per_answer,
             mask=rolled.answers.mask,
             ref_log_probs=None,
         ),
+        "scored": (PromptBatch.from_records(records()), rolled.drawn, rolled.answers),
     }
     for kept, both in zip(*map(jax.tree.leaves, (given, second)), strict=True):
         np.testing.assert_array_equal(kept, both[1:])
@@ -434,6 +445,10 @@ def test_memory_is_refused_where_a_device_says_what_it_has(monkeypatch):
     [
         ({"batch_size": 3, "mesh": MeshConfig(data=2)}, "batch_size is 3, .* = 2 devices"),
         ({"update": UpdateConfig(mini_batches=4)}, "update.mini_batches 4, update.micro_batches 1"),
+        (
+            {"backbone_training": BackboneTrainingConfig(oversampling=4)},
+            "backbone_training.oversampling 4, backbone_training.update.mini_batches 1",
+        ),
     ],
 )
 def test_batches_that_cannot_be_shared_out_are_refused(changes, message):

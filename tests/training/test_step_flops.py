@@ -62,6 +62,7 @@ def test_the_tower_sees_each_allocation_or_each_level_once():
         (BackboneTrainingConfig(frozen=("visual.blocks.*", "visual.patch_embed.*")), 2, 4),
         (BackboneTrainingConfig(frozen=("visual.blocks.0.*",)), 4, 4),
         (BackboneTrainingConfig(frozen=("model.*", "lm_head.*")), 4, 3),
+        (BackboneTrainingConfig(oversampling=2), 2.5, 2.5),  # half of what is answered is learnt
         (BackboneTrainingConfig(old_log_probs="recomputed"), 5, 5),
         (BackboneTrainingConfig(loss=BackboneLossConfig(kl_weight=0.1)), 5, 5),
     ],

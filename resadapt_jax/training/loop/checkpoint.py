@@ -51,11 +51,19 @@ class Checkpoints:
       directory: where they are; made if absent.
       keep_last: how many of the newest are kept.
       keep_best: how many of those with the highest ``metric`` are kept besides; may be 0.
+      keep_steps: steps that are kept in any case.
 
     Use it as a context manager: leaving it waits for the save in progress.
     """
 
-    def __init__(self, directory: str | Path, *, keep_last: int = 2, keep_best: int = 1):
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        keep_steps: Sequence[int] = (),
+    ):
         self.directory = Path(directory).absolute()
         self._versions = versions()
         if jax.process_index() == 0 and self.directory.is_dir():
@@ -63,7 +71,7 @@ class Checkpoints:
             _drop_damaged_scores(self.directory)
         _wait_for_all("the checkpoints are in order")
         keep = orbax.training.preservation_policies
-        policies = [keep.LatestN(keep_last)]
+        policies = [keep.LatestN(keep_last), keep.CustomSteps(keep_steps)]
         if keep_best:
             best = keep.BestN(
                 get_metric_fn=lambda metrics: metrics["metric"],

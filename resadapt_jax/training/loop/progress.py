@@ -17,8 +17,8 @@ class Progress:
 
     Args:
       total: steps of the whole run.
-      initial: steps done before this process started. The time left is judged without them, and
-        without the first that it does itself, which compiles.
+      initial: steps done before this process started. Lines judge the time left without them, and
+        without the first step of this process, which compiles; a bar judges by its last steps.
       description: what is being done, for example ``train``.
       file: where to; stderr by default.
       interval: seconds between lines when ``file`` is no terminal.

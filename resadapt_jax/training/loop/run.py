@@ -57,6 +57,7 @@ def run(
     """
     output_dir = Path(output_dir)
     keep = {"keep_last": config.run.keep_last, "keep_best": config.run.keep_best}
+    keep["keep_steps"] = [config.run.export_step]
     with Checkpoints(output_dir / "checkpoints", **keep) as checkpoints:
         state, done = resume(checkpoints, state, batches, config, output_dir)
         check_export_step(config.run, checkpoints.steps, done=done, num_steps=num_steps)

@@ -294,6 +294,13 @@ def test_an_earlier_step_is_returned_if_asked_for(tmp_path, capsys):
     assert float(earlier["w"]) == record["w"] != float(whole["w"])
 
 
+def test_a_step_to_export_is_kept(tmp_path):
+    early = SmallConfig(run=replace(RUN, export_step=2, keep_last=1, keep_best=0))
+    asked = go(tmp_path, config=early)
+    (record,) = (r for r in read_metrics(tmp_path / "metrics.jsonl") if r["step"] == 2)
+    assert float(asked["w"]) == record["w"]
+
+
 @pytest.mark.parametrize(
     ("step", "done", "reason"),
     [
