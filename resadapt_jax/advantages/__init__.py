@@ -13,11 +13,9 @@ Those that are here also take a configuration, and ``estimate`` picks one by its
 from resadapt_jax.advantages.baselines import (
     DirectCostConfig,
     GdpoConfig,
-    GrpoConfig,
     PiecewiseConfig,
     direct_cost,
     gdpo,
-    grpo,
     piecewise,
 )
 from resadapt_jax.advantages.capo import CapoConfig, capo
@@ -29,6 +27,7 @@ from resadapt_jax.advantages.group import (
     make_group,
     proxy_cost,
 )
+from resadapt_jax.advantages.grpo import GrpoConfig, grpo
 from resadapt_jax.advantages.normalise import GroupNorm, informative, normalise
 
 __all__ = [

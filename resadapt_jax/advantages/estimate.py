@@ -3,15 +3,14 @@
 from resadapt_jax.advantages.baselines import (
     DirectCostConfig,
     GdpoConfig,
-    GrpoConfig,
     PiecewiseConfig,
     direct_cost,
     gdpo,
-    grpo,
     piecewise,
 )
 from resadapt_jax.advantages.capo import CapoConfig, capo
 from resadapt_jax.advantages.group import Advantages, Group
+from resadapt_jax.advantages.grpo import GrpoConfig, grpo
 
 AdvantageConfig = CapoConfig | GrpoConfig | DirectCostConfig | GdpoConfig | PiecewiseConfig
 

@@ -15,7 +15,7 @@ from resadapt_jax.training.memory import (
     estimate_memory,
     require_memory,
 )
-from resadapt_jax.training.mesh import batch_shares, require_divisible
+from resadapt_jax.training.mesh import batch_shares
 from resadapt_jax.training.step import Trainer
 
 
@@ -25,7 +25,6 @@ def check_batches(config: TrainConfig, mesh: Mesh) -> None:
     Raises:
         UserError: names the field.
     """
-    require_divisible(mesh, batch_size=config.batch_size)
     joint, dealt = config.backbone_training, {}
     if config.train_allocator:
         dealt["update"] = {}, config.update

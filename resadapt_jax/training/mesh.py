@@ -112,20 +112,6 @@ def own_device() -> Mesh:
     )
 
 
-def require_divisible(mesh: Mesh, **sizes: int) -> None:
-    """Refuses sizes (by their fields' names) of batches that the mesh cannot share out evenly.
-
-    Raises:
-        UserError: names the field.
-    """
-    shares = batch_shares(mesh)
-    for name, size in sizes.items():
-        if size % shares:
-            raise UserError(
-                f"{name} is {size}, which mesh.data x mesh.fsdp = {shares} devices cannot share"
-            )
-
-
 def batch_shares(mesh: Mesh) -> int:
     """Parts that a batch is split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]

@@ -443,7 +443,10 @@ def test_memory_is_refused_where_a_device_says_what_it_has(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 3, "mesh": MeshConfig(data=2)}, "batch_size is 3, .* = 2 devices"),
+        (
+            {"batch_size": 3, "mesh": MeshConfig(data=2)},
+            "batch_size 3 must be .* mesh.data x mesh.fsdp 2",
+        ),
         ({"update": UpdateConfig(mini_batches=4)}, "update.mini_batches 4, update.micro_batches 1"),
         (
             {"backbone_training": BackboneTrainingConfig(oversampling=4)},
