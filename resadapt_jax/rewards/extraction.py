@@ -27,7 +27,7 @@ def extract_answer(output: str) -> str:
     else what follows the last "answer is" cue, else the last line that is not empty.
     """
     region = _narrow(output)
-    boxed = _last_boxed(region)
+    boxed = last_boxed(region)
     if boxed is not None:
         return boxed[:MAX_ANSWER_CHARS].strip()
     cues = list(_CUE.finditer(region))
@@ -45,21 +45,11 @@ def extract_passage(output: str) -> str:
     Of a long passage the end is kept.
     """
     region = _FENCE.sub("", _narrow(output))
-    boxed = _last_boxed(region)
+    boxed = last_boxed(region)
     return (region if boxed is None else boxed)[-MAX_ANSWER_CHARS:].strip()
 
 
-def _narrow(output: str) -> str:
-    """What follows the last closing think tag, and of that the first answer block if there is one.
-
-    A block that is never closed reaches to the end.
-    """
-    text = output[-MAX_OUTPUT_CHARS:].rpartition(_THINK_END)[2]
-    _, opened, block = text.partition(_ANSWER)
-    return block.partition(_ANSWER_END)[0] if opened else text
-
-
-def _last_boxed(text: str) -> str | None:
+def last_boxed(text: str) -> str | None:
     """Content of the last ``\\boxed{...}``, braces balanced; None if absent or never closed."""
     start = text.rfind(_BOX)
     if start < 0:
@@ -71,6 +61,16 @@ def _last_boxed(text: str) -> str | None:
         if depth == 0:
             return content[:position]
     return None
+
+
+def _narrow(output: str) -> str:
+    """What follows the last closing think tag, and of that the first answer block if there is one.
+
+    Of blocks inside one another the innermost counts; one that is never closed reaches to the end.
+    """
+    text = output[-MAX_OUTPUT_CHARS:].rpartition(_THINK_END)[2]
+    _, opened, block = text.partition(_ANSWER)
+    return block.partition(_ANSWER_END)[0].rpartition(_ANSWER)[2] if opened else text
 
 
 def _lines(text: str) -> list[str]:

@@ -1,22 +1,34 @@
 """The format reward: did the model think first and then answer, in the tags it was asked for."""
 
 import re
+from typing import Literal
+
+from resadapt_jax.rewards.extraction import last_boxed
 
 _SEAM = re.compile(r"</think>\s*<answer>")
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
-def format_reward(output: str, *, require_boxed: bool = False) -> float:
-    """1 for a think block followed by an answer block and nothing else, 0 if not, -1 if malformed.
+def format_reward(
+    output: str, form: Literal["paper", "released"] = "released", malformed: float = -1.0
+) -> float:
+    """1 for a think block followed by an answer block and nothing else, 0 if not.
 
-    Malformed means that as many think or answer tags are opened as are not closed. The paper also
-    asks for a ``\\boxed{}`` in the answer; the released code does not.
+    released: the blocks may hold anything, further tags included; paper: each tag occurs once, and
+    the answer has a ``\\boxed{}`` that is closed.
+
+    Args:
+      malformed: what an output gets of which as many think or answer tags are opened as are not
+        closed. The paper gives its penalty no value; the released code's is -1.
     """
-    for tag in ("think", "answer"):
-        if output.count(f"<{tag}>") != output.count(f"</{tag}>"):
-            return -1.0
+    counts = [output.count(tag) for tag in _TAGS]
+    if counts[0] != counts[1] or counts[2] != counts[3]:
+        return malformed
     text = output.strip()
     enclosed = text.startswith("<think>") and text.endswith("</answer>")
     if not enclosed or _SEAM.search(text) is None:
         return 0.0
-    answer = text.rpartition("<answer>")[2]
-    return 0.0 if require_boxed and "\\boxed{" not in answer else 1.0
+    if form == "released":
+        return 1.0
+    boxed = last_boxed(text.rpartition("<answer>")[2]) is not None
+    return float(boxed and counts == [1, 1, 1, 1])

@@ -1,13 +1,16 @@
 """A penalty for answers that come near the limit of their length."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from resadapt_jax.typing import Float, Int
+if TYPE_CHECKING:  # it imports jax, which the processes that grade do not need
+    from resadapt_jax.typing import Float, Int
 
 
 def overlong_penalty(
-    lengths: Int[np.ndarray, "*S"], limit: int, buffer: int
-) -> Float[np.ndarray, "*S"]:
+    lengths: "Int[np.ndarray, '*S']", limit: int, buffer: int
+) -> "Float[np.ndarray, '*S']":
     """0 up to ``limit - buffer`` tokens, then falling linearly to -1 at ``limit``; float32.
 
     DAPO's soft punishment (arXiv 2503.14476, section 3.4); ResAdapt's released code has it with a

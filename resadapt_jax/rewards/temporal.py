@@ -1,30 +1,53 @@
 """Temporal grounding: how much of the time named is the time meant."""
 
+import itertools
 import re
 from typing import Literal
 
+from resadapt_jax.rewards.grade import Grade
+from resadapt_jax.rewards.text import brief, plain
+
 Interval = tuple[float, float]
 
-# A number of seconds. One with a colon on either side is part of a clock time, which is not read.
-_SECONDS = r"(?<![0-9.:])([0-9]{1,9}(?:\.[0-9]{1,9})?)(?![0-9:])"
+MAX_INTERVALS = 64
+"""Of the intervals in a text the first so many are read."""
+
+_NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
+_CLOCK = r"(?:[0-9]{1,2}:[0-5][0-9]|[0-9]{1,3}):[0-5][0-9](?:\.[0-9]{1,9})?"
+# A dash is a sign where it is glued to a number and nothing ends right before it.
+_SIGN = r"(?:(?<![\w.)\]}>'\"])-)?"
 _UNIT = r"(?:[ \t]{0,2}(?:seconds?|secs?|s)\b\.?)?"
-_START = rf"(?:start|begin)[^0-9]{{0,40}}{_SECONDS}"
-_END = rf"(?:end|finish|stop)[^0-9]{{0,40}}{_SECONDS}"
-_KEYED = re.compile(rf"{_START}[^0-9]{{0,40}}?{_END}|{_END}[^0-9]{{0,40}}?{_START}", re.IGNORECASE)
-_JOINED = re.compile(
-    rf"{_SECONDS}{_UNIT}[\s\"'>\])]{{0,4}}(?:,|-|–|—|~|\bto\b|\band\b)[\s\"'<\[(]{{0,4}}{_SECONDS}",
-    re.IGNORECASE,
-)
 
 
-def parse_intervals(text: str) -> list[Interval]:
+def _patterns(time: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Starts and ends by name, and times that are joined, of times of one form."""
+    # No part of a longer number, one with an exponent, nor of a clock time of another form.
+    time = rf"(?<![0-9.])(?<![0-9][:eE])({_SIGN}(?:{time}))(?![0-9]|[:eE][0-9])"
+    start = rf"(?:start|begin)[^0-9]{{0,40}}?{time}"
+    end = rf"(?:end|finish|stop)[^0-9]{{0,40}}?{time}"
+    gap = r"[^0-9]{0,40}?"
+    keyed = rf"{start}{gap}{end}|{end}{gap}{start}"
+    joint = r"(?:,|-{1,2}>?|~|\bto\b|\band\b|\buntil\b)"
+    joined = rf"{time}{_UNIT}[\s\"'>\])]{{0,4}}{joint}[\s\"'<\[(]{{0,4}}{time}"
+    return re.compile(keyed, re.IGNORECASE), re.compile(joined, re.IGNORECASE)
+
+
+_WITH_CLOCK, _SECONDS_ONLY = _patterns(rf"{_CLOCK}|{_NUMBER}"), _patterns(_NUMBER)
+
+
+def parse_intervals(text: str, *, clock: bool = True) -> list[Interval]:
     """Every (start, end) in seconds that ``text`` names, in order; swapped ends are put right.
 
     Read are starts and ends by name, as in JSON objects or "starts at 3 s and ends at 7 s", and if
-    there are none, two numbers joined by a comma, a dash, "to" or "and", with or without brackets.
+    there are none, two times joined by a comma, a dash, "to", "and" or "until", with or without
+    brackets. A time is a number of seconds or, with ``clock``, hours (if any), minutes and seconds
+    with colons: "1:23", "0:01:05.5". A number with a minus sign is negative: -2 is before the
+    clip, not at 2 seconds.
     """
-    for pattern in (_KEYED, _JOINED):
-        found = [[float(end) for end in ends if end] for ends in pattern.findall(text)]
+    text = plain(text)
+    for pattern in _WITH_CLOCK if clock else _SECONDS_ONLY:
+        matches = itertools.islice(pattern.finditer(text), MAX_INTERVALS)
+        found = [[_seconds(time) for time in match.groups() if time] for match in matches]
         if found:
             return [(min(ends), max(ends)) for ends in found]
     return []
@@ -37,13 +60,33 @@ def interval_iou(first: Interval, second: Interval) -> float:
     return overlap / union if union > 0.0 else 0.0
 
 
-def temporal_iou(answer: str, truth: str, form: Literal["paper", "released"] = "paper") -> float:
+def temporal_iou(answer: str, truth: str, form: Literal["paper", "released"] = "paper") -> Grade:
     """Temporal IoU of the best pair of intervals; 0 if either side names none.
 
     paper: best over every interval of ``answer`` and of ``truth``; released: only the first
-    interval of ``answer``.
+    interval of ``answer``, and clock times are not read.
     """
-    named = parse_intervals(answer)
+    named = parse_intervals(answer, clock=form == "paper")
     named = named[:1] if form == "released" else named
-    pairs = ((interval, target) for interval in named for target in parse_intervals(truth))
-    return max((interval_iou(*pair) for pair in pairs), default=0.0)
+    targets = parse_intervals(truth)
+    if not targets:
+        return Grade(accuracy=0.0, reason=f"no interval in truth {brief(truth)}", extracted="")
+    if not named:
+        return Grade(accuracy=0.0, reason=f"no interval in {brief(answer)}", extracted="")
+    pairs = itertools.product(named, targets)
+    iou, best = max(((interval_iou(*pair), pair) for pair in pairs), key=lambda found: found[0])
+    reason = f"IoU {iou:.3g} of {_shown(best[0])} with {_shown(best[1])}"
+    others = len(named) * len(targets) - 1
+    reason += f", best of {others + 1} pairs" if others else ""
+    return Grade(accuracy=iou, reason=reason, extracted=_shown(best[0]))
+
+
+def _seconds(time: str) -> float:
+    value = 0.0
+    for part in time.lstrip("-").split(":"):
+        value = 60.0 * value + float(part)
+    return -value if time.startswith("-") else value
+
+
+def _shown(interval: Interval) -> str:
+    return f"[{interval[0]:.10g}, {interval[1]:.10g}]"

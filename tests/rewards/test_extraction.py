@@ -1,8 +1,9 @@
-"""Finding the answer, and the format reward."""
+"""Finding the answer in what was written."""
 
 import pytest
+from reward_tables import HOSTILE
 
-from resadapt_jax.rewards import extract_answer, extract_passage, format_reward
+from resadapt_jax.rewards import extract_answer, extract_passage
 
 
 @pytest.mark.parametrize(
@@ -24,12 +25,23 @@ from resadapt_jax.rewards import extract_answer, extract_passage, format_reward
         ("<think>x</think> so <answer>\n B \n</answer> bye", "B"),
         ("<answer>B", "B"),
         ("<answer></answer>C", ""),
+        # of nested blocks the innermost
+        ("<answer><answer>B</answer></answer>", "B"),
+        ("<answer>A<answer>B</answer></answer>", "B"),
+        ("<answer>A<answer>B", "B"),
+        ("<answer>A</answer><answer>B", "A"),
+        ("<think><answer>A</answer></think><answer>B</answer>", "B"),
+        ("<think><think>A</think>C</think>B", "B"),
         ("B</answer>", "B</answer>"),
         # the last box, braces balanced
         ("\\boxed{A} then \\boxed{B}", "B"),
         ("<answer>the answer is \\boxed{7}</answer>", "7"),
         ("\\boxed{\\frac{1}{2}} done", "\\frac{1}{2}"),
         ("\\boxed{}", ""),
+        ("\\boxed{\\boxed{7}}", "7"),
+        ("\\boxed{{7}}", "{7}"),
+        ("\\boxed{\\text{a {b} c}}", "\\text{a {b} c}"),
+        ("\\boxed{7}}", "7"),
         ("\\boxed{never closed", "\\boxed{never closed"),
         ("\\boxed{A} and the answer is B", "A"),
         # the last cue
@@ -67,38 +79,8 @@ def test_extract_passage(output, passage):
     assert extract_passage(output) == passage
 
 
-@pytest.mark.parametrize(
-    ("output", "reward"),
-    [
-        ("<think>a</think><answer>b</answer>", 1.0),
-        (" \n<think>a\n\n</think>\n\n <answer>\nb</answer>\n", 1.0),
-        ("<think></think><answer></answer>", 1.0),
-        # content may hold anything, more blocks included
-        ("<think>a</think><think>b</think><answer>c</answer>", 1.0),
-        ("B", 0.0),
-        ("", 0.0),
-        ("<answer>b</answer>", 0.0),
-        ("<think>a</think>", 0.0),
-        ("<answer>b</answer><think>a</think>", 0.0),
-        ("<think>a</think> so <answer>b</answer>", 0.0),
-        ("<think>a</think><answer>b</answer> bye", 0.0),
-        ("hm <think>a</think><answer>b</answer>", 0.0),
-        ("<think>a<answer>b</answer>", -1.0),
-        ("a</think><answer>b</answer>", -1.0),
-        ("<think>a</think><answer>b", -1.0),
-        ("<think><think>a</think><answer>b</answer>", -1.0),
-    ],
-)
-def test_format_reward(output, reward):
-    assert format_reward(output) == reward
-
-
-def test_the_papers_format_asks_for_a_box():
-    boxed, plain = (
-        "<think>a</think><answer>\\boxed{b}</answer>",
-        "<think>a</think><answer>b</answer>",
-    )
-    in_thought = "<think>\\boxed{b}</think><answer>b</answer>"
-    assert format_reward(boxed, require_boxed=True) == 1.0
-    assert format_reward(plain, require_boxed=True) == 0.0
-    assert format_reward(in_thought, require_boxed=True) == 0.0
+@pytest.mark.parametrize("text", HOSTILE)
+def test_nothing_makes_it_raise(text):
+    for output in (text, f"<answer>{text}", f"\\boxed{{{text}}}"):
+        assert len(extract_answer(output)) <= 4096
+        assert len(extract_passage(output)) <= 4096

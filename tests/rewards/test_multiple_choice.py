@@ -1,72 +1,97 @@
 """Multiple choice: F1 over stand-alone capital letters."""
 
 import pytest
+from reward_tables import HOSTILE, rows
 
 from resadapt_jax.rewards import multiple_choice
+from resadapt_jax.rewards.multiple_choice import option_letter
 
 
-# F1 = 2·common/(named + expected), worked out beside the rows that are not 0 or 1.
+# F1 = 2·common/(named + expected), worked out beside the rows that are not 0 or 1; the third score
+# is the paper's, which is 1 where the sets are equal.
 @pytest.mark.parametrize(
-    ("answer", "truth", "score"),
+    ("answer", "truth", "released", "paper"),
+    rows(
+        ("B", "B", 1.0, 1.0, "the letter"),
+        ("A", "B", 0.0, 0.0, "another letter"),
+        ("(B)", "B", 1.0, 1.0, "in brackets"),
+        ("B.", "B", 1.0, 1.0, "with a full stop"),
+        ("B) the red sign", "B", 1.0, 1.0, "with what the option says"),
+        ("**B**", "B", 1.0, 1.0, "in bold"),
+        ("[B]", "(B)", 1.0, 1.0, "in other brackets than the truth"),
+        ("option B", "B", 1.0, 1.0, "after a word"),
+        ("选B", "B", 1.0, 1.0, "after Chinese text, which is no ASCII neighbour"),
+        ("$B$", "B", 1.0, 1.0, "in dollar signs"),
+        (r"\text{B}", "B", 1.0, 1.0, "in LaTeX text"),
+        (r"\mathbf{B}", "B", 1.0, 1.0, "in LaTeX bold"),
+        ("Ｂ", "B", 1.0, 1.0, "a full-width letter"),
+        ("\u202eB\u202c", "B", 1.0, 1.0, "between marks of direction"),
+        ("\u200bB\u200b", "B", 1.0, 1.0, "between characters of zero width"),
+        ("B", "B. the red sign", 1.0, 1.0, "a truth with what the option says"),
+        ("B B B", "B", 1.0, 1.0, "said three times"),
+        ("I'd say B", "B", 1.0, 1.0, "the I of I'd is not alone"),
+        ("", "B", 0.0, 0.0, "nothing"),
+        ("the second one", "B", 0.0, 0.0, "no letter"),
+        ("b", "B", 0.0, 0.0, "a small letter is no option"),
+        ("B_", "B", 0.0, 0.0, "part of a name"),
+        ("BC", "B", 0.0, 0.0, "part of an abbreviation"),
+        ("B2", "B", 0.0, 0.0, "part of a code"),
+        ("Because", "B", 0.0, 0.0, "part of a word"),
+        ("B's", "B", 0.0, 0.0, "part of a genitive"),
+        ("В", "B", 0.0, 0.0, "a Cyrillic letter that looks like it"),
+        ("A or B", "B", 2 / 3, 0.0, "hedging: 2·1/(2 + 1)"),
+        ("A, B, C", "B", 2 / 4, 0.0, "hedging: 2·1/(3 + 1)"),
+        ("A B C D", "B", 2 / 5, 0.0, "hedging: 2·1/(4 + 1)"),
+        ("A/B/C/D/E", "B", 2 / 6, 0.0, "hedging: 2·1/(5 + 1)"),
+        ("I think B", "B", 2 / 3, 0.0, "the pronoun counts as an option: 2·1/(2 + 1)"),
+        ("A, C", "A, C", 1.0, 1.0, "both letters"),
+        ("C and A", "A, C", 1.0, 1.0, "both letters, in another order"),
+        ("A", "A, C", 2 / 3, 0.0, "one of two: 2·1/(1 + 2)"),
+        ("A, B, C", "A, C", 4 / 5, 0.0, "one too many: 2·2/(3 + 2)"),
+        ("A, B", "C, D", 0.0, 0.0, "two wrong ones"),
+        ("A\ud800B", "B", 2 / 3, 0.0, "parted by a lone surrogate: 2·1/(2 + 1)"),
+        ("yes", "yes", 1.0, 1.0, "a truth without letters is text"),
+        ("Yes.", "yes", 1.0, 1.0, "text: case and punctuation"),
+        (" the  RED sign! ", "the red sign", 1.0, 1.0, "text: spacing"),
+        ("ｙｅｓ", "yes", 1.0, 1.0, "text: full width"),
+        ("no", "yes", 0.0, 0.0, "text: another word"),
+        ("", "yes", 0.0, 0.0, "text: nothing"),
+        ("the redsign", "the red sign", 0.0, 0.0, "text: words run together"),
+        ("B", "yes", 0.0, 0.0, "text: a letter where a word is asked for"),
+        ("__import__('os')", "B", 0.0, 0.0, "code names no letter"),
+    ),
+)
+def test_multiple_choice(answer, truth, released, paper):
+    assert multiple_choice(answer, truth).accuracy == pytest.approx(released)
+    assert multiple_choice(answer, truth, "paper").accuracy == paper
+
+
+def test_it_explains_itself():
+    grade = multiple_choice("C or A", "B")
+    assert (grade.extracted, grade.reason) == ("A, C", "letters {A, C} vs {B}")
+    assert multiple_choice("none", "B").reason == "no letter named"
+    assert multiple_choice("no", "yes").reason == "text 'no' vs 'yes'"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_nothing_makes_it_raise(text):
+    for pair in ((text, "B"), ("B", text), (text, text)):
+        assert 0.0 <= multiple_choice(*pair).accuracy <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
     [
-        ("B", "B", 1.0),
-        ("A", "B", 0.0),
-        ("(B)", "B", 1.0),
-        ("B.", "B", 1.0),
-        ("B) the red sign", "B", 1.0),
-        ("**B**", "B", 1.0),
-        ("[B]", "(B)", 1.0),
-        ("option B", "B", 1.0),
-        ("选B", "B", 1.0),
-        ("$B$", "B", 1.0),
-        ("B", "B. the red sign", 1.0),
-        ("B B B", "B", 1.0),
-        ("B_", "B", 0.0),
-        ("b", "B", 0.0),
-        ("", "B", 0.0),
-        ("the second one", "B", 0.0),
-        ("BC", "B", 0.0),
-        ("B2", "B", 0.0),
-        ("Because", "B", 0.0),
-        ("B's", "B", 0.0),
-        ("I'd say B", "B", 1.0),
-        # hedging: named 2, 3, 4, 5
-        ("A or B", "B", 2 / 3),
-        ("A, B, C", "B", 2 / 4),
-        ("A B C D", "B", 2 / 5),
-        ("A/B/C/D/E", "B", 2 / 6),
-        ("I think B", "B", 2 / 3),
-        ("A, C", "A, C", 1.0),
-        ("C and A", "A, C", 1.0),
-        ("A", "A, C", 2 / 3),
-        ("A, B, C", "A, C", 4 / 5),
-        ("A, B", "C, D", 0.0),
-        ("A\ud800B", "B", 2 / 3),
-        # a truth without letters is text
-        ("yes", "yes", 1.0),
-        ("Yes.", "yes", 1.0),
-        (" the  RED sign! ", "the red sign", 1.0),
-        ("no", "yes", 0.0),
-        ("", "yes", 0.0),
-        ("ｙｅｓ", "yes", 1.0),
-        ("the redsign", "the red sign", 0.0),
+        ("B", "B"),
+        ("(B)", "B"),
+        ("B.", "B"),
+        ("B: red", "B"),
+        ("$\\text{B}$", "B"),
+        ("Red", None),
+        ("A dog", None),
+        ("b", None),
+        ("", None),
     ],
 )
-def test_released(answer, truth, score):
-    assert multiple_choice(answer, truth) == pytest.approx(score)
-
-
-@pytest.mark.parametrize(
-    ("answer", "truth", "score"),
-    [
-        ("B", "B", 1.0),
-        ("(B)", "B", 1.0),
-        ("A or B", "B", 0.0),
-        ("A B C D", "B", 0.0),
-        ("C, A", "A, C", 1.0),
-        ("A", "A, C", 0.0),
-        ("Yes", "yes", 1.0),
-    ],
-)
-def test_paper_asks_for_equality(answer, truth, score):
-    assert multiple_choice(answer, truth, "paper") == score
+def test_option_letter(text, letter):
+    assert option_letter(text) == letter

@@ -16,6 +16,20 @@ def test_it_falls_over_the_buffer():
     np.testing.assert_allclose(overlong_penalty(np.array([4096, 6144]), 8192, 4096), [0.0, -0.5])
 
 
+# limit 64, buffer 16: nothing up to 48, then a sixteenth per token.
+@pytest.mark.parametrize(
+    ("length", "sixteenths"),
+    [
+        *((length, 0) for length in (0, 1, 2, 8, 16, 31, 32, 47, 48)),
+        *((48 + extra, extra) for extra in range(1, 17)),
+        *((length, 16) for length in (65, 66, 80, 96, 128, 1000, 8192)),
+    ],
+)
+def test_a_sixteenth_per_token(length, sixteenths):
+    penalty = overlong_penalty(np.array(length), limit=64, buffer=16)
+    assert penalty == -sixteenths / 16
+
+
 def test_it_never_exceeds_one():
     np.testing.assert_allclose(overlong_penalty(np.array([11, 1000]), limit=10, buffer=10), -1.0)
 

@@ -1,0 +1,87 @@
+"""The process that compares expressions, started when the first two need it."""
+
+import dataclasses
+import functools
+import os
+import threading
+
+from resadapt_jax.rewards.child import Child, ChildDied
+
+_MODULE = "resadapt_jax.rewards.symbolic"
+# On a machine that is busy with other things CPU time takes much longer than itself.
+_PATIENCE = 60.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether two expressions are equivalent, and how that was found or why it was not."""
+
+    equal: bool
+    reason: str
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def equivalent(
+    answer: str, truth: str, *, relative: float, absolute: float, seconds: float
+) -> Verdict:
+    """Whether two LaTeX expressions are, as far as math-verify finds out in so much CPU time.
+
+    Real constants are if |answer - truth| ≤ max(absolute, relative·|truth|). May be called from any
+    thread; one pair is compared at a time.
+
+    Raises:
+      ImportError: math-verify is not installed.
+    """
+    question = {"answer": answer, "truth": truth, "relative": relative, "absolute": absolute}
+    return _CHECKER.ask({**question, "seconds": seconds}, patience=_PATIENCE + 20.0 * seconds)
+
+
+def running() -> Child | None:
+    """The process, if one was started."""
+    return _CHECKER.child
+
+
+def close_checker() -> None:
+    """Ends the process if there is one; the next question starts another."""
+    _CHECKER.close()
+
+
+class _Checker:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.child: Child | None = None
+        self._owner = 0
+
+    def ask(self, question: dict[str, str | float], patience: float) -> Verdict:
+        with self._lock:
+            child = self._started()
+            try:
+                child.send(question)
+                return Verdict(**child.receive(patience))
+            except ChildDied as died:
+                self._close()
+                return Verdict(equal=False, reason=f"not decided: the checker is gone, {died}")
+            except BaseException:  # Ctrl-C: its reply must not be taken for that to the next pair
+                self._close()
+                raise
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
+
+    def _started(self) -> Child:
+        # a forked copy of this process must not talk on the same pipes
+        mine = self.child is not None and self._owner == os.getpid()
+        if not mine or not self.child.alive:
+            if mine:
+                self._close()
+            self.child, self._owner = Child(_MODULE), os.getpid()
+        return self.child
+
+    def _close(self) -> None:
+        if self.child is not None:
+            self.child.close()
+            self.child = None
+
+
+_CHECKER = _Checker()
