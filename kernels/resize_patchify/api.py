@@ -14,7 +14,7 @@ from kernels.arguments import as_array
 from kernels.batching import along, can_lie_along, lengthening, on_one_device
 from kernels.resize_patchify import backends, reference
 from kernels.resize_patchify.backends import Backend
-from kernels.resize_patchify.layout import Layout, lay_out
+from kernels.resize_patchify.layout import Layout, canvas_of, lay_out
 from kernels.resize_patchify.spec import PatchSpec
 
 
@@ -25,8 +25,9 @@ class PackedPatches(NamedTuple):
         patches: of the spec's dtype, features in the order (channel, time, y, x) of Qwen2-VL's
             processor, ``P = capacity · merge_size²`` rows.
         overflow: the units asked for more blocks than the capacity, or one for a size that is
-            negative, no multiple of the spec's block or beyond its bounds. Such a unit is left out,
-            as are all from the first on for which there is no room.
+            negative, no multiple of the spec's block or beyond its bounds, or its source is empty
+            or beyond the canvas. Such a unit is left out, as are all from the first on for which
+            there is no room.
     """
 
     patches: Float[Array, "P D"]
@@ -39,6 +40,8 @@ def resize_patchify(
     widths: Int[Array, "K"],
     spec: PatchSpec,
     *,
+    source_heights: Int[Array, "K"] | None = None,
+    source_widths: Int[Array, "K"] | None = None,
     backend: Backend | str | None = None,
     batch_axes: tuple[str, ...] = (),
 ) -> PackedPatches:
@@ -51,11 +54,15 @@ def resize_patchify(
     repeats its last frame. The resize is separable: out = W_y · X · W_xᵀ with the weights of
     `weights.resize_weights`. Same size in and out is the identity.
 
+    Frames of several native sizes lie in one canvas of H x W, each in its top left corner. The
+    output is that of the frames cropped to their source, whose border is the one that counts.
+
     Contract of a backend:
-      * static: shapes, dtypes and the spec; traced: sizes, so one compilation serves every
-        allocation, and `jax.vmap` over clips is one launch;
+      * static: shapes, dtypes and the spec; traced: sizes and sources, so one compilation serves
+        every allocation of every mix of frames, and `jax.vmap` over clips is one launch;
       * rows beyond the last unit's are exactly 0, whatever the frames hold;
-      * pixels of a unit of size 0 never reach the output or a gradient, NaN included;
+      * pixels beyond a unit's source, and of a unit of size 0, never reach the output or a
+        gradient, NaN included;
       * float32 accumulation, at most 0.02 grey level from a float64 evaluation; a kernel at
         precision "normal" 0.3 (root mean square 0.05);
       * differentiable in float pixels only, once and in reverse mode: the adjoint of the linear
@@ -67,18 +74,22 @@ def resize_patchify(
             the spec's `rounding` says so. Channels last, or first if the last axis is not 3 long.
         heights, widths: size of each unit in pixels, multiples of the spec's block; 0 if absent.
         spec: layout, filter, numbers.
+        source_heights, source_widths: native size of each unit's frames in pixels, from 1 to the
+            canvas's where a unit is present; None: the whole canvas.
         backend: a `Backend` or its value; nothing is `Backend.AUTO`.
         batch_axes: of the mesh of ``jax.set_mesh``, along which the clips of a ``vmap`` lie. Each
             device then takes its own; XLA cannot split a kernel by itself.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit together; sizes known when called (outside jit
-            all are) that are not legal or exceed the spec's capacity. Names the argument.
+        ValueError: shapes or dtypes that do not fit together; one of the two source sizes alone;
+            sizes known when called (outside jit all are) that are not legal or exceed the spec's
+            capacity. Names the argument.
         BackendError: no such backend, or it cannot serve the call.
     """
-    frames, heights, widths = _checked(frames, heights, widths, spec)
-    layout, overflow = lay_out(heights[None], widths[None], spec)
-    patches = _op(spec, backends.chosen(backend), batch_axes)(jnp.asarray(frames)[None], layout)
+    clip = _checked(frames, heights, widths, source_heights, source_widths, spec)
+    frames, sizes, sources = jax.tree.map(lambda x: jnp.asarray(x)[None], clip)
+    layout, overflow = lay_out(sizes, sources, canvas_of(frames.shape), spec)
+    patches = _op(spec, backends.chosen(backend), batch_axes)(frames, layout)
     return PackedPatches(patches[0], overflow[0])
 
 
@@ -90,6 +101,8 @@ def shard_resize_patchify(
     *,
     mesh: Mesh,
     axis: str = "data",
+    source_heights: Int[Array, "B K"] | None = None,
+    source_widths: Int[Array, "B K"] | None = None,
     backend: Backend | str | None = None,
 ) -> PackedPatches:
     """`resize_patchify` of a batch of clips that lie along an axis of a mesh; no collective.
@@ -110,7 +123,8 @@ def shard_resize_patchify(
         raise ValueError(f"mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
     if axis not in mesh.axis_names:
         raise ValueError(f"axis {axis!r} is none of the mesh's: {', '.join(mesh.axis_names)}")
-    arrays = _checked(frames, heights, widths, spec, batched=True)
+    sizes = heights, widths, source_heights, source_widths
+    arrays = _checked(frames, *sizes, spec, batched=True)
     if (batch := len(arrays[0])) % mesh.shape[axis]:
         raise ValueError(
             f"frames: axis {axis!r} of {mesh.shape[axis]} devices does not divide {batch} clips"
@@ -168,23 +182,42 @@ def _op(
 def _sharded(spec: PatchSpec, backend: Backend, mesh: Mesh, axis: str) -> Callable:
     """`resize_patchify` of the clips of each device; cached like `_op`."""
     clips = PartitionSpec(axis)
-    run = jax.vmap(partial(resize_patchify, spec=spec, backend=backend))
-    return jax.jit(
-        jax.shard_map(run, mesh=mesh, in_specs=(clips,) * 3, out_specs=clips, check_vma=False)
-    )
+
+    @jax.vmap
+    def run(frames, sizes, sources):
+        source_heights, source_widths = sources or (None, None)
+        sources = {"source_heights": source_heights, "source_widths": source_widths}
+        return resize_patchify(frames, *sizes, spec, backend=backend, **sources)
+
+    return jax.jit(jax.shard_map(run, mesh=mesh, in_specs=clips, out_specs=clips, check_vma=False))
 
 
 def _checked(
-    frames: Array, heights: Array, widths: Array, spec: PatchSpec, *, batched: bool = False
-) -> tuple[Array, Array, Array]:
-    """The arrays, once they fit together and with the spec."""
+    frames: Array,
+    heights: Array,
+    widths: Array,
+    source_heights: Array | None,
+    source_widths: Array | None,
+    spec: PatchSpec,
+    *,
+    batched: bool = False,
+) -> tuple[Array, tuple[Array, ...], tuple[Array, ...] | None]:
+    """Frames, sizes and, where given, sources, once they fit together and with the spec."""
     if not isinstance(spec, PatchSpec):
         raise ValueError(f"spec must be a PatchSpec, got {type(spec).__name__}")
     frames = as_array("frames", frames)
-    sizes = {"heights": as_array("heights", heights), "widths": as_array("widths", widths)}
+    sizes = {"heights": heights, "widths": widths}
+    sources = {"source_heights": source_heights, "source_widths": source_widths}
+    missing = [name for name, size in sources.items() if size is None]
+    if len(missing) == 1:
+        raise ValueError(f"{missing[0]} must be given, or neither source size")
+    if not missing:
+        sizes |= sources
+    sizes = {name: as_array(name, size) for name, size in sizes.items()}
     _check_shapes(frames, sizes, spec, batched)
-    _check_sizes(sizes, spec)
-    return frames, *sizes.values()
+    _check_sizes(sizes, canvas_of(frames.shape), spec)
+    heights, widths, *sources = sizes.values()
+    return frames, (heights, widths), tuple(sources) or None
 
 
 def _check_shapes(frames: Array, sizes: dict[str, Array], spec: PatchSpec, batched: bool) -> None:
@@ -211,15 +244,15 @@ def _check_shapes(frames: Array, sizes: dict[str, Array], spec: PatchSpec, batch
             raise ValueError(f"{name} must be integer, got {array.dtype}")
 
 
-def _check_sizes(sizes: dict[str, Array], spec: PatchSpec) -> None:
+def _check_sizes(sizes: dict[str, Array], canvas: tuple[int, int], spec: PatchSpec) -> None:
     """Values, where they are known; `lay_out` flags the others."""
     known = {
         name: np.asarray(array).astype(np.int64)
         for name, array in sizes.items()
         if not isinstance(array, jax.core.Tracer)
     }
-    for name, array in known.items():
-        most = spec.max_height if name == "heights" else spec.max_width
+    for name, most in (("heights", spec.max_height), ("widths", spec.max_width)):
+        array = known.get(name, np.array(0))
         for wrong, rule in (
             (array < 0, "must not be negative"),
             (array % spec.block_size != 0, f"must be multiples of {spec.block_size}"),
@@ -227,9 +260,12 @@ def _check_sizes(sizes: dict[str, Array], spec: PatchSpec) -> None:
         ):
             if wrong.any():
                 raise ValueError(f"{name} {rule}, got {array[wrong][0]}")
-    if len(known) == 2:
-        blocks = (known["heights"] // spec.block_size) * (known["widths"] // spec.block_size)
-        if (most := blocks.sum(axis=-1).max()) > spec.capacity:
-            raise ValueError(
-                f"heights and widths ask for {most} blocks, capacity is {spec.capacity}"
-            )
+    if not {"heights", "widths"} <= known.keys():
+        return
+    blocks = (known["heights"] // spec.block_size) * (known["widths"] // spec.block_size)
+    if (most := blocks.sum(axis=-1).max()) > spec.capacity:
+        raise ValueError(f"heights and widths ask for {most} blocks, capacity is {spec.capacity}")
+    for name, most in zip(("source_heights", "source_widths"), canvas, strict=True):
+        array = known.get(name, np.array(1))
+        if (wrong := (blocks > 0) & ((array < 1) | (array > most))).any():
+            raise ValueError(f"{name} must be from 1 to {most}, got {array[wrong][0]}")

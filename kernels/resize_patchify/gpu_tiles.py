@@ -48,12 +48,14 @@ def splits_pixels(dtype: jnp.dtype, spec: PatchSpec) -> bool:
     return spec.precision == "high" and not whole
 
 
-def block_table(layout: Layout) -> Int[Array, "B*N 5"]:
-    """Unit, row and column of every block, height and width of its unit; unit -1 for padding."""
+def block_table(layout: Layout) -> Int[Array, "B*N _"]:
+    """Unit, row and column of every block, height and width of its unit; unit -1 for padding.
+
+    Two more columns are the height and width of its source, if the layout has sources: without
+    them the compiler knows the size of the input, and that all of it counts.
+    """
     unit = jnp.maximum(layout.block_unit, 0)
-    heights, widths = (
-        jnp.take_along_axis(sizes, unit, axis=1, mode="clip")
-        for sizes in (layout.heights, layout.widths)
-    )
-    columns = layout.block_unit, layout.block_row, layout.block_col, heights, widths
+    sizes = layout.heights, layout.widths, *(layout.sources or ())
+    sizes = (jnp.take_along_axis(size, unit, axis=1, mode="clip") for size in sizes)
+    columns = layout.block_unit, layout.block_row, layout.block_col, *sizes
     return jnp.stack(columns, axis=-1).reshape(-1, len(columns))

@@ -24,7 +24,7 @@ from kernels.resize_patchify.gpu_tiles import (
     tile,
     too_large,
 )
-from kernels.resize_patchify.layout import Layout
+from kernels.resize_patchify.layout import Layout, canvas_of
 from kernels.resize_patchify.spec import PatchSpec
 from kernels.resize_patchify.weights import unnormalised, window
 
@@ -76,12 +76,13 @@ def _lowering():
 def _kernel(table, frames, out, *, spec):
     """One merge block at one temporal slot; see `gpu_tiles`."""
     channels_last = frames.shape[-1] == 3
-    in_height, in_width = frames.shape[2:4] if channels_last else frames.shape[3:]
+    canvas = canvas_of(frames.shape)
     side, padded = spec.block_size, padded_side(spec)
     num_blocks = table.shape[0] // frames.shape[0]
     block = lax.div(pl.program_id(0), spec.temporal_patch_size)
     slot = lax.rem(pl.program_id(0), spec.temporal_patch_size)
-    unit, row, col, height, width = (table[block, k] for k in range(5))
+    unit, row, col, height, width, *source = (table[block, k] for k in range(table.shape[1]))
+    in_height, in_width = source or canvas
     present = unit >= 0
     height, width = jnp.maximum(height, 1), jnp.maximum(width, 1)
     clip = lax.div(block, num_blocks)
@@ -103,7 +104,8 @@ def _kernel(table, frames, out, *, spec):
     def pixels(channel, rows, cols):
         at = (rows[:, None], cols[None, :])
         at = (*at, channel) if channels_last else (channel, *at)
-        inside = (rows < in_height)[:, None] & (cols < in_width)[None, :]
+        # Up to the canvas's width, which is known: the compiler then loads several at once.
+        inside = (rows < in_height)[:, None] & (cols < canvas[1])[None, :]
         return _lowering().load(frames.at[clip, frame, *at], mask=inside, other=0)
 
     def over_rows(k, sums, cols):
@@ -127,9 +129,12 @@ def _kernel(table, frames, out, *, spec):
         horizontal = weights(out_cols[None, :], cols[:, None], in_width, width)
         # Divided before it is halved: the sums of a large window pass what float16 holds.
         scale = _reciprocal(tall_total)[:, None]
+        tall = [a * scale for a in tall]
+        if source and jnp.issubdtype(frames.dtype, jnp.floating):
+            # Columns beyond the source have no weight, but may be NaN.
+            tall = [jnp.where((cols < in_width)[None, :], a, 0.0) for a in tall]
         resized = [
-            _add_dot(a, b * scale, horizontal, high, high)
-            for a, b in zip(resized, tall, strict=True)
+            _add_dot(a, b, horizontal, high, high) for a, b in zip(resized, tall, strict=True)
         ]
         return *resized, total + jnp.sum(horizontal, axis=0)
 

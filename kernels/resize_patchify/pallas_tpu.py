@@ -48,7 +48,7 @@ def lacks(frames_shape: tuple[int, ...], spec: PatchSpec) -> str | None:
     if (size := _vector_memory(width, spec)) > _VMEM:
         return f"frames of {width} columns need {size} bytes of vector memory, {_VMEM} are used"
     units = -(-frames_shape[1] // spec.temporal_patch_size)
-    numbers = frames_shape[0] * (4 * _strips_per_clip(units, spec) + 2 * units)
+    numbers = frames_shape[0] * (4 * _strips_per_clip(units, spec) + 4 * units)
     if 4 * numbers > _SMEM:
         return f"the table of {frames_shape[0]} clips has {4 * numbers} bytes, at most {_SMEM} fit"
     return None
@@ -84,7 +84,7 @@ def resize_patchify(
     # float16 is none of a TPU's types.
     dtype = jnp.bfloat16 if spec.dtype == "bfloat16" else jnp.float32
     tiles = -(-batch * rows // TILE)
-    table = _strips(layout, spec)
+    table = _strips(layout, (height, width), spec)
     out = pl.pallas_call(
         partial(_program, static=static),
         out_shape=jax.ShapeDtypeStruct((tiles, TILE, spec.features), dtype),
@@ -109,8 +109,8 @@ def _strips_per_clip(units: int, spec: PatchSpec) -> int:
     return min(units * (spec.max_height // spec.block_size), spec.capacity) + 1
 
 
-def _strips(layout: Layout, spec: PatchSpec) -> tuple[Array, ...]:
-    """One entry per program, in the order of the output, then the sizes of all units.
+def _strips(layout: Layout, canvas: tuple[int, int], spec: PatchSpec) -> tuple[Array, ...]:
+    """One entry per program, in the order of the output, then sizes and sources of all units.
 
     Entries are (unit, row, first block, number of blocks): rows of blocks, unit by unit, then with
     unit -1 what the clip leaves of its capacity, then nothing up to a static number.
@@ -137,7 +137,8 @@ def _strips(layout: Layout, spec: PatchSpec) -> tuple[Array, ...]:
     unit, row, first, count = jax.vmap(clip)(rows, cols)
     clips = jnp.arange(batch, dtype=jnp.int32)[:, None]
     unit = jnp.where(unit < 0, -1, clips * units + unit)
-    table = unit, row, first + clips * spec.capacity, count, layout.heights, layout.widths
+    sizes = layout.heights, layout.widths, *layout.source_sizes(canvas)
+    table = unit, row, first + clips * spec.capacity, count, *sizes
     return tuple(x.astype(jnp.int32).ravel() for x in table)
 
 
@@ -190,7 +191,8 @@ def _scratch(static, width, pixel_dtype, dtype):
 
 
 def _program(
-    unit_ref, row_ref, first_ref, count_ref, heights, widths,  # the table, scalars
+    unit_ref, row_ref, first_ref, count_ref,  # the table, scalars
+    heights, widths, source_heights, source_widths,  # of all units, scalars
     frames, out,  # in HBM
     pixels, sums, halves, across, inverse, spans, chunk, ready, carry, state, arrived, written,
     *turned, static,
@@ -222,12 +224,12 @@ def _program(
 
     @pl.when(unit >= 0)
     def _():
-        table = unit_ref, row_ref, heights
+        table = unit_ref, row_ref, heights, source_heights, source_widths
         vertical(step, table, frames, pixels, sums, halves, state, arrived, static)
 
         @pl.when(row_ref[step] == 0)
         def _():
-            prepare(widths[unit], frames.shape[-1], across, inverse, spans, static)
+            prepare(widths[unit], source_widths[unit], across, inverse, spans, static)
 
         @pl.loop(0, chunks)
         def _(n):

@@ -1,14 +1,15 @@
 """The definition, in jnp: two banded matrix products per unit, then one gather.
 
-Sizes are traced, so every weight matrix has the static shape of the largest size and its rows
-beyond the traced size are zero. The map is linear in the pixels and JAX transposes it as it is.
+Sizes are traced, so every weight matrix has the static shape of the largest sizes and its rows and
+columns beyond the traced ones are zero. The map is linear in the pixels and JAX transposes it as it
+is.
 """
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Num
 
-from kernels.resize_patchify.layout import Layout
+from kernels.resize_patchify.layout import Layout, canvas_of
 from kernels.resize_patchify.spec import PatchSpec
 from kernels.resize_patchify.weights import resize_weights
 
@@ -33,8 +34,8 @@ def resize_patchify(
 
     unit_bytes = 4 * 3 * per_unit * spec.max_height * spec.max_width
     at_once = max(1, min(len(units), _CHUNK_BYTES // unit_bytes))
-    sizes = layout.heights.ravel(), layout.widths.ravel()
-    blocks = lax.map(one_unit, (units, *sizes), batch_size=at_once)
+    sizes = layout.heights, layout.widths, *layout.source_sizes(canvas_of(frames.shape))
+    blocks = lax.map(one_unit, (units, *(x.ravel() for x in sizes)), batch_size=at_once)
     rows, cols = blocks.shape[1:3]
     blocks = blocks.reshape(batch, num_units * rows * cols, *blocks.shape[3:])
     index = (layout.block_unit * rows + layout.block_row) * cols + layout.block_col
@@ -52,12 +53,17 @@ def resize_patchify(
     return blocks.reshape(batch, -1, spec.features).astype(spec.output_dtype)
 
 
-def _unit_blocks(pixels, height, width, spec):
+def _unit_blocks(pixels, height, width, source_height, source_width, spec):
     """All blocks of one unit's largest grid, [rows, cols, patches, features], not normalised."""
-    num_frames, in_height, in_width, _ = pixels.shape
+    num_frames, canvas_height, canvas_width, _ = pixels.shape
     how = {"filter": spec.filter, "antialias": spec.antialias}
-    vertical = resize_weights(in_height, height, spec.max_height, **how)
-    horizontal = resize_weights(in_width, width, spec.max_width, **how)
+    vertical = resize_weights(source_height, height, spec.max_height, canvas_height, **how)
+    horizontal = resize_weights(source_width, width, spec.max_width, canvas_width, **how)
+    if jnp.issubdtype(pixels.dtype, jnp.floating):
+        # What lies beyond the source has no weight, but may be NaN.
+        rows = jnp.arange(canvas_height)[:, None, None] < source_height
+        cols = jnp.arange(canvas_width)[None, :, None] < source_width
+        pixels = jnp.where((rows & cols)[None], pixels, 0)
     pixels = pixels.astype(jnp.float32)
     high = lax.Precision.HIGHEST
     pixels = jnp.einsum("yY,tYXc->tycX", vertical, pixels, precision=high)

@@ -28,7 +28,7 @@ class Static:
     spec: PatchSpec
     frames: int  # of a clip
     units: int  # of a clip
-    height: int  # of the input, padding excluded
+    height: int  # of the canvas, padding excluded
     total_rows: int  # of the output
 
     @property
@@ -42,12 +42,12 @@ class Static:
 
     @property
     def stored_height(self) -> int:
-        """Of the input, in whole tiles: what can be copied."""
+        """Of the canvas, in whole tiles: what can be copied."""
         return -(-self.height // TILE) * TILE
 
     @property
     def last_read(self) -> int:
-        """First row of the read that ends with the frame."""
+        """First row of the read that ends with the canvas."""
         return max(0, -(-self.stored_height // _ALIGN) * _ALIGN - BAND)
 
     @property
@@ -77,10 +77,10 @@ class Static:
 
 def vertical(step, table, frames, pixels, sums, halves, state, arrived, static):
     """halves = W_y · pixels of the band, as high and low half; reads ahead for the next entry."""
-    unit_ref, row_ref, heights = table
+    unit_ref, row_ref, heights, source_heights, source_widths = table
     spec, lead = static.spec, static.lead
     unit, row = unit_ref[step], row_ref[step]
-    out_height = heights[unit]
+    in_height, out_height = source_heights[unit], heights[unit]
     low, reads = _band(step, table, static)
     fetch = partial(_fetch, frames=frames, pixels=pixels, sem=arrived, static=static)
     base = state[0]
@@ -110,8 +110,8 @@ def vertical(step, table, frames, pixels, sums, halves, state, arrived, static):
         fetch(unit, begin, slot, lambda copy: copy.wait())
         start = jnp.minimum(begin, static.last_read)
         j = start + lax.broadcasted_iota(jnp.int32, (1, BAND), 1)
-        weights = unnormalised(y, j, static.height, out_height, **static.how)
-        # The last read may begin early, so as to end with the frame.
+        weights = unnormalised(y, j, in_height, out_height, **static.how)
+        # The last read may begin early, so as to end with the canvas.
         weights = jnp.where((within < spec.patch_size) & (j >= begin), weights, 0.0)
 
         @pl.loop(0, static.planes, unroll=True)
@@ -120,7 +120,7 @@ def vertical(step, table, frames, pixels, sums, halves, state, arrived, static):
             image = pixels.at[slot, frame, plane // spec.temporal_patch_size]
             for x in range(0, image.shape[1], _SPAN):
                 span = slice(x, min(x + _SPAN, image.shape[1]))
-                product = _product(weights, image[:, span], static.stored_height - start)
+                product = _product(weights, image[:, span], in_height - start)
                 product = product.reshape(spec.merge_size, lead, -1)
                 sums[:, plane, :, span] = product + jnp.where(n == 0, 0.0, sums[:, plane, :, span])
 
@@ -133,7 +133,12 @@ def vertical(step, table, frames, pixels, sums, halves, state, arrived, static):
     @pl.loop(0, static.planes, unroll=True)
     def _(plane):
         width = frames.shape[-1]
-        high, rest = _split(sums[:, plane, :, :width] * scale)
+        tall = sums[:, plane, :, :width] * scale
+        if jnp.issubdtype(frames.dtype, jnp.floating):
+            # Columns beyond the source have no weight, but may be NaN.
+            column = lax.broadcasted_iota(jnp.int32, tall.shape, 2)
+            tall = jnp.where(column < source_widths[unit], tall, 0.0)
+        high, rest = _split(tall)
         halves[0, :, plane, :, :width] = high
         halves[1, :, plane, :, :width] = rest
 
@@ -239,12 +244,11 @@ def _normalise(turned, tiles, ys, static):
 
 def _band(step, table, static):
     """First input row that an entry reads, and how many times 64."""
-    unit_ref, row_ref, heights = table
+    unit_ref, row_ref, heights, source_heights, _ = table
     side = static.spec.block_size
-    first = row_ref[step] * side
-    low, high = window(
-        first, first + side - 1, static.height, heights[unit_ref[step]], **static.how
-    )
+    first, unit = row_ref[step] * side, unit_ref[step]
+    last = first + side - 1
+    low, high = window(first, last, source_heights[unit], heights[unit], **static.how)
     low = low // _ALIGN * _ALIGN
     return low, pl.cdiv(high - low, BAND)
 
@@ -280,7 +284,7 @@ def _product(weights, pixels, valid):
     if pixels.dtype == jnp.uint8:
         product = _dot(both, pixels.astype(jnp.bfloat16))
         return product[:rows] + product[rows:]
-    # The rows that a shorter read left as they were may hold anything.
+    # Rows beyond the source, and those that a shorter read left as they were, may hold anything.
     row = lax.broadcasted_iota(jnp.int32, pixels.shape, 0)
     high, low = _split(jnp.where(row < valid, pixels.astype(jnp.float32), 0.0))
     product = _dot(both, high)

@@ -18,7 +18,7 @@ from kernels.resize_patchify.gpu_tiles import (
     tile,
     too_large,
 )
-from kernels.resize_patchify.layout import Layout
+from kernels.resize_patchify.layout import Layout, canvas_of
 from kernels.resize_patchify.spec import PatchSpec
 from kernels.resize_patchify.weights import RADIUS
 
@@ -50,22 +50,24 @@ def resize_patchify(
         num_stages=NUM_STAGES,
         compute_capability=_compute_capability(),
         **named,
-        **constants(frames.shape, frames.dtype, spec),
+        **constants(frames.shape, frames.dtype, spec, layout.sources is not None),
     )
     return patches.reshape(frames.shape[0], -1, spec.features)
 
 
-def constants(frames_shape: tuple[int, ...], dtype: jnp.dtype, spec: PatchSpec) -> dict:
+def constants(
+    frames_shape: tuple[int, ...], dtype: jnp.dtype, spec: PatchSpec, sources: bool
+) -> dict:
     """What the kernel is compiled for, by the names of its parameters."""
-    channels_last = frames_shape[-1] == 3
-    height, width = frames_shape[2:4] if channels_last else frames_shape[3:]
+    height, width = canvas_of(frames_shape)
     per_channel = zip(spec.mean, spec.std, strict=True)
     return {
         "NUM_BLOCKS": spec.capacity,
         "NUM_FRAMES": frames_shape[1],
-        "IN_HEIGHT": height,
-        "IN_WIDTH": width,
-        "CHANNELS_LAST": channels_last,
+        "CANVAS_HEIGHT": height,
+        "CANVAS_WIDTH": width,
+        "SOURCES": sources,
+        "CHANNELS_LAST": frames_shape[-1] == 3,
         "PATCH": spec.patch_size,
         "MERGE": spec.merge_size,
         "PER_UNIT": spec.temporal_patch_size,

@@ -24,40 +24,40 @@ def _filter(x, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr):
 
 
 @triton.jit
-def _at(i, j, IN: tl.constexpr, out, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr):
+def _at(i, j, in_size, out_size, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr):
     """k((j - c_i)/f), its argument a quotient of integers."""
-    support = tl.maximum(out, IN) if ANTIALIAS else out
-    offset = (2 * j + 1) * out - (2 * i + 1) * IN
+    support = tl.maximum(out_size, in_size) if ANTIALIAS else out_size
+    offset = (2 * j + 1) * out_size - (2 * i + 1) * in_size
     return _filter(offset.to(tl.float32) / (2 * support).to(tl.float32), RADIUS, ANTIALIAS)
 
 
 @triton.jit
 def _weights(
-    i, j, IN: tl.constexpr, out, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr, HIGH: tl.constexpr
+    i, j, in_size, out_size, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr, HIGH: tl.constexpr
 ):
     """`weights.unnormalised`, at precision "normal" as float16 has it."""
-    weights = _at(i, j, IN, out, RADIUS, ANTIALIAS)
+    weights = _at(i, j, in_size, out_size, RADIUS, ANTIALIAS)
     if not ANTIALIAS:
         # The border pixel stands for those beyond it too.
         first = j * 0
-        before = _at(i, first - 1, IN, out, RADIUS, ANTIALIAS)
-        after = _at(i, first + IN, IN, out, RADIUS, ANTIALIAS)
+        before = _at(i, first - 1, in_size, out_size, RADIUS, ANTIALIAS)
+        after = _at(i, first + in_size, in_size, out_size, RADIUS, ANTIALIAS)
         for n in tl.static_range(1, RADIUS):
-            before += _at(i, first - 1 - n, IN, out, RADIUS, ANTIALIAS)
-            after += _at(i, first + IN + n, IN, out, RADIUS, ANTIALIAS)
-        weights += tl.where(j == 0, before, 0.0) + tl.where(j == IN - 1, after, 0.0)
-    weights = tl.where((i < out) & (j >= 0) & (j < IN), weights, 0.0)
+            before += _at(i, first - 1 - n, in_size, out_size, RADIUS, ANTIALIAS)
+            after += _at(i, first + in_size + n, in_size, out_size, RADIUS, ANTIALIAS)
+        weights += tl.where(j == 0, before, 0.0) + tl.where(j == in_size - 1, after, 0.0)
+    weights = tl.where((i < out_size) & (j < in_size), weights, 0.0)
     return weights if HIGH else weights.to(tl.float16).to(tl.float32)
 
 
 @triton.jit
-def _window(first, last, IN: tl.constexpr, out, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr):
+def _window(first, last, in_size, out_size, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr):
     """`weights.window`."""
-    support = tl.maximum(out, IN) if ANTIALIAS else out
+    support = tl.maximum(out_size, in_size) if ANTIALIAS else out_size
     reach = 2 * RADIUS * support
-    low = tl.maximum((2 * first + 1) * IN - reach, 0) // (2 * out)
-    high = ((2 * last + 1) * IN + reach) // (2 * out) + 1
-    return tl.minimum(low, IN - 1), tl.minimum(high, IN)
+    low = tl.maximum((2 * first + 1) * in_size - reach, 0) // (2 * out_size)
+    high = ((2 * last + 1) * in_size + reach) // (2 * out_size) + 1
+    return tl.minimum(low, in_size - 1), tl.minimum(high, in_size)
 
 
 @triton.jit
@@ -92,8 +92,9 @@ def kernel(
     out,
     NUM_BLOCKS: tl.constexpr,
     NUM_FRAMES: tl.constexpr,
-    IN_HEIGHT: tl.constexpr,
-    IN_WIDTH: tl.constexpr,
+    CANVAS_HEIGHT: tl.constexpr,
+    CANVAS_WIDTH: tl.constexpr,
+    SOURCES: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     PATCH: tl.constexpr,
     MERGE: tl.constexpr,
@@ -118,23 +119,27 @@ def kernel(
     SIDE: tl.constexpr = PATCH * MERGE
     block = tl.program_id(0) // PER_UNIT
     slot = tl.program_id(0) % PER_UNIT
-    unit = tl.load(table + block * 5)
-    row = tl.load(table + block * 5 + 1)
-    col = tl.load(table + block * 5 + 2)
-    height = tl.maximum(tl.load(table + block * 5 + 3), 1)
-    width = tl.maximum(tl.load(table + block * 5 + 4), 1)
+    table += block * (7 if SOURCES else 5)
+    unit = tl.load(table)
+    row = tl.load(table + 1)
+    col = tl.load(table + 2)
+    height = tl.maximum(tl.load(table + 3), 1)
+    width = tl.maximum(tl.load(table + 4), 1)
+    in_height, in_width = CANVAS_HEIGHT, CANVAS_WIDTH
+    if SOURCES:
+        in_height, in_width = tl.load(table + 5), tl.load(table + 6)
     present = unit >= 0
     frame = tl.minimum(tl.maximum(unit * PER_UNIT + slot, 0), NUM_FRAMES - 1)
     frame = (block // NUM_BLOCKS).to(tl.int64) * NUM_FRAMES + frame
-    frames += frame * (3 * IN_HEIGHT * IN_WIDTH)
+    frames += frame * (3 * CANVAS_HEIGHT * CANVAS_WIDTH)
     # Strides of a channel and of a column serve both layouts of the pixels.
-    OF_CHANNEL: tl.constexpr = 1 if CHANNELS_LAST else IN_HEIGHT * IN_WIDTH
+    OF_CHANNEL: tl.constexpr = 1 if CHANNELS_LAST else CANVAS_HEIGHT * CANVAS_WIDTH
     OF_COL: tl.constexpr = 3 if CHANNELS_LAST else 1
 
     lane = tl.arange(0, PADDED)
     out_rows, out_cols = row * SIDE + lane, col * SIDE + lane
-    top, bottom = _window(row * SIDE, row * SIDE + SIDE - 1, IN_HEIGHT, height, RADIUS, ANTIALIAS)
-    left, right = _window(col * SIDE, col * SIDE + SIDE - 1, IN_WIDTH, width, RADIUS, ANTIALIAS)
+    top, bottom = _window(row * SIDE, row * SIDE + SIDE - 1, in_height, height, RADIUS, ANTIALIAS)
+    left, right = _window(col * SIDE, col * SIDE + SIDE - 1, in_width, width, RADIUS, ANTIALIAS)
     left = left // ALIGNMENT * ALIGNMENT
     # Padding has nothing to walk over.
     bottom, right = tl.where(present, bottom, top), tl.where(present, right, left)
@@ -152,10 +157,11 @@ def kernel(
         for first_row in range(top, bottom, TILE_ROWS):
             rows = first_row + tl.arange(0, TILE_ROWS)
             weights = _weights(
-                out_rows[:, None], rows[None, :], IN_HEIGHT, height, RADIUS, ANTIALIAS, HIGH
+                out_rows[:, None], rows[None, :], in_height, height, RADIUS, ANTIALIAS, HIGH
             )
-            inside = (rows < IN_HEIGHT)[:, None] & (cols < IN_WIDTH)[None, :]
-            at = frames + (rows * (IN_WIDTH * OF_COL))[:, None] + (cols * OF_COL)[None, :]
+            # Up to the canvas's width, which is known: the compiler then loads several at once.
+            inside = (rows < in_height)[:, None] & (cols < CANVAS_WIDTH)[None, :]
+            at = frames + (rows * (CANVAS_WIDTH * OF_COL))[:, None] + (cols * OF_COL)[None, :]
             x = tl.load(at, mask=inside, other=0)
             tall_0 = _add_dot(tall_0, weights, x, HIGH, SPLIT_PIXELS)
             x = tl.load(at + OF_CHANNEL, mask=inside, other=0)
@@ -164,13 +170,20 @@ def kernel(
             tall_2 = _add_dot(tall_2, weights, x, HIGH, SPLIT_PIXELS)
             total_y += tl.sum(weights, axis=1)
         weights = _weights(
-            out_cols[None, :], cols[:, None], IN_WIDTH, width, RADIUS, ANTIALIAS, HIGH
+            out_cols[None, :], cols[:, None], in_width, width, RADIUS, ANTIALIAS, HIGH
         )
         # Divided before it is halved: the sums of a large window pass what float16 holds.
         scale_y = (1.0 / tl.where(total_y == 0.0, 1.0, total_y))[:, None]
-        resized_0 = _add_dot(resized_0, tall_0 * scale_y, weights, HIGH, HIGH)
-        resized_1 = _add_dot(resized_1, tall_1 * scale_y, weights, HIGH, HIGH)
-        resized_2 = _add_dot(resized_2, tall_2 * scale_y, weights, HIGH, HIGH)
+        tall_0, tall_1, tall_2 = tall_0 * scale_y, tall_1 * scale_y, tall_2 * scale_y
+        if SOURCES and frames.dtype.element_ty.is_floating():
+            # Columns beyond the source have no weight, but may be NaN.
+            own = (cols < in_width)[None, :]
+            tall_0 = tl.where(own, tall_0, 0.0)
+            tall_1 = tl.where(own, tall_1, 0.0)
+            tall_2 = tl.where(own, tall_2, 0.0)
+        resized_0 = _add_dot(resized_0, tall_0, weights, HIGH, HIGH)
+        resized_1 = _add_dot(resized_1, tall_1, weights, HIGH, HIGH)
+        resized_2 = _add_dot(resized_2, tall_2, weights, HIGH, HIGH)
         total_x += tl.sum(weights, axis=0)
 
     y, x = lane[:, None], lane[None, :]

@@ -34,13 +34,13 @@ def _lanczos(x):
 def unnormalised(
     i: Int[Array, "#Y #X"],
     j: Int[Array, "#Y #X"],
-    in_size: int,
+    in_size: Int[Array, ""] | int,
     out_size: Int[Array, ""],
     *,
     filter: Filter,
     antialias: bool,
 ) -> Float[Array, "Y X"]:
-    """k((j - c_i)/f) of output pixel i and input pixel j; 0 where either lies outside.
+    """k((j - c_i)/f) of output pixel i and input pixel j; 0 from their sizes on.
 
     c_i = (i + ½) r - ½ with r = in/out, and f = max(r, 1) if antialias, else 1. Antialiased, the
     window is cut at the border (its sum, to be divided by, is then not 1) and the cubic has
@@ -64,13 +64,13 @@ def unnormalised(
         before = sum(kernel(jnp.full_like(j, -n)) for n in range(1, radius + 1))
         after = sum(kernel(jnp.full_like(j, in_size - 1 + n)) for n in range(1, radius + 1))
         weights += jnp.where(j == 0, before, 0.0) + jnp.where(j == in_size - 1, after, 0.0)
-    return jnp.where((i < out_size) & (j >= 0) & (j < in_size), weights, 0.0)
+    return jnp.where((i < out_size) & (j < in_size), weights, 0.0)
 
 
 def window(
     first: Int[Array, ""],
     last: Int[Array, ""],
-    in_size: int,
+    in_size: Int[Array, ""] | int,
     out_size: Int[Array, ""],
     *,
     filter: Filter,
@@ -85,19 +85,22 @@ def window(
 
 
 def resize_weights(
-    in_size: int,
+    in_size: Int[Array, ""] | int,
     out_size: Int[Array, ""],
     max_out_size: int,
+    max_in_size: int | None = None,
     *,
     filter: Filter = "bicubic",
     antialias: bool = True,
-) -> Float[Array, "max_out_size in_size"]:
+) -> Float[Array, "max_out_size max_in_size"]:
     """W_ij = k((j - c_i)/f) / Σ_j: `unnormalised` as a matrix whose rows sum to 1.
 
-    Rows from `out_size` on are zero.
+    Rows from `out_size` and columns from `in_size` on are zero. Without `max_in_size` there are
+    `in_size` columns, which then is static.
     """
+    columns = in_size if max_in_size is None else max_in_size
     i = jnp.arange(max_out_size, dtype=jnp.int32)[:, None]
-    j = jnp.arange(in_size, dtype=jnp.int32)[None, :]
+    j = jnp.arange(columns, dtype=jnp.int32)[None, :]
     out_size = jnp.maximum(jnp.asarray(out_size, jnp.int32), 1)
     weights = unnormalised(i, j, in_size, out_size, filter=filter, antialias=antialias)
     total = jnp.sum(weights, axis=1, keepdims=True)

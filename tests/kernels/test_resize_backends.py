@@ -2,7 +2,19 @@
 
 import numpy as np
 import pytest
-from resize_parts import IMPLEMENTATIONS, LEVELS, expected, picture, run, spec_for
+from resize_parts import (
+    CANVAS,
+    CANVAS_SIZES,
+    IMPLEMENTATIONS,
+    LEVELS,
+    SOURCES,
+    cropped,
+    expected,
+    picture,
+    poisoned,
+    run,
+    spec_for,
+)
 
 # Largest and root mean square errors in grey levels.
 REFERENCE = {"largest": 0.02, "rms": 0.004}
@@ -146,3 +158,75 @@ def test_a_flat_frame_stays_flat(implementation):
     frames = np.full(SHAPE, 201, np.uint8)
     spec = spec_for(*SIZES, precision="high", **LEVELS)
     np.testing.assert_allclose(run(implementation, frames, *SIZES, spec), 201, atol=0.01)
+
+
+# --- frames of several sizes in one canvas --------------------------------------------------------
+
+# Canvas, sources, sizes and the spec of what has another border or other frames.
+SOURCE_CASES = {
+    "of each size, up, down and both": (CANVAS, SOURCES, CANVAS_SIZES, {"padding": 2}),
+    "without antialias": (
+        (6, 60, 70, 3),
+        ([59, 13, 60], [11, 70, 35]),
+        ([28, 56, 28], [28, 28, 28]),
+        {"antialias": False},
+    ),
+    "bilinear without antialias, one pixel": (
+        (3, 60, 70, 3),
+        ([45, 1, 7], [31, 1, 69]),
+        ([32, 16, 48], [16, 16, 16]),
+        {"filter": "bilinear", "antialias": False, "patch_size": 16, "merge_size": 1}
+        | {"temporal_patch_size": 1},
+    ),
+    "lanczos, a fifth of the size": (
+        (5, 150, 150, 3),
+        ([141, 97, 15], [149, 15, 97]),
+        ([28, 28, 28], [28, 28, 28]),
+        {"filter": "lanczos"},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("implementation", "precision", "case"),
+    [
+        (*how, case)
+        for how in PRECISIONS
+        for case in SOURCE_CASES
+        if "high" in how or "each" in case
+    ],
+)
+def test_equals_the_oracle_on_cropped_frames(implementation, precision, case):
+    canvas, sources, sizes, how = SOURCE_CASES[case]
+    frames = picture(np.random.default_rng(0), *canvas)
+    spec = spec_for(*sizes, precision=precision, **LEVELS, **how)
+    got = run(implementation, frames, *sizes, spec, sources)
+    want = expected(frames, *sizes, spec, sources)
+    check(got, want, **tolerance(implementation, precision))
+
+
+@every
+def test_equals_the_op_on_cropped_frames(implementation):
+    frames = picture(np.random.default_rng(1), *CANVAS)
+    how = {"precision": "high", **LEVELS}
+    spec = spec_for(*CANVAS_SIZES, **how)
+    got = run(implementation, frames, *CANVAS_SIZES, spec, SOURCES)
+    alone = [
+        run(implementation, unit, [height], [width], spec_for([height], [width], **how))
+        for unit, height, width in zip(cropped(frames, SOURCES, spec), *CANVAS_SIZES, strict=True)
+    ]
+    # Sums of float32 in another order.
+    np.testing.assert_allclose(got, np.concatenate(alone), atol=1e-3)
+
+
+@every
+@pytest.mark.parametrize("channels", ["last", "first"])
+def test_what_lies_beyond_a_source_may_be_anything(implementation, channels):
+    frames = picture(np.random.default_rng(2), *CANVAS)
+    spec = spec_for(*CANVAS_SIZES, precision="high", **LEVELS)
+    clean, dirty = (poisoned(frames, SOURCES, spec, value) for value in (0.0, np.nan))
+    if channels == "first":
+        clean, dirty = (x.transpose(0, 3, 1, 2) for x in (clean, dirty))
+    got = run(implementation, dirty, *CANVAS_SIZES, spec, SOURCES)
+    np.testing.assert_array_equal(got, run(implementation, clean, *CANVAS_SIZES, spec, SOURCES))
+    assert np.isfinite(got).all() and got.any()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
-from resize_parts import spec_for
+from resize_parts import op, spec_for
 
 from kernels import choice
 from kernels.resize_patchify import Backend, pallas_gpu, resize_patchify, triton
@@ -29,14 +29,14 @@ DEVICES = {
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
 
 
-def stablehlo(spec, backend, platform="cuda", frames=FRAMES, dtype=jnp.uint8):
+def stablehlo(spec, backend, platform="cuda", frames=FRAMES, dtype=jnp.uint8, *, sources=False):
     """Of a call, or with five axes of frames of a batch of calls."""
-    call = partial(resize_patchify, spec=spec, backend=backend)
+    call = partial(op, spec=spec, backend=backend)
     call = jax.jit(jax.vmap(call) if len(frames) == 5 else call)
-    sizes = jax.ShapeDtypeStruct((*frames[:-4], 3), jnp.int32)
+    sizes = [jax.ShapeDtypeStruct((*frames[:-4], 3), jnp.int32)] * (4 if sources else 2)
     axes = {"axis_types": (AxisType.Auto,), "abstract_device": DEVICES[platform]}
     with jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("x",), **axes)):
-        traced = call.trace(jax.ShapeDtypeStruct(frames, dtype), sizes, sizes)
+        traced = call.trace(jax.ShapeDtypeStruct(frames, dtype), *sizes)
         return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
@@ -56,15 +56,18 @@ def launches(text):
         ({"filter": "lanczos", "patch_size": 7}, (4, *FRAMES), jnp.bfloat16),
     ],
 )
-def test_pallas_gpu_is_one_launch(how, frames, dtype):
-    text = stablehlo(spec_for(*SIZES, **how), Backend.PALLAS_GPU, "cuda", frames, dtype)
+@pytest.mark.parametrize("sources", [False, True])
+def test_pallas_gpu_is_one_launch(how, frames, dtype, sources):
+    spec = spec_for(*SIZES, **how)
+    text = stablehlo(spec, Backend.PALLAS_GPU, "cuda", frames, dtype, sources=sources)
     assert launches(text) == 1
     assert PRODUCT not in text  # all are the kernel's
 
 
+@pytest.mark.parametrize("sources", [False, True])
 @pytest.mark.parametrize("platform", DEVICES)
-def test_the_platform_that_is_compiled_for_chooses(platform):
-    text = stablehlo(spec_for(*SIZES, padding=1), Backend.AUTO, platform)
+def test_the_platform_that_is_compiled_for_chooses(platform, sources):
+    text = stablehlo(spec_for(*SIZES, padding=1), Backend.AUTO, platform, sources=sources)
     assert (PRODUCT in text) == (platform == "cpu")
     assert launches(text) == (platform == "cuda")
     assert text.count("@tpu_custom_call") == (platform == "tpu")

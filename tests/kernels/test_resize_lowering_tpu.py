@@ -6,21 +6,22 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
+from resize_parts import op
 
-from kernels.resize_patchify import Backend, PatchSpec, pallas_tpu, resize_patchify
+from kernels.resize_patchify import Backend, PatchSpec, pallas_tpu
 from kernels.resize_patchify.layout import lay_out
 
 SPEC = PatchSpec(capacity=512, max_height=448, max_width=448)
 
 
-def lowered(frames, *, backend=None, platforms=("tpu",), spec=SPEC):
+def lowered(frames, *, backend=None, platforms=("tpu",), spec=SPEC, sources=False):
     """The program's text."""
     device = AbstractDevice("TPU v5 lite", 1, "tpu")
     mesh = AbstractMesh((1,), ("x",), axis_types=(AxisType.Auto,), abstract_device=device)
-    sizes = jax.ShapeDtypeStruct((frames.shape[0] // 2,), jnp.int32)
-    run = jax.jit(partial(resize_patchify, spec=spec, backend=backend))
+    sizes = [jax.ShapeDtypeStruct((frames.shape[0] // 2,), jnp.int32)] * (4 if sources else 2)
+    run = jax.jit(partial(op, spec=spec, backend=backend))
     with jax.sharding.use_abstract_mesh(mesh):
-        return run.trace(frames, sizes, sizes).lower(lowering_platforms=platforms).as_text()
+        return run.trace(frames, *sizes).lower(lowering_platforms=platforms).as_text()
 
 
 def frames(*shape, dtype=jnp.uint8):
@@ -35,10 +36,11 @@ def frames(*shape, dtype=jnp.uint8):
         (frames(4, 3, 1080, 1920, dtype=jnp.float32), {"filter": "lanczos", "dtype": "bfloat16"}),
     ],
 )
-def test_lowers_to_one_kernel(frames, how):
+@pytest.mark.parametrize("sources", [False, True])
+def test_lowers_to_one_kernel(frames, how, sources):
     how = {"max_height": 448, "max_width": 448, **how}
-    spec = PatchSpec(capacity=512, **how)
-    assert lowered(frames, backend=Backend.PALLAS_TPU, spec=spec).count("tpu_custom_call") == 1
+    how = {"spec": PatchSpec(capacity=512, **how), "sources": sources}
+    assert lowered(frames, backend=Backend.PALLAS_TPU, **how).count("tpu_custom_call") == 1
 
 
 def test_the_platform_of_the_program_chooses():
@@ -63,9 +65,9 @@ def test_the_table_names_every_row_of_blocks_then_the_rest():
     heights, widths = [[28, 56, 0], [0, 56, 0]], [[56, 28, 0], [0, 84, 0]]
 
     @jax.jit
-    def table(heights, widths):
-        layout, _ = lay_out(heights, widths, spec)
-        return jnp.stack(pallas_tpu._strips(layout, spec)[:4], axis=1)
+    def table(*sizes):
+        layout, _ = lay_out(sizes, None, (448, 448), spec)
+        return jnp.stack(pallas_tpu._strips(layout, (448, 448), spec)[:4], axis=1)
 
     entries = table(jnp.asarray(heights), jnp.asarray(widths)).tolist()
     # unit of the batch, row, first block of the batch, blocks; at most 3 · 2 rows a clip, and one.

@@ -205,7 +205,9 @@ def test_a_size_that_is_none_is_left_out_alone():
     with jax.enable_x64(True):
         spec = PatchSpec(capacity=1, max_height=28, max_width=28)
         sizes = jnp.array([[28, 28 + 7 * 2**32, 28 - 7 * 2**32]])
-        layout, overflow = jax.jit(partial(lay_out, spec=spec))(sizes, sizes)
+        layout, overflow = jax.jit(partial(lay_out, canvas=(28, 28), spec=spec))(
+            (sizes, sizes), None
+        )
     assert layout.heights.tolist() == [[28, 0, 0]] and overflow.tolist() == [True]
 
 
