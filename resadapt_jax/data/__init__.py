@@ -1,1 +1,1 @@
-"""From videos and the embedded world to batches."""
+"""From files of questions about media, and from the embedded world, to batches."""

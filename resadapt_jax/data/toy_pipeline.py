@@ -6,6 +6,14 @@ import grain
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from resadapt_jax.data.batches import (
+    ALONE,
+    BatchIterator,
+    HostShare,
+    Share,
+    pad_to,
+    pair_seconds,
+)
 from resadapt_jax.data.query import encode_query
 from resadapt_jax.data.toy_source import ToyDialogues
 from resadapt_jax.data.toy_world import (
@@ -21,18 +29,6 @@ from resadapt_jax.models.prompt_text import build_prompt
 HEADER_TOKENS, TURN_TOKENS, ANSWER_TOKENS = 4, 26, 5
 
 
-def pad_to(values: list[int] | np.ndarray, length: int, fill: int) -> np.ndarray:
-    """Right-padded int32 vector; a longer one is an error, never cut."""
-    if len(values) > length:
-        raise ValueError(f"{len(values)} positions do not fit in {length}")
-    return np.concatenate([values, np.full(length - len(values), fill)]).astype(np.int32)
-
-
-def pair_seconds(times: np.ndarray) -> np.ndarray:
-    """Mean time of the two frames of each temporal pair."""
-    return times.reshape(-1, 2).mean(axis=1)
-
-
 class ClipSource(Protocol):
     """A random-access source of one-question records, ``ToyClips`` or ``StoredClips``."""
 
@@ -40,67 +36,6 @@ class ClipSource(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, position: SupportsIndex) -> dict[str, Any]: ...
-
-
-class HostShare(NamedTuple):
-    """Which of several processes reads; each reads its own rows of every batch.
-
-    Attributes:
-        index: of this process.
-        count: of processes.
-    """
-
-    index: int = 0
-    count: int = 1
-
-
-ALONE = HostShare()
-
-
-class _Share:
-    """A process's rows of a source's batches, batch after batch."""
-
-    def __init__(self, source: ClipSource, batch_size: int, share: HostShare):
-        if batch_size % share.count:
-            raise ValueError(f"{share.count} processes cannot share batches of {batch_size}")
-        self._source, self._batch_size, self._share = source, batch_size, share
-        self._rows = batch_size // share.count
-
-    def __len__(self) -> int:
-        return len(self._source) // self._batch_size * self._rows
-
-    def __getitem__(self, position: SupportsIndex) -> dict[str, Any]:
-        batch, row = divmod(range(len(self))[position], self._rows)
-        return self._source[batch * self._batch_size + self._share.index * self._rows + row]
-
-
-class BatchIterator:
-    """Whole batches of a dataset; its place is a number of batches.
-
-    So that a place is the same in every process, however many there are, and a run may go on with
-    another number of them. Grain's own counts the records that one process read.
-    """
-
-    def __init__(self, dataset: grain.MapDataset, batch_size: int):
-        self._dataset, self._batch_size = dataset, batch_size
-        self.set_state({"batches": 0})
-
-    def __iter__(self) -> "BatchIterator":
-        return self
-
-    def __next__(self) -> dict[str, Any]:
-        batch = next(self._iterator)
-        self._done += 1
-        return batch
-
-    def get_state(self) -> dict[str, int]:
-        return {"batches": self._done}
-
-    def set_state(self, state: dict[str, int]) -> None:
-        self._done = state["batches"]
-        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2 * self._batch_size)
-        left = self._dataset[self._done * self._batch_size :].to_iter_dataset(options)
-        self._iterator = iter(left.batch(self._batch_size, drop_remainder=True))
 
 
 def encode_dialogue(
@@ -190,6 +125,10 @@ def encode_question(
     query = encode_query(query_tokenizer, record["question"])
     return {
         "frames": record["frames"],
+        "frame_mask": np.ones(len(record["frames"]), bool),
+        "segment_ids": np.zeros(len(record["frames"]), np.int32),
+        "native_index": np.zeros(len(seconds), np.int32),
+        "valid": np.True_,
         "compact_ids": pad_to(prompt.token_ids, room.prompt, 0),
         "compact_length": np.int32(len(prompt.token_ids)),
         "entry_index": pad_to(prompt.entry_index, room.prompt, -1),
@@ -199,6 +138,7 @@ def encode_question(
         "question": record["question"],
         "task": record["task"],
         "answer": record["answer"],
+        "problem": "",
     }
 
 
@@ -224,7 +164,7 @@ def question_batches(
     def encode(record: dict[str, Any]) -> dict[str, Any]:
         return encode_question(record, tokenizer, query_tokenizer, room, convention)
 
-    rows = _Share(source, batch_size, share)
+    rows = Share(source, batch_size, share)
     return BatchIterator(grain.MapDataset.source(rows).map(encode), batch_size // share.count)
 
 

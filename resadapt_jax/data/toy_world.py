@@ -125,6 +125,11 @@ class ToyWorldConfig:
         return 2 * self.num_pairs
 
     @property
+    def native_sizes(self) -> tuple[tuple[int, int]]:
+        """Height and width of every frame."""
+        return ((self.size, self.size),)
+
+    @property
     def clock_seconds(self) -> int:
         """Seconds that the clock can show."""
         return max(CLOCK_SECONDS, self.num_pairs)

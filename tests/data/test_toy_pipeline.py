@@ -8,16 +8,14 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from resadapt_jax.data.batches import HostShare, pad_to, pair_seconds
 from resadapt_jax.data.query import encode_query
 from resadapt_jax.data.toy_pipeline import (
     ANSWER_TOKENS,
     HEADER_TOKENS,
     TURN_TOKENS,
-    HostShare,
     Room,
     dialogue_batches,
-    pad_to,
-    pair_seconds,
     question_batches,
 )
 from resadapt_jax.data.toy_source import ToyClips, ToyDialogues

@@ -3,8 +3,7 @@
 import av
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from PIL import Image
 from video_factory import (
     block_frames,
     flat_frames,
@@ -18,7 +17,7 @@ from video_factory import (
     write_video,
 )
 
-from resadapt_jax.data import container, video
+from resadapt_jax.data import container, pixels, video
 from resadapt_jax.errors import UserError
 from resadapt_jax.operators.sizes import SizeLimits
 
@@ -47,36 +46,6 @@ def readable_frames(path) -> int:
 
 
 # --- which frames -------------------------------------------------------------------------------
-
-
-def test_spread_takes_even_indices_of_even_times():
-    assert video.spread(np.arange(10.0), 4).tolist() == [0, 3, 6, 9]
-    assert video.spread(np.arange(10.0), 1).tolist() == [0]
-
-
-def test_spread_goes_by_time_and_not_by_index():
-    # Targets 0, 4 and 8 s; by index the middle one would be frame 2 or 3, at 0.2 or 0.3 s.
-    assert video.spread(np.array([0.0, 0.1, 0.2, 0.3, 4.1, 8.0]), 3).tolist() == [0, 4, 5]
-
-
-def test_spread_fills_up_with_neighbours_instead_of_repeating():
-    # Targets 0, 33.3, 66.7 and 100 s are nearest to frames 0, 3, 4, 4. Frame 4 cannot serve twice
-    # and is the last one, so the two before it move down: 0, 2, 3, 4.
-    assert video.spread(np.array([0.0, 1.0, 2.0, 3.0, 100.0]), 4).tolist() == [0, 2, 3, 4]
-
-
-@settings(deadline=None)
-@given(
-    gaps=st.lists(st.floats(0.001, 100.0), min_size=0, max_size=60),
-    count=st.integers(1, 70),
-)
-def test_spread_never_repeats_and_keeps_both_ends(gaps, count):
-    times = np.concatenate([[0.0], np.cumsum(gaps)])
-    chosen = video.spread(times, count)
-    assert len(chosen) == min(count, len(times))
-    assert np.all(np.diff(chosen) > 0)
-    assert chosen[0] == 0
-    assert count == 1 or chosen[-1] == len(times) - 1
 
 
 def test_samples_frames_nearest_to_even_times(tmp_path):
@@ -140,6 +109,44 @@ def test_common_containers(tmp_path, name, codec):
     assert clip.frames_lost == 0
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.tiff", "a"])
+def test_a_picture_is_a_clip_of_one_frame(tmp_path, name):
+    exif = Image.Exif()
+    exif[0x010E] = "FFmpeg hands EXIF data on, for which PyAV has no name"
+    image = Image.fromarray(flat_frames(21)[-1])
+    image.save(tmp_path / name, "PNG" if name == "a" else None, exif=exif)
+    clip = video.sample(tmp_path / name)
+    assert clip.times.tolist() == [0.0]
+    assert np.all(np.abs(clip.frames.astype(int) - 120) < 4)
+
+
+# --- part of a clip -----------------------------------------------------------------------------
+
+
+def test_a_part_is_sampled_from_its_start_to_its_end(tmp_path):
+    path = write_video(tmp_path / "clip.mkv", flat_frames(40))
+    clip = video.sample(path, num_frames=4, start=1.0, end=2.5)
+    # 1 + 1.5 · i / 3 s; the times stay those of the file.
+    assert frame_numbers(clip) == [10, 15, 20, 25]
+    np.testing.assert_allclose(clip.times, [1.0, 1.5, 2.0, 2.5], atol=1e-9)
+    assert clip.duration == pytest.approx(4.0)
+    assert frame_numbers(video.sample(path, num_frames=2, start=3.0)) == [30, 39]
+    assert frame_numbers(video.sample(path, num_frames=2, end=0.1)) == [0, 1]
+
+
+def test_the_rate_is_of_the_part_and_has_a_least_count(tmp_path):
+    path = write_video(tmp_path / "clip.mkv", flat_frames(40))
+    assert len(video.sample(path, fps=2, start=1.0, end=3.0).times) == 4
+    assert len(video.sample(path, fps=2, min_frames=8, start=1.0, end=3.0).times) == 8
+    assert len(video.sample(path, fps=2, min_frames=8, start=1.0, end=1.2).times) == 3  # all
+
+
+def test_a_part_after_the_end_is_refused(tmp_path):
+    path = write_video(tmp_path / "clip.mkv", flat_frames(10))
+    with pytest.raises(UserError, match=f"{path}: it is asked for from 2 s on"):
+        video.sample(path, start=2.0)
+
+
 # --- orientation --------------------------------------------------------------------------------
 
 RIGHT_ANGLES = [
@@ -152,14 +159,14 @@ RIGHT_ANGLES = [
 @pytest.mark.parametrize("matrix", [tuple(v - 1 for v in m) for m in RIGHT_ANGLES])
 def test_turn_moves_every_pixel_as_the_matrix_says(matrix):
     a, b, c, d = matrix
-    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     y, x = np.mgrid[:2, :3]
     new_x, new_y = a * x + c * y, b * x + d * y
     new_x, new_y = new_x - new_x.min(), new_y - new_y.min()
     expected = np.empty((new_y.max() + 1, new_x.max() + 1, 3), np.uint8)
-    expected[new_y, new_x] = pixels
+    expected[new_y, new_x] = image
     full = np.array([a, b, 0, c, d, 0, 0, 0, 1]) * 65536
-    np.testing.assert_array_equal(video.turn(pixels, full.astype(np.int32)), expected)
+    np.testing.assert_array_equal(pixels.turn(image, full.astype(np.int32)), expected)
 
 
 def test_all_eight_right_angle_matrices_are_tested():
@@ -422,8 +429,9 @@ def test_a_missing_file_and_bad_arguments_are_refused(tmp_path):
         video.sample(tmp_path / "clip.mp4", fps=0)
 
 
-def test_absurd_dimensions_are_refused_before_decoding(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "most"), [("PIXELS", 56 * 84 - 1), ("SIDE", 83)])
+def test_absurd_dimensions_are_refused_before_decoding(tmp_path, monkeypatch, name, most):
     path = write_video(tmp_path / "clip.mkv", flat_frames(2))
-    monkeypatch.setattr(container, "MAX_SOURCE_PIXELS", 56 * 84 - 1)
+    monkeypatch.setattr(container, f"MAX_SOURCE_{name}", most)
     with pytest.raises(UserError, match="too large to decode: 84 x 56"):
         video.sample(path)

@@ -1,0 +1,157 @@
+"""From a random-access source of records to batches: which rows are whose, and where one is."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, SupportsIndex
+
+import grain
+import numpy as np
+from absl import flags
+from grain.experimental import ThreadPrefetchIterDataset
+
+from resadapt_jax.typing import Float
+
+
+def pad_to(values: list[int] | np.ndarray, length: int, fill: int) -> np.ndarray:
+    """Right-padded int32 vector; a longer one is an error, never cut."""
+    if len(values) > length:
+        raise ValueError(f"{len(values)} positions do not fit in {length}")
+    return np.concatenate([values, np.full(length - len(values), fill)]).astype(np.int32)
+
+
+def pair_seconds(times: Float[np.ndarray, " F"]) -> Float[np.ndarray, " K"]:
+    """Mean time of the two frames of each temporal pair."""
+    return times.reshape(-1, 2).mean(axis=1)
+
+
+class HostShare(NamedTuple):
+    """Which of several processes reads; each reads its own rows of every batch.
+
+    Attributes:
+        index: of this process.
+        count: of processes.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def rows(self, batch_size: int) -> int:
+        """Rows of a batch that are this process's.
+
+        Raises:
+            ValueError: the processes cannot share a batch evenly.
+        """
+        if batch_size % self.count:
+            raise ValueError(f"{self.count} processes cannot share batches of {batch_size}")
+        return batch_size // self.count
+
+
+ALONE = HostShare()
+
+
+class Share(Sequence):
+    """A process's rows of a source's batches, batch after batch."""
+
+    def __init__(self, source: Sequence[Any], batch_size: int, share: HostShare):
+        self._source, self._batch_size, self._share = source, batch_size, share
+        self._rows = share.rows(batch_size)
+
+    def __len__(self) -> int:
+        return len(self._source) // self._batch_size * self._rows
+
+    def __getitem__(self, position: SupportsIndex) -> Any:
+        batch, row = divmod(range(len(self))[position], self._rows)
+        return self._source[batch * self._batch_size + self._share.index * self._rows + row]
+
+
+class Reading(NamedTuple):
+    """How records are read ahead; it changes no record and no order.
+
+    Attributes:
+        workers: processes beside this one that read; with 0 its own threads do.
+        threads: of each process that reads.
+        ahead: batches whose rows are read ahead; beside them at most two wait whole.
+    """
+
+    workers: int = 0
+    threads: int = 2
+    ahead: int = 1
+
+
+BY_THREADS = Reading()
+
+
+class BatchIterator:
+    """Whole batches of a dataset; its place is a number of batches.
+
+    So that a place is the same in every process, however many there are, and a run may go on with
+    another number of them. Grain's own counts the records that one process read.
+
+    The rows of one batch have arrays of one shape; another batch's may differ.
+    """
+
+    def __init__(self, dataset: grain.MapDataset, batch_size: int, reading: Reading = BY_THREADS):
+        self._dataset, self._batch_size, self._reading = dataset, batch_size, reading
+        self._iterator = None
+        self.set_state({"batches": 0})
+
+    def __iter__(self) -> "BatchIterator":
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        batch = next(self._iterator)
+        self._done += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        return {"batches": self._done}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.close()
+        self._done = state["batches"]
+        left = self._dataset[self._done * self._batch_size :]
+        rows = _read_ahead(left, self._batch_size, self._reading)
+        batches = rows.batch(self._batch_size, drop_remainder=True)
+        # Stacking a batch of video takes a while: done while the one before is in use.
+        self._iterator = iter(ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1))
+
+    def close(self) -> None:
+        """Ends the threads and processes that read ahead."""
+        if self._iterator is not None:
+            self._iterator.close()
+
+
+def _read_ahead(
+    dataset: grain.MapDataset, batch_size: int, reading: Reading
+) -> grain.IterDataset[Any]:
+    """Rows in order, read by threads of this process or of several others."""
+    processes = max(reading.workers, 1)
+    rows = -(-reading.ahead * batch_size // processes)
+    options = grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=rows)
+    ahead = dataset.to_iter_dataset(options)
+    if reading.workers:
+        if not flags.FLAGS.is_parsed():  # grain reads flags of its own there
+            flags.FLAGS.mark_as_parsed()
+        ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=reading.workers))
+    return ahead
+
+
+class PromptData(NamedTuple):
+    """The prompts of a run, and what is known of them before the first comes.
+
+    Attributes:
+        batches: of this process, from the start.
+        native_sizes: height and width in pixels of any frame that comes.
+        num_pairs: most temporal pairs of a prompt.
+        prompt_tokens: of the longest prompt, before its visual tokens.
+        fps: frames sampled per second.
+        max_frames: of a video.
+        report: what is known of the prompts, lines to print.
+    """
+
+    batches: BatchIterator
+    native_sizes: tuple[tuple[int, int], ...]
+    num_pairs: int
+    prompt_tokens: int
+    fps: float
+    max_frames: int
+    report: str = ""

@@ -1,0 +1,296 @@
+"""Writes questions about media as parquet of the release's schema, checked row by row.
+
+    python -m resadapt_jax.data.convert questions.jsonl questions.parquet
+    python -m resadapt_jax.data.convert questions.csv questions.parquet --media-root clips/
+
+A jsonl file (or a parquet file, an ArrayRecord file, a prepared folder) has the rows themselves. A
+csv file is a table of questions about the clips and pictures of a folder, with the columns
+
+    question, answer             needed
+    media                        a path in the folder; several with | between them; may be empty
+    problem_type, data_source, ability, system, index, start, end, min_frames, max_frames
+
+Markers that a question lacks are put before it. Every row is read as training would read it and
+the header of every medium is looked at; bad rows are listed and nothing is written, unless
+--skip-bad leaves them out.
+"""
+
+import argparse
+import csv
+import mimetypes
+import os
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from resadapt_jax.data.row import Medium, Row, RowError, parse_row
+from resadapt_jax.data.sampling import SamplingConfig
+from resadapt_jax.data.sources import JsonRows, Rows, folder_of, open_rows
+from resadapt_jax.data.survey import Rules, plan_of
+from resadapt_jax.errors import UserError, run_cli
+from resadapt_jax.files import require_writable
+from resadapt_jax.operators.sizes import SizeLimits
+
+# What a row group's rows hold at most, so that random access to it stays cheap.
+_GROUP_ROWS, _GROUP_BYTES = 512, 2**25
+_LISTED = 20
+
+_EXTRAS = ("problem_type", "index", "answer", "question", "doc_id")
+
+
+class CsvRows(Sequence):
+    """The table of questions that the module's description names, as records of the schema.
+
+    Raises:
+        UserError: no such file, no text, or a column missing.
+    """
+
+    def __init__(self, path: str):
+        try:
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                reader = csv.DictReader(file)
+                self._lines = [(reader.line_num, row) for row in reader]
+                columns = reader.fieldnames or ()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"not a csv file in UTF-8: {path} ({error})") from error
+        for column in ("question", "answer"):
+            if column not in columns:
+                raise UserError(f"{path} has no column {column!r}; it has {', '.join(columns)}")
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def line(self, position: int) -> int:
+        """Number of a row's last line in the file."""
+        return self._lines[position][0]
+
+    def __getitem__(self, position: int) -> Mapping[str, Any]:
+        line, row = self._lines[position]
+        if None in row or None in row.values():
+            raise RowError("unreadable row", f"line {line} has not as many fields as the first")
+        return _csv_record(row)
+
+
+def _csv_record(row: Mapping[str, str]) -> Mapping[str, Any]:
+    media: dict[str, list[Mapping[str, Any]]] = {"image": [], "video": []}
+    markers = ""
+    for path in filter(None, (part.strip() for part in row.get("media", "").split("|"))):
+        kind = "image" if (mimetypes.guess_type(path)[0] or "").startswith("image/") else "video"
+        limits = {
+            name: _csv_number(name, row[name], kind)
+            for name, kind in (
+                ("start", float), ("end", float), ("min_frames", int), ("max_frames", int)
+            )
+            if row.get(name)
+        }  # fmt: skip
+        media[kind].append({kind: path} | (limits if kind == "video" else {}))
+        markers += f"<{kind}>"
+    question = row["question"]
+    if "<image>" not in question and "<video>" not in question:
+        question = markers + question
+    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    return {
+        "data_source": row.get("data_source"),
+        "prompt": [*system, {"role": "user", "content": question}],
+        "images": media["image"],
+        "videos": media["video"],
+        "ability": row.get("ability"),
+        "reward_model": {"ground_truth": row["answer"]},
+        "extra_info": {"problem_type": row.get("problem_type"), "index": row.get("index")},
+    }
+
+
+def _csv_number(name: str, value: str, kind: Callable[[str], Any]) -> Any:
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise RowError("wrong type", f"{name} is {value!r}, no number") from error
+
+
+def to_record(row: Row, extra_info: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A row as a record of the schema: `parse_row` of it gives the row back.
+
+    Args:
+        extra_info: what to keep besides of ``answer``, ``question`` and ``doc_id``.
+    """
+    known = {name: value for name, value in (extra_info or {}).items() if name in _EXTRAS}
+    extras = {name: None if value is None else str(value) for name, value in known.items()}
+    return {
+        "data_source": row.data_source,
+        "prompt": [{"role": m.role, "content": m.content} for m in row.messages],
+        "images": [_medium_record(m) for m in row.media if m.kind == "image"],
+        "videos": [_medium_record(m) for m in row.media if m.kind == "video"],
+        "ability": row.ability,
+        "reward_model": {"style": "rule", "ground_truth": row.truth},
+        "extra_info": extras | {"problem_type": row.problem_type, "index": row.index},
+        **{f"len_frames_{count}": length for count, length in row.cached_lengths.items()},
+    }
+
+
+def _medium_record(medium: Medium) -> dict[str, Any]:
+    record: dict[str, Any] = {medium.kind: medium.path or None, "bytes": medium.data}
+    if medium.kind == "video":
+        for name in ("min_frames", "max_frames", "start", "end"):
+            record[name] = getattr(medium, name)
+    return record
+
+
+def _schema(lengths: Iterable[int]) -> pa.Schema:
+    text, number = pa.string(), pa.int64()
+    video = {"video": text, "bytes": pa.binary(), "min_frames": number, "max_frames": number}
+    seconds = {"start": pa.float64(), "end": pa.float64()}
+    columns = {
+        "data_source": text,
+        "prompt": pa.list_(_struct({"role": text, "content": text})),
+        "images": pa.list_(_struct({"image": text, "bytes": pa.binary()})),
+        "videos": pa.list_(_struct(video | seconds)),
+        "ability": text,
+        "reward_model": _struct({"style": text, "ground_truth": text}),
+        "extra_info": _struct(dict.fromkeys(_EXTRAS, text)),
+        **{f"len_frames_{count}": number for count in sorted(lengths)},
+    }
+    return pa.schema(list(columns.items()))
+
+
+def _struct(fields: Mapping[str, pa.DataType]) -> pa.DataType:
+    return pa.struct(list(fields.items()))
+
+
+def check_rows(rows: Rows, root: Path, threads: int = 8) -> list[tuple[int, ...] | RowError]:
+    """Of every row, as training would read it: the N of its ``len_frames_N``, or what is wrong.
+
+    Args:
+        root: folder of the media.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(partial(_check_row, rows, root), range(len(rows)))
+        return list(tqdm(found, "checking", len(rows), unit=" rows"))
+
+
+def _check_row(rows: Rows, root: Path, position: int) -> RowError | tuple[int, ...]:
+    rules = Rules(sampling=SamplingConfig(), limits=SizeLimits(), max_prompt_tokens=1)
+    try:
+        row = parse_row(rows[position])
+        for medium in row.media:
+            plan_of(medium, root, rules)
+        return tuple(row.cached_lengths)
+    except RowError as error:
+        return error
+
+
+def convert(rows: Rows, root: Path, out: Path, *, skip_bad: bool = False) -> Counter[str]:
+    """Checks all rows, then writes those that can be used.
+
+    Returns:
+        How many were left out, by reason.
+
+    Raises:
+        UserError: a row cannot be used, unless ``skip_bad``; or none can.
+    """
+    found = check_rows(rows, root)
+    bad = [(at, error) for at, error in enumerate(found) if isinstance(error, RowError)]
+    if bad and not skip_bad:
+        lines = [f"  {_place(rows, at)}: {error}" for at, error in bad[:_LISTED]]
+        lines += [f"  and {len(bad) - _LISTED} more"] if len(bad) > _LISTED else []
+        listed = "\n".join(lines)
+        raise UserError(
+            f"{len(bad)} of {len(rows)} rows cannot be used; --skip-bad leaves them out\n{listed}"
+        )
+    good = [at for at, lengths in enumerate(found) if not isinstance(lengths, RowError)]
+    if not good:
+        raise UserError("no row can be used")
+    counts = {count for at in good for count in found[at]}
+    records = (_normalised(rows[at]) for at in good)
+    with _written_aside(out) as temporary, pq.ParquetWriter(temporary, _schema(counts)) as writer:
+        for group in _groups(records):
+            writer.write_table(pa.Table.from_pylist(group, writer.schema))
+    return Counter(error.kind for _, error in bad)
+
+
+def _normalised(record: Mapping[str, Any]) -> dict[str, Any]:
+    extra = record.get("extra_info")
+    return to_record(parse_row(record), extra if isinstance(extra, Mapping) else None)
+
+
+def _groups(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Records in groups that are small in number and in bytes."""
+    group, size = [], 0
+    for record in records:
+        group.append(record)
+        size += sum(len(m["bytes"] or b"") for m in record["images"] + record["videos"])
+        if len(group) == _GROUP_ROWS or size > _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+@contextmanager
+def _written_aside(path: Path) -> Iterator[Path]:
+    """A neighbouring file that takes the place of ``path`` once it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _place(rows: Rows, position: int) -> str:
+    if isinstance(rows, JsonRows | CsvRows):
+        return f"line {rows.line(position)}"
+    return f"row {position}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = _Parser(
+        prog="python -m resadapt_jax.data.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("input", help="a .csv, .jsonl, .parquet or .array_record file")
+    parser.add_argument("output", type=Path, help="the parquet file to write")
+    parser.add_argument(
+        "--media-root",
+        metavar="DIR",
+        help="folder that paths of media start from (default: the input's)",
+    )
+    parser.add_argument("--skip-bad", action="store_true", help="leave out rows that are bad")
+    args = parser.parse_args(argv)
+    if args.output.suffix != ".parquet":
+        raise UserError(f"the output must end in .parquet, got {args.output}")
+    require_writable(args.output.parent)
+    rows = CsvRows(args.input) if Path(args.input).suffix == ".csv" else open_rows(args.input)
+    root = Path(args.media_root or folder_of(args.input))
+    if not root.is_dir():
+        raise UserError(f"--media-root is no folder: {root}")
+    left_out = convert(rows, root, args.output, skip_bad=args.skip_bad)
+    for kind, count in left_out.most_common():
+        print(f"left out {count}: {kind}")
+    print(f"wrote {len(rows) - left_out.total()} rows to {args.output}")
+    if root.resolve() != args.output.parent.resolve():
+        print(f"its media lie in {root}: train with media_root={root}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,281 @@
+"""What every row of a corpus will need, found out before training from headers alone.
+
+Rows that cannot be used are counted with the reason, and the reason of the first few is shown.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from resadapt_jax.data.batches import pair_seconds
+from resadapt_jax.data.container import VideoHeader
+from resadapt_jax.data.image import image_size
+from resadapt_jax.data.media import locate, reading
+from resadapt_jax.data.row import Medium, Row, RowError, parse_row
+from resadapt_jax.data.sampling import SamplingConfig, native_size, planned_frames
+from resadapt_jax.data.shapes import BatchShape
+from resadapt_jax.data.sources import Rows, folder_of
+from resadapt_jax.data.video import read_header
+from resadapt_jax.files import atomic_write
+from resadapt_jax.operators.sizes import SizeLimits
+from resadapt_jax.typing import Float, Int
+
+Measure = Callable[[Row, Sequence[Float[np.ndarray, " K"]]], tuple[int, int]]
+"""Tokens of a row's prompt and of its query, given the seconds of each medium's pairs.
+
+Visual tokens count as one for each pair. Called by several threads at once; may raise `RowError`.
+"""
+
+Check = Callable[[str, str], str | None]
+"""What is wrong with a problem type and a truth, ``None`` if nothing is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What decides about a row beside the row itself.
+
+    Attributes:
+        max_prompt_tokens: rows whose prompt is longer are dropped; a pair counts as one token.
+        max_length: rows whose prompt is longer are dropped, visual tokens at native size included;
+            a file's ``len_frames_N`` is believed where N is the sampling's most frames.
+    """
+
+    sampling: SamplingConfig
+    limits: SizeLimits
+    max_prompt_tokens: int
+    max_length: int | None = None
+
+
+class Needs(NamedTuple):
+    """Room that a row takes.
+
+    Attributes:
+        num_frames: whole pairs of all its media; an image is one. One pair at least, which is
+            masked in a row without media.
+        height, width: the largest of its frames, legal sizes.
+        prompt_tokens, query_tokens: as measured.
+        native_tokens: visual tokens at native size.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    prompt_tokens: int
+    query_tokens: int
+    native_tokens: int
+
+
+class Plan(NamedTuple):
+    """What a medium will give: whole pairs, their seconds, and the size of its frames."""
+
+    seconds: Float[np.ndarray, " K"]
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Survey:
+    """Which rows of a corpus can be used.
+
+    Attributes:
+        positions: of the rows that can, in the source.
+        needs: theirs, columns as in `Needs`.
+        sizes: heights and widths that their frames have.
+        tasks: their problem types.
+        dropped: position, kind and detail of each that cannot.
+    """
+
+    positions: Int[np.ndarray, " N"]
+    needs: Int[np.ndarray, "N 6"]
+    sizes: tuple[tuple[int, int], ...]
+    tasks: tuple[str, ...]
+    dropped: tuple[tuple[int, str, str], ...]
+
+    @property
+    def room(self) -> Int[np.ndarray, "N 5"]:
+        """The needs that decide about a row's batch, columns as in `BatchShape`."""
+        return self.needs[:, : len(BatchShape._fields)]
+
+    def report(self, name: str, examples: int = 3) -> str:
+        """Rows kept and dropped, the latter by reason, the commonest first."""
+        total = len(self.positions) + len(self.dropped)
+        lines = [f"{name}: {total} rows, {len(self.positions)} kept, {len(self.dropped)} dropped"]
+        kinds: dict[str, list[str]] = {}
+        for position, kind, detail in self.dropped:
+            kinds.setdefault(kind, []).append(f"row {position}: {detail}")
+        for kind, found in sorted(kinds.items(), key=lambda item: -len(item[1])):
+            lines.append(f"  {len(found):7} {kind}")
+            lines += [f"          {example}" for example in found[:examples]]
+        return "\n".join(lines)
+
+
+def survey(
+    rows: Rows,
+    root: str | os.PathLike,
+    rules: Rules,
+    measure: Measure,
+    check: Check | None = None,
+    *,
+    threads: int = 8,
+    name: str = "corpus",
+) -> Survey:
+    """Looks at every row of a corpus; decodes no more of a video than its first frame.
+
+    Args:
+        root: folder of the media.
+        check: of the answers.
+        name: beside the progress bar.
+    """
+    look = partial(_look, rows, Path(root), rules, measure, check)
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(look, range(len(rows)))
+        found = list(tqdm(found, f"reading headers of {name}", len(rows), unit=" rows"))
+    kept = [(at, *one) for at, one in enumerate(found) if not isinstance(one, RowError)]
+    return Survey(
+        positions=np.array([at for at, *_ in kept], np.int64),
+        needs=np.array([needs for _, needs, *_ in kept], np.int64).reshape(-1, len(Needs._fields)),
+        sizes=tuple(sorted({size for *_, sizes, _ in kept for size in sizes})),
+        tasks=tuple(task for *_, task in kept),
+        dropped=tuple(
+            (at, one.kind, one.detail) for at, one in enumerate(found) if isinstance(one, RowError)
+        ),
+    )
+
+
+def cached_survey(
+    folder: str | os.PathLike,
+    path: str | os.PathLike,
+    rules: Rules,
+    settings: Any,
+    make: Callable[[], Survey],
+) -> Survey:
+    """The survey that ``make`` makes, kept in a folder until the corpus or the rules change.
+
+    Media that come, go or change afterwards are not noticed: then delete the folder.
+
+    Args:
+        path: the corpus.
+        settings: whatever else the survey depends on, by its ``repr``.
+    """
+    key = [_identity(path), asdict(rules), repr(settings), Needs._fields]
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    file = Path(folder) / f"survey-{digest[:32]}.json"
+    try:
+        return _from_json(json.loads(file.read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        made = make()
+    atomic_write(file, json.dumps(_to_json(made)))
+    return made
+
+
+def needs_of(
+    row: Row, root: Path, rules: Rules, measure: Measure, check: Check | None = None
+) -> tuple[Needs, set[tuple[int, int]]]:
+    """What a row needs, and the sizes of its frames.
+
+    Raises:
+        RowError: it cannot be used.
+    """
+    if check is not None and (reason := check(row.problem_type, row.truth)):
+        raise RowError("answer", reason)
+    plans = [plan_of(medium, root, rules) for medium in row.media]
+    prompt, query = measure(row, [plan.seconds for plan in plans])
+    if prompt > rules.max_prompt_tokens:
+        raise RowError("prompt too long", f"{prompt} tokens of {rules.max_prompt_tokens}")
+    factor = rules.limits.factor
+    pairs = sum(len(plan.seconds) for plan in plans)
+    native = sum(len(p.seconds) * p.height * p.width // factor**2 for p in plans)
+    length = row.cached_lengths.get(rules.sampling.max_frames, prompt - pairs + native)
+    if rules.max_length is not None and length > rules.max_length:
+        raise RowError("too long with its media", f"{length} tokens of {rules.max_length}")
+    needs = Needs(
+        num_frames=2 * max(pairs, 1),
+        height=max((plan.height for plan in plans), default=factor),
+        width=max((plan.width for plan in plans), default=factor),
+        prompt_tokens=prompt,
+        query_tokens=query,
+        native_tokens=native,
+    )
+    return needs, {(plan.height, plan.width) for plan in plans}
+
+
+def plan_of(medium: Medium, root: Path, rules: Rules) -> Plan:
+    """What a medium will give, by its header.
+
+    Raises:
+        RowError: it is not there, cannot be read, or has no legal size.
+    """
+    source = locate(medium, root)
+    with reading(medium):
+        if medium.kind == "image":
+            size, seconds = image_size(source), np.zeros(1)
+        else:
+            header = read_header(source)
+            size, seconds = (header.height, header.width), _video_seconds(header, medium, rules)
+        return Plan(seconds, *native_size(*size, rules.limits))
+
+
+def _video_seconds(header: VideoHeader, medium: Medium, rules: Rules) -> Float[np.ndarray, " K"]:
+    """About when the pairs will be: frames evenly from the first to the last."""
+    count = planned_frames(
+        header.duration,
+        header.num_frames,
+        rules.sampling,
+        start=medium.start,
+        end=medium.end,
+        min_frames=medium.min_frames,
+        max_frames=medium.max_frames,
+    )
+    start = medium.start or 0.0
+    interval = header.duration / header.num_frames if header.num_frames else 0.0
+    last = header.duration - interval
+    end = last if medium.end is None else min(medium.end, last)
+    times = np.linspace(start, max(start, end), count)
+    return pair_seconds(np.append(times, times[-1:]) if count % 2 else times)
+
+
+def _look(
+    rows: Rows, root: Path, rules: Rules, measure: Measure, check: Check | None, position: int
+) -> tuple[Needs, set[tuple[int, int]], str] | RowError:
+    try:
+        row = parse_row(rows[position])
+        return *needs_of(row, root, rules, measure, check), row.problem_type
+    except RowError as error:
+        return error
+
+
+def _identity(path: str | os.PathLike) -> list[Any]:
+    """Of a file its path, size and time of change; of a prepared folder its description's."""
+    path = os.path.abspath(path)
+    file = path if os.path.isfile(path) else folder_of(path) / "dataset_info.json"
+    state = os.stat(file)
+    return [path, state.st_size, state.st_mtime_ns]
+
+
+def _to_json(made: Survey) -> dict[str, Any]:
+    return {
+        "positions": made.positions.tolist(),
+        "needs": made.needs.tolist(),
+        "sizes": made.sizes,
+        "tasks": made.tasks,
+        "dropped": made.dropped,
+    }
+
+
+def _from_json(kept: dict[str, Any]) -> Survey:
+    return Survey(
+        positions=np.array(kept["positions"], np.int64),
+        needs=np.array(kept["needs"], np.int64).reshape(-1, len(Needs._fields)),
+        sizes=tuple(tuple(size) for size in kept["sizes"]),
+        tasks=tuple(kept["tasks"]),
+        dropped=tuple((at, kind, detail) for at, kind, detail in kept["dropped"]),
+    )

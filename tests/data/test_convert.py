@@ -1,0 +1,186 @@
+"""Questions written as parquet of the release's schema, or refused with their lines."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from video_factory import flat_frames, write_video
+
+from resadapt_jax.data import convert as convert_file
+from resadapt_jax.data.convert import main, to_record
+from resadapt_jax.data.row import Medium, Row, parse_row
+from resadapt_jax.data.sources import open_rows
+from resadapt_jax.errors import UserError, run_cli
+from resadapt_jax.models.prompt_text import Turn
+
+ROW = Row(
+    messages=(Turn(role="system", content="Think."), Turn(role="user", content="<video>é?")),
+    media=(Medium(kind="video", path="a.mkv", min_frames=2, start=0.5, end=1.5),),
+    truth="B",
+    problem_type="multiple choice",
+    data_source="mine",
+    ability="video",
+    index="7",
+    cached_lengths={32: 100, 64: 200},
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_video(tmp_path / "a.mkv", flat_frames(40))
+    Image.fromarray(np.zeros((30, 30, 3), np.uint8)).save(tmp_path / "a.png")
+    return tmp_path
+
+
+def write_jsonl(folder, *records):
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)))
+    return str(path)
+
+
+def plain(content="Why?", **columns):
+    prompt = [{"role": "user", "content": content}]
+    return {"prompt": prompt, "reward_model": {"ground_truth": "A"}} | columns
+
+
+def test_a_row_survives_the_way_to_a_record_and_back():
+    picture = Medium(kind="image", data=b"\xffpixels")
+    both = Row(messages=(Turn(role="user", content="<image>"),), media=(picture,), truth="1")
+    assert parse_row(to_record(ROW)) == ROW
+    assert parse_row(to_record(both)) == both
+
+
+def test_jsonl_becomes_parquet_that_reads_the_same(folder):
+    record = to_record(ROW, {"answer": "B.", "doc_id": 3})
+    path = write_jsonl(folder, json.loads(json.dumps(record)), plain(len_frames_8=5))
+    main([path, str(folder / "rows.parquet")])
+    rows = open_rows(folder / "rows.parquet")
+    assert [parse_row(row) for row in rows] == [parse_row(row) for row in open_rows(path)]
+    assert parse_row(rows[0]) == ROW
+    assert rows[0]["extra_info"]["answer"] == "B." and rows[0]["extra_info"]["doc_id"] == "3"
+    assert rows[1]["len_frames_8"] == 5 and rows[1]["len_frames_32"] is None
+    names = set(pq.read_schema(folder / "rows.parquet").names)
+    assert {"data_source", "prompt", "images", "videos", "ability"} < names
+    assert {"reward_model", "extra_info", "len_frames_8", "len_frames_32"} < names
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_table_of_questions_becomes_rows(folder):
+    (folder / "q.csv").write_text(
+        "media,question,answer,problem_type,start,end,system\n"
+        'a.mkv,"What, then?",A,multiple choice,0.5,2,Think.\n'
+        "a.png|a.mkv,Alike?,yes,,,,\n"
+        "a.png,Is <image> dark?,no,,,,\n"
+        ",Text alone?,3,numerical,,,\n"
+    )
+    main([str(folder / "q.csv"), str(folder / "q.parquet")])
+    first, second, third, fourth = map(parse_row, open_rows(folder / "q.parquet"))
+    assert [m.content for m in first.messages] == ["Think.", "<video>What, then?"]
+    assert first.media == (Medium(kind="video", path="a.mkv", start=0.5, end=2.0),)
+    assert (first.truth, first.problem_type) == ("A", "multiple choice")
+    assert second.messages[0].content == "<image><video>Alike?"
+    assert [m.kind for m in second.media] == ["image", "video"]
+    assert third.messages[0].content == "Is <image> dark?"
+    assert fourth.media == () and fourth.problem_type == "numerical"
+
+
+def bad_csv(folder):
+    (folder / "q.csv").write_text(
+        "media,question,answer,start\n"
+        "a.mkv,Good?,yes,\n"
+        "b.mkv,Missing?,yes,\n"
+        "a.mkv,No number?,yes,soon\n"
+        "a.mkv,Late?,yes,99\n"
+        "a.mkv,Short\n"
+        "../a.mkv,Out?,yes,\n"
+    )
+    return str(folder / "q.csv")
+
+
+def test_bad_rows_are_listed_with_their_lines_and_nothing_is_written(folder, capsys):
+    out = folder / "q.parquet"
+    with pytest.raises(UserError) as caught:
+        main([bad_csv(folder), str(out)])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "5 of 6 rows cannot be used; --skip-bad leaves them out"
+    assert lines[1] == f"  line 3: no such file: {folder}/b.mkv"
+    assert lines[2] == "  line 4: wrong type: start is 'soon', no number"
+    assert lines[3].startswith("  line 5: unreadable video: it is asked for from 99 s on")
+    assert lines[4] == "  line 6: unreadable row: line 6 has not as many fields as the first"
+    assert lines[5].startswith("  line 7: outside the media root")
+    assert not out.exists()
+
+
+def test_bad_rows_are_left_out_if_asked_and_counted(folder, capsys):
+    main([bad_csv(folder), str(folder / "q.parquet"), "--skip-bad"])
+    assert len(open_rows(folder / "q.parquet")) == 1
+    text = capsys.readouterr().out
+    assert "left out 1: no such file" in text and "wrote 1 rows" in text
+
+
+def test_lines_of_jsonl_are_those_of_the_file(folder):
+    path = folder / "rows.jsonl"
+    path.write_text("\n" + json.dumps(plain()) + "\n\n" + json.dumps(plain("")) + "\n{\n")
+    with pytest.raises(UserError) as caught:
+        main([str(path), str(folder / "rows.parquet")])
+    assert "  line 4: empty prompt" in str(caught.value)
+    assert "  line 5: unreadable row: line 5 is not JSON" in str(caught.value)
+
+
+def test_a_long_list_is_cut(folder):
+    path = write_jsonl(folder, plain(), *[plain("")] * 30)
+    with pytest.raises(UserError, match="and 10 more"):
+        main([path, str(folder / "rows.parquet")])
+
+
+def test_media_that_lie_elsewhere_are_named(folder, tmp_path_factory, capsys):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    path = write_jsonl(elsewhere, plain("<video>?", videos=["a.mkv"]))
+    main([path, str(elsewhere / "rows.parquet"), "--media-root", str(folder)])
+    assert f"train with media_root={folder}" in capsys.readouterr().out
+
+
+def test_row_groups_stay_small(folder, monkeypatch):
+    monkeypatch.setattr(convert_file, "_GROUP_ROWS", 4)
+    main([write_jsonl(folder, *[plain()] * 10), str(folder / "rows.parquet")])
+    assert pq.ParquetFile(folder / "rows.parquet").num_row_groups == 3
+    assert len(open_rows(folder / "rows.parquet")) == 10
+    monkeypatch.setattr(convert_file, "_GROUP_BYTES", 50)  # less than the picture has
+    picture = to_record(
+        Row(
+            messages=(Turn(role="user", content="<image>"),),
+            media=(Medium(kind="image", data=(folder / "a.png").read_bytes()),),
+        )
+    )
+    pq.write_table(convert_file.pa.Table.from_pylist([picture] * 3), folder / "in.parquet")
+    main([str(folder / "in.parquet"), str(folder / "out.parquet")])
+    assert pq.ParquetFile(folder / "out.parquet").num_row_groups == 3
+
+
+def test_a_run_that_fails_leaves_the_old_file(folder, monkeypatch):
+    out = folder / "rows.parquet"
+    main([write_jsonl(folder, plain()), str(out)])
+    before = out.read_bytes()
+    monkeypatch.setattr(convert_file, "_normalised", None)
+    with pytest.raises(TypeError):
+        main([write_jsonl(folder, plain(), plain()), str(out)])
+    assert out.read_bytes() == before
+    assert not list(folder.glob(".*"))
+
+
+def test_mistakes_are_told_in_a_line(folder, capsys):
+    path = write_jsonl(folder, plain())
+    (folder / "q.csv").write_text("question\nWhy?\n")
+    for options in (
+        [path, str(folder / "rows.json")],
+        ["none.jsonl", str(folder / "rows.parquet")],
+        ["none.csv", str(folder / "rows.parquet")],
+        [str(folder / "q.csv"), str(folder / "rows.parquet")],
+        [path, str(folder / "rows.parquet"), "--media-root", "nowhere"],
+        [path],
+    ):
+        assert run_cli(lambda options=options: main(options)) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
