@@ -20,9 +20,9 @@ from resadapt_jax.generation.answer import encode_pairs
 from resadapt_jax.generation.backbone import load_backbone
 from resadapt_jax.operators import (
     CapacityLadder,
+    NativeSizes,
     SizeLimits,
     grids,
-    native_tokens,
     sizes_from_scales,
     token_counts,
 )
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--growth", type=float, default=1.2, help="between steps of the ladder")
     args = parser.parse_args()
     backbone, limits = load_backbone(), SizeLimits(min_pixels=28 * 28)
-    most = PAIRS * native_tokens(HEIGHT, WIDTH, limits)
+    most = PAIRS * int(NativeSizes.alike(HEIGHT, WIDTH, limits).tokens)
     ladder = CapacityLadder.geometric(PAIRS, most, growth=args.growth)
     rng = np.random.default_rng(0)
     frames = jnp.asarray(rng.integers(0, 256, (2 * PAIRS, HEIGHT, WIDTH, 3), np.uint8))
@@ -44,7 +44,7 @@ def main() -> None:
 
     @partial(jax.jit, static_argnames="capacity")
     def encode(params, frames, scales, capacity):
-        heights, widths = sizes_from_scales(scales, HEIGHT, WIDTH, limits)
+        heights, widths = sizes_from_scales(scales, NativeSizes.alike(HEIGHT, WIDTH, limits))
         tokens, plan = encode_pairs(
             params,
             backbone.config,
@@ -60,7 +60,7 @@ def main() -> None:
     for _ in range(args.allocations):
         # From nearly nothing to all at full size, so that every capacity has its turn.
         scales = jnp.asarray(rng.beta(0.8, 0.8, PAIRS) ** rng.uniform(0.2, 3), jnp.float32)
-        sizes = sizes_from_scales(scales, HEIGHT, WIDTH, limits)
+        sizes = sizes_from_scales(scales, NativeSizes.alike(HEIGHT, WIDTH, limits))
         needed = int(token_counts(*sizes, shown, limits).sum())
         capacity = ladder.choose(needed)
         _, count, overflow = encode(backbone.params, frames, scales, capacity)

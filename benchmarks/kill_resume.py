@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = [
     *(sys.executable, "train.py", "--config", "configs/toy.py", "--batch-size", "2"),
     *("--rollouts.num-allocations", "4", "--rollouts.decoding.max-new-tokens", "4"),
-    *("--world.num-pairs", "4", "--world.num-signs", "2", "--run.checkpoint-every", "4"),
+    *("--data.num-pairs", "4", "--data.num-signs", "2", "--run.checkpoint-every", "4"),
 ]
 CLOCK = (
     *("seconds", "reward_seconds", "compilations", "mfu"),

@@ -17,7 +17,7 @@ from timing import interleaved, median, save
 
 from resadapt_jax.generation.answer import encode_pairs, lay_out
 from resadapt_jax.models.qwen2_5_vl import model, text
-from resadapt_jax.operators import SizeLimits, grids, sizes_from_scales
+from resadapt_jax.operators import NativeSizes, SizeLimits, grids, sizes_from_scales
 
 SCALES = (1.0, 0.75, 0.5, 0.35, 0.25)
 
@@ -37,9 +37,11 @@ def main() -> None:
     shape = 2 * args.pairs, args.height, args.width, 3
     frames = jnp.asarray(noise.integers(0, 256, shape, np.uint8))
 
+    native = NativeSizes.alike(args.height, args.width, limits)
+
     @partial(jax.jit, static_argnames=("capacity",))
     def prefill(params, frames, scales, capacity):
-        heights, widths = sizes_from_scales(scales, args.height, args.width, limits)
+        heights, widths = sizes_from_scales(scales, native)
         grid_thw = grids(heights, widths, jnp.ones(args.pairs, bool), limits)
         visual, plan = encode_pairs(
             params,
@@ -59,7 +61,7 @@ def main() -> None:
     arms, tokens = {}, {}
     for scale in SCALES:
         scales = jnp.full(args.pairs, scale)
-        heights, widths = sizes_from_scales(scales, args.height, args.width, limits)
+        heights, widths = sizes_from_scales(scales, native)
         capacity = int((heights * widths).sum()) // limits.factor**2
         run = partial(prefill, params, frames, scales, capacity)
         _, count, overflow = run()

@@ -177,7 +177,7 @@ def time_decoding(run: Run, repeats: int) -> dict[str, float]:
     begun = time.perf_counter()
     made = sum(1 for _ in run.batches(4 * repeats))
     pipeline = (time.perf_counter() - begun) / made
-    frames = ToyClips(config.world, 1)[0]["frames"]
+    frames = ToyClips(config.data, 1)[0]["frames"]
     sys.path.insert(0, str(ROOT))
     from tests.video_factory import write_video
 
@@ -235,7 +235,7 @@ def count_encoder(
             run.step(records, run.encode(records))
         jax.effects_barrier()
     jax.clear_caches()
-    expected = num_prompts * config.world.num_frames
+    expected = num_prompts * config.data.num_frames
     if sum(seen) != expected:
         raise SystemExit(f"M = {num_allocations}: {sum(seen)} frames encoded, not {expected}")
     return {"M": num_allocations, "prompts": num_prompts, "calls": len(seen), "frames": sum(seen)}

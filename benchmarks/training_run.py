@@ -8,6 +8,7 @@ import numpy as np
 
 from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
+from resadapt_jax.data.toy_world import FRAMES_PER_SECOND
 from resadapt_jax.training import step as training
 from resadapt_jax.training.config import TrainConfig, resolve
 from resadapt_jax.training.encoder import encode_batch, open_cache, open_encoder
@@ -27,13 +28,15 @@ class Run:
         self.backbone = open_backbone(config, self.mesh)
         self.encoder, self.query_tokenizer = open_encoder(config.encoder, self.backbone)
         self.config = resolve(config, self.encoder)
-        self.trainer = make_trainer(self.config, self.mesh, self.backbone)
+        self.trainer = make_trainer(self.config, self.mesh, self.backbone, config.data.native_sizes)
         self.state, self.frozen = start(self.trainer, self.backbone.params)
-        self.cache = open_cache(config.encoder, self.encoder, config.world)
+        self.cache = open_cache(
+            config.encoder, self.encoder, FRAMES_PER_SECOND, config.data.num_frames
+        )
 
     def batches(self, count: int) -> Iterator[dict[str, np.ndarray]]:
         config = self.config
-        source = ToyClips(config.world, count * config.batch_size)
+        source = ToyClips(config.data, count * config.batch_size)
         tokenizers = self.backbone.tokenizer, config.batch_size, config.convention
         return question_batches(source, *tokenizers, self.query_tokenizer)
 
@@ -43,7 +46,8 @@ class Run:
         batch = put_batch(local, self.mesh)
         if self.config.allocator is None:
             return None, batch
-        return encode_batch(self.encoder, local, batch, self.mesh, self.cache), batch
+        geometry = self.trainer.setting.geometry
+        return encode_batch(self.encoder, local, batch, geometry, self.mesh, self.cache), batch
 
     def step(self, records: dict[str, np.ndarray], inputs: Inputs) -> dict:
         result = training.run_step(self.trainer, self.frozen, self.state, *inputs, records)

@@ -16,7 +16,7 @@ from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
-from resadapt_jax.training.rollout import RolloutConfig
+from resadapt_jax.training.setting import RolloutConfig
 
 
 def get_config(arg: str = "") -> TrainConfig:
@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> TrainConfig:
     return replace(
         load_config(Path(__file__).with_name("toy.py"), arg),
         output_dir=f"runs/toy_joint_{arg}" if arg else "runs/toy_joint",
-        world=ToyWorldConfig(size=140, num_pairs=8),
+        data=ToyWorldConfig(size=140, num_pairs=8),
         rollouts=RolloutConfig(decoding=DecodingConfig(temperature=1.0)),
         backbone_training=BackboneTrainingConfig(optimizer=OptimizerConfig(learning_rate=1e-4)),
     )

@@ -21,16 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from resadapt_jax.allocator import network
+from resadapt_jax.allocator import Pictures, network
 from resadapt_jax.allocator.checkpoint import TrainedAllocator, load_allocator
-from resadapt_jax.allocator.prompt_rows import (
-    VisualEntry,
-    plan_rows,
-    split_units,
-    tokenize_texts,
-)
-from resadapt_jax.allocator.smolvlm_encoder import SmolVLMEncoder, encode_prompts
 from resadapt_jax.data import video
+from resadapt_jax.data.canvas import Kind, segment_ids
+from resadapt_jax.data.canvas import lay_out as lay_out_media
 from resadapt_jax.data.query import encode_query
 from resadapt_jax.errors import UserError, run_cli
 from resadapt_jax.files import atomic_write, require_writable
@@ -43,17 +38,17 @@ from resadapt_jax.models.prompt_layout import PromptLayout, check_placeholders
 from resadapt_jax.models.prompt_text import build_prompt
 from resadapt_jax.models.vision_plan import VisionPlan, check_fits
 from resadapt_jax.operators import (
+    NativeSizes,
     SizeLimits,
     check_scales,
     fit_clips,
     grids,
     native_grids,
-    native_tokens,
     require_feasible,
 )
 from resadapt_jax.report.allocation import Allocation, draw, format_table, to_record
 from resadapt_jax.shipped import TOY_ALLOCATOR, TOY_BACKBONE
-from resadapt_jax.training.encoder import encode_clips
+from resadapt_jax.training.encoder import encode
 from resadapt_jax.typing import Array, Float, UInt8
 from resadapt_jax.versions import versions
 
@@ -102,47 +97,63 @@ def propose_scales(
     frames: UInt8[np.ndarray, "F height width 3"], query: str, allocator: TrainedAllocator
 ) -> Float[np.ndarray, " K"]:
     """The scale of each temporal pair, the mean of the policy, before any budget."""
-    if not query.strip():
-        raise UserError("the query is empty")
-    query_ids = np.array([encode_query(allocator.tokenizer, query)], np.int32)
-    query_mask = np.ones(query_ids.shape, bool)
-    features = encode_clips(allocator.encoder, frames[None], query_ids, query_mask)
-    config = allocator.config
-    scales = network.propose_scales(allocator.params, config.network, features, config.scale_range)
-    return np.asarray(scales[0])
+    return _propose(Pictures.of_videos(frames[None]), query, allocator)
 
 
-def propose_entry_scales(
-    entries: Sequence[VisualEntry],
-    frames: Sequence[UInt8[np.ndarray, "f height width 3"]],
+def propose_media_scales(
+    media: Sequence[UInt8[np.ndarray, "f height width 3"]],
+    kinds: Sequence[Kind],
     query: str,
     allocator: TrainedAllocator,
 ) -> list[Float[np.ndarray, " k"]]:
     """`propose_scales` for a prompt of several images and videos, which may differ in size.
 
-    The videos are seen joined in time, each image by itself (`allocator.prompt_rows`).
+    The videos are seen joined in time, each image by itself.
 
     Args:
-        entries: in the prompt's order.
-        frames: of each entry.
-        allocator: one whose encoder is a SmolVLM2.
+        media: the frames of each, in the prompt's order.
+        kinds: ``"image"`` or ``"video"``.
 
     Returns:
-        For each entry the scales of its temporal pairs, one for an image.
+        For each medium the scales of its temporal pairs, one for an image.
 
     Raises:
-        UserError: an empty query, another encoder, no entry, or other frames than the entries'.
+        UserError: an empty query, nothing to see, or an image of several frames.
     """
+    if len(media) != len(kinds) or not media:
+        raise UserError(f"{len(media)} media have {len(kinds)} kinds; there must be one at least")
+    for frames, kind in zip(media, kinds, strict=True):
+        if not len(frames) or (kind == "image" and len(frames) > 1):
+            raise UserError(f"a medium of {len(frames)} frames is no {kind}")
+    canvas = lay_out_media(media)
+    sizes = list(zip(canvas.source_heights.tolist(), canvas.source_widths.tolist(), strict=True))
+    known = tuple(sorted(set(sizes)))
+    pictures = Pictures(
+        frames=canvas.frames[None],
+        mask=canvas.frame_mask[None],
+        segment_ids=segment_ids(kinds, canvas.medium)[None],
+        native=NativeSizes(
+            index=np.array([known.index(size) for size in sizes]).repeat(2)[None],
+            sizes=known,
+            limits=SizeLimits(),
+        ),
+    )
+    scales = _propose(pictures, query, allocator)
+    return [scales[canvas.medium == number] for number in range(len(media))]
+
+
+def _propose(
+    pictures: Pictures, query: str, allocator: TrainedAllocator
+) -> Float[np.ndarray, " K"]:
+    """The mean of the policy for the pairs of one prompt."""
     if not query.strip():
         raise UserError("the query is empty")
-    if not isinstance(allocator.encoder, SmolVLMEncoder):
-        raise UserError("images and videos side by side need an allocator with a SmolVLM2 encoder")
-    rows = plan_rows([entries])
-    text_ids, text_mask = tokenize_texts(allocator.tokenizer, [[query]])
-    features = encode_prompts(allocator.encoder, rows, [frames], text_ids, text_mask)
+    query_ids = np.array([encode_query(allocator.tokenizer, query)], np.int32)
+    query_mask = np.ones(query_ids.shape, bool)
+    features = encode(allocator.encoder, pictures, query_ids, query_mask)
     config = allocator.config
     scales = network.propose_scales(allocator.params, config.network, features, config.scale_range)
-    return split_units(rows, scales)[0]
+    return np.asarray(scales[0])
 
 
 def fit_scales(
@@ -162,7 +173,7 @@ def fit_scales(
     if budget is not None and budget < 1:
         raise UserError(f"the budget must be at least 1 token, got {budget}")
     limits = limits or SizeLimits()
-    height, width = frames.shape[1:3]
+    native = NativeSizes.alike(*frames.shape[1:3], limits)
     # A lone last frame is its own pair.
     seconds = np.append(times, times[len(times) - len(times) % 2 :]).reshape(-1, 2).mean(axis=1)
     largest = len(seconds) * (limits.max_pixels // limits.factor**2)
@@ -170,7 +181,7 @@ def fit_scales(
     try:
         check_scales(scales, len(seconds))
         _, fitted = _fit_clips(
-            jnp.asarray(scales)[None], jnp.ones((1, len(seconds)), bool), height, width, cap, limits
+            jnp.asarray(scales)[None], jnp.ones((1, len(seconds)), bool), native, cap
         )
         fitted = jax.tree.map(lambda x: x[0], fitted)
         require_feasible(fitted, cap)
@@ -182,7 +193,7 @@ def fit_scales(
         heights=np.asarray(fitted.heights),
         widths=np.asarray(fitted.widths),
         tokens=np.asarray(fitted.tokens),
-        native_tokens=len(seconds) * native_tokens(height, width, limits),
+        native_tokens=len(seconds) * int(native.tokens),
         budget=budget,
         limits=limits,
     )
@@ -219,7 +230,9 @@ def build_inputs(
         compact_length=jnp.asarray([len(prompt.token_ids)]),
         entry_index=jnp.asarray(prompt.entry_index)[None],
         pair_milliseconds=jnp.asarray(milliseconds(allocation.seconds))[None],
-        native_thw=native_grids(present[None], *frames.shape[1:3], allocation.limits),
+        native_thw=native_grids(
+            present[None], NativeSizes.alike(*frames.shape[1:3], allocation.limits)
+        ),
     )
     grid_thw = plan.grid_thw[None]
     check_placeholders(
@@ -230,7 +243,7 @@ def build_inputs(
     return BackboneInputs(patches=patches, plan=plan, layout=layout)
 
 
-_fit_clips = jax.jit(fit_clips, static_argnums=(2, 3, 5))
+_fit_clips = jax.jit(fit_clips)
 _lay_out = jax.jit(lay_out, static_argnums=(2, 3, 4))
 _pack_pairs = jax.jit(
     pack_pairs, static_argnums=0, static_argnames=("capacity", "max_height", "max_width")

@@ -10,6 +10,7 @@ from resadapt_jax.allocator.bounds import (
 from resadapt_jax.allocator.encoder import (
     EncoderFeatures,
     FrozenEncoder,
+    Pictures,
     SmolVLMEncoderConfig,
     ThumbnailConfig,
     ThumbnailEncoder,
@@ -37,6 +38,7 @@ __all__ = [
     "HardClamp",
     "LogisticNormal",
     "LogisticNormalBounds",
+    "Pictures",
     "Policy",
     "ProjectedBounds",
     "ScaleRange",

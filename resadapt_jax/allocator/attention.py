@@ -9,21 +9,21 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from resadapt_jax.typing import Array, Bool, Float
+from resadapt_jax.allocator.units import places
+from resadapt_jax.typing import Array, Bool, Float, Int
 
 
 def apply_rope(
-    x: Float[Array, "*batch S H D"], *, rotary_dims: int, theta: float
-) -> Float[Array, "*batch S H D"]:
+    x: Float[Array, "B S H D"], positions: Int[Array, "#B S"], *, rotary_dims: int, theta: float
+) -> Float[Array, "B S H D"]:
     """Rotate the first `rotary_dims` of each head by position·θ^(−2i/d), in half-split form.
 
     (x₁, x₂) → (x₁ cos φ − x₂ sin φ, x₂ cos φ + x₁ sin φ), x₁ and x₂ being the two halves of the
-    rotated dimensions; positions are 0 … S − 1 and angles float32.
+    rotated dimensions; angles are float32.
     """
     half = rotary_dims // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = jnp.arange(x.shape[-3], dtype=jnp.float32)[:, None] * frequencies[None, :]
-    angles = angles.reshape((1,) * (x.ndim - 3) + (x.shape[-3], 1, half))
+    angles = positions.astype(jnp.float32)[:, :, None, None] * frequencies[None, None, None, :]
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second, rest = jnp.split(x.astype(jnp.float32), (half, rotary_dims), axis=-1)
     turned = [first * cos - second * sin, second * cos + first * sin, rest]
@@ -83,8 +83,8 @@ class CrossAttention(nn.Module):
 class SelfAttention(nn.Module):
     """Rotary self-attention along one axis of [B F L D]: 1 for time, 2 for space.
 
-    Returns the residual. `mask` [B S] says which positions of that axis may be attended to;
-    None attends to all.
+    Returns the residual. `positions` are the rotary ones, 0 … S − 1 if not given; `mask` says which
+    place may attend to which, None that all may to all.
     """
 
     axis: int
@@ -96,21 +96,27 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B F L D"], mask: Bool[Array, "B S"] | None = None
+        self,
+        x: Float[Array, "B F L D"],
+        positions: Int[Array, "B S"] | None = None,
+        mask: Bool[Array, "B S S"] | None = None,
     ) -> Float[Array, "B F L D"]:
         inner = self.num_heads * self.head_dim
         y = layer_norm("norm", self.dtype)(x)
         y = nn.Dense(3 * inner, dtype=self.dtype, name="qkv")(y)
         y = y.reshape(*x.shape[:3], 3 * self.num_heads, self.head_dim)
         other = 3 - self.axis
-        attend = jax.vmap(self._attend, in_axes=(other, None), out_axes=other)
-        y = attend(y, None if mask is None else mask[:, None, None, :])
+        if positions is None:
+            positions = jnp.arange(x.shape[self.axis])[None, :]
+        attend = jax.vmap(self._attend, in_axes=(other, None, None), out_axes=other)
+        y = attend(y, positions, None if mask is None else mask[:, None, :, :])
         y = y.reshape(*x.shape[:3], inner)
         return nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="out")(y)
 
-    def _attend(self, qkv, mask):
+    def _attend(self, qkv, positions, mask):
         q, k, v = jnp.split(qkv, 3, axis=2)
-        q, k = (apply_rope(z, rotary_dims=self.rotary_dims, theta=self.rope_theta) for z in (q, k))
+        rope = {"rotary_dims": self.rotary_dims, "theta": self.rope_theta}
+        q, k = (apply_rope(z, positions, **rope) for z in (q, k))
         return jax.nn.dot_product_attention(q, k, v, mask=mask)
 
 
@@ -148,9 +154,9 @@ class TextLayer(nn.Module):
 class SpaceTimeLayer(nn.Module):
     """x + Attn over time, x + Attn over space, x + FF(x).
 
-    Time: half the heads, rotary over all of a head's dimensions, the angle being the frame's index;
-    padded frames are not attended to. Space: all heads, rotary over the first half of a head's
-    dimensions, the angle being the token's raster index.
+    Time: half the heads, rotary over all of a head's dimensions, the angle being the frame's place
+    in its segment; neither padded frames nor other segments are attended to. Space: all heads,
+    rotary over the first half of a head's dimensions, the angle being the token's raster index.
     """
 
     num_heads: int
@@ -161,7 +167,10 @@ class SpaceTimeLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B F L D"], frame_mask: Bool[Array, "B F"]
+        self,
+        x: Float[Array, "B F L D"],
+        frame_mask: Bool[Array, "B F"],
+        segment_ids: Int[Array, "B F"],
     ) -> Float[Array, "B F L D"]:
         shared = {"head_dim": self.head_dim, "rope_theta": self.rope_theta, "dtype": self.dtype}
         time = SelfAttention(
@@ -178,7 +187,8 @@ class SpaceTimeLayer(nn.Module):
             name="space",
             **shared,
         )
-        x = x + time(x, frame_mask)
+        together = segment_ids[:, :, None] == segment_ids[:, None, :]
+        x = x + time(x, places(segment_ids), together & frame_mask[:, None, :])
         x = x + space(x)
         feed_forward = FeedForward(self.ff_mult * x.shape[-1], self.dtype, name="feed_forward")
         return x + feed_forward(x)

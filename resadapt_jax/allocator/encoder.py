@@ -13,7 +13,34 @@ import numpy as np
 from flax import struct
 
 from resadapt_jax.models.smolvlm.preprocess import DEFAULT_FILTER, FrameFilter
+from resadapt_jax.operators import NativeSizes, SizeLimits
 from resadapt_jax.typing import Array, Bool, Float, Int, UInt8
+
+
+@struct.dataclass
+class Pictures:
+    """The frames of a batch of prompts; masked-out ones may hold anything.
+
+    Attributes:
+        frames: each with its picture in the top left corner.
+        mask: frames that exist.
+        segment_ids: what is seen together: all videos of a prompt are one segment, each image is
+            another. A segment begins at a whole pair.
+        native: how large each frame's picture is.
+    """
+
+    frames: UInt8[Array, "B F height width 3"]
+    mask: Bool[Array, "B F"]
+    segment_ids: Int[Array, "B F"]
+    native: NativeSizes
+
+    @classmethod
+    def of_videos(cls, frames: UInt8[Array, "B F height width 3"]) -> "Pictures":
+        """One whole video a prompt, which fills its frames."""
+        shape = frames.shape[:2]
+        zeros = np.zeros(shape, np.int32)
+        native = NativeSizes(index=zeros, sizes=(frames.shape[2:4],), limits=SizeLimits())
+        return cls(frames=frames, mask=np.ones(shape, bool), segment_ids=zeros, native=native)
 
 
 @struct.dataclass
@@ -22,6 +49,7 @@ class EncoderFeatures:
 
     frames: Float[Array, "B F L D"]
     frame_mask: Bool[Array, "B F"]
+    segment_ids: Int[Array, "B F"]  # as in `Pictures`
     text: Float[Array, "B N D"]
     text_mask: Bool[Array, "B N"]
 
@@ -30,7 +58,8 @@ class FrozenEncoder(Protocol):
     """Turns frames and the query into features, without trainable parameters.
 
     A pure function of its arguments and of the encoder's own constants, safe under jit. A frame's
-    features must not depend on padded frames or on the text, nor the text's on the frames.
+    features must not depend on padded frames, other segments or the text, nor the text's on the
+    frames.
     """
 
     @property
@@ -42,8 +71,7 @@ class FrozenEncoder(Protocol):
 
     def encode(
         self,
-        frames: UInt8[Array, "B F height width 3"],
-        frame_mask: Bool[Array, "B F"],
+        pictures: Pictures,
         text_ids: Int[Array, "B N"],
         text_mask: Bool[Array, "B N"],
     ) -> EncoderFeatures: ...
@@ -105,7 +133,7 @@ class ThumbnailEncoder:
 
     Each frame is averaged to a small square and cut into grid² cells. A cell's token holds its
     lower-resolution pixels and Σ_i softmax_i(saturation_i / t) rgb_i over its thumbnail pixels, so
-    that a small coloured thing is not averaged away. Tokens are standardised over the clip. The
+    that a small coloured thing is not averaged away. Tokens are standardised over a segment. The
     table is any frozen embedding, such as the backbone's; its rows are normalised.
     """
 
@@ -129,39 +157,43 @@ class ThumbnailEncoder:
 
     def encode(
         self,
-        frames: UInt8[Array, "B F height width 3"],
-        frame_mask: Bool[Array, "B F"],
+        pictures: Pictures,
         text_ids: Int[Array, "B N"],
         text_mask: Bool[Array, "B N"],
     ) -> EncoderFeatures:
         """See `FrozenEncoder`; frames [B F grid² 3·cell_pixels²+3], text [B N D], both float32."""
-        tokens = cell_tokens(thumbnails(frames, self.config.size), self.config)
+        tokens = cell_tokens(thumbnails(pictures, self.config.size), self.config)
         text = normalise(jnp.take(self.text_table, text_ids, axis=0).astype(jnp.float32))
         return EncoderFeatures(
-            frames=standardise(tokens, frame_mask),
-            frame_mask=frame_mask,
+            frames=standardise(tokens, pictures.mask, pictures.segment_ids),
+            frame_mask=pictures.mask,
+            segment_ids=pictures.segment_ids,
             text=jnp.where(text_mask[:, :, None], text, 0.0),
             text_mask=text_mask,
         )
 
 
-def thumbnails(
-    frames: UInt8[Array, "B F height width 3"], size: int
-) -> Float[Array, "B F size size 3"]:
+def thumbnails(pictures: Pictures, size: int) -> Float[Array, "B F size size 3"]:
     """Area average of each frame to size × size, values in [0, 1]; the aspect is not kept."""
-    rows = area_weights(frames.shape[2], size)
-    cols = area_weights(frames.shape[3], size)
-    pixels = frames.astype(jnp.float32) / 255.0
-    return jnp.einsum("yh,BFhwc,xw->BFyxc", rows, pixels, cols)
+    height, width = pictures.frames.shape[2:4]
+    rows = area_weights(pictures.native.heights, height, size)
+    cols = area_weights(pictures.native.widths, width, size)
+    pixels = pictures.frames.astype(jnp.float32) / 255.0
+    return jnp.einsum("BFyh,BFhwc,BFxw->BFyxc", rows, pixels, cols)
 
 
-def area_weights(size_in: int, size_out: int) -> np.ndarray:
-    """[size_out, size_in]: the share of each input pixel in each output pixel's interval."""
-    edges = np.arange(size_out + 1) * (size_in / size_out)
-    start, end = edges[:-1, None], edges[1:, None]
-    pixel = np.arange(size_in)[None, :]
-    overlap = np.minimum(end, pixel + 1.0) - np.maximum(start, pixel)
-    return (np.maximum(overlap, 0.0) / (end - start)).astype(np.float32)
+def area_weights(
+    sizes_in: Int[Array, "*B"], most: int, size_out: int
+) -> Float[Array, "*B size_out most"]:
+    """The share of each input pixel in each output pixel's interval; 0 for pixels beyond."""
+    size = sizes_in[..., None, None]
+    lead = (1,) * sizes_in.ndim
+    interval = jnp.arange(size_out).reshape(*lead, size_out, 1)
+    pixel = jnp.arange(most).reshape(*lead, 1, most)
+    # In units of 1 / size_out pixel all edges are integers.
+    start, end = interval * size, (interval + 1) * size
+    overlap = jnp.minimum(end, (pixel + 1) * size_out) - jnp.maximum(start, pixel * size_out)
+    return jnp.maximum(overlap, 0).astype(jnp.float32) / size.astype(jnp.float32)
 
 
 def cell_tokens(
@@ -182,18 +214,23 @@ def cell_tokens(
 
 
 def standardise(
-    tokens: Float[Array, "B F L D"], frame_mask: Bool[Array, "B F"]
+    tokens: Float[Array, "B F L D"],
+    frame_mask: Bool[Array, "B F"],
+    segment_ids: Int[Array, "B F"],
 ) -> Float[Array, "B F L D"]:
-    """Zero mean and unit variance of each feature over a clip's valid tokens; 0 where padded."""
+    """Zero mean and unit variance of each feature over a segment's valid tokens; 0 where padded."""
     mask = frame_mask[:, :, None, None]
-    count = jnp.maximum(frame_mask.sum(axis=1) * tokens.shape[2], 1)[:, None, None, None]
+    together = (segment_ids[:, :, None] == segment_ids[:, None, :]) & frame_mask[:, None, :]
+    count = jnp.maximum(together.sum(axis=2) * tokens.shape[2], 1)[:, :, None, None]
 
-    def clip_mean(x):
-        return jnp.where(mask, x, 0.0).sum(axis=(1, 2), keepdims=True) / count
+    def segment_mean(x):
+        of_frames = jnp.where(mask, x, 0.0).sum(axis=2)
+        sums = jnp.einsum("BFG,BGD->BFD", together.astype(x.dtype), of_frames, precision="highest")
+        return sums[:, :, None, :] / count
 
-    centred = tokens - clip_mean(tokens)
+    centred = tokens - segment_mean(tokens)
     # Constant features stay 0 instead of amplifying rounding noise.
-    scaled = centred * jax.lax.rsqrt(clip_mean(jnp.square(centred)) + 1e-4)
+    scaled = centred * jax.lax.rsqrt(segment_mean(jnp.square(centred)) + 1e-4)
     return jnp.where(mask, scaled, 0.0)
 
 

@@ -4,8 +4,8 @@ The architecture of ResAdapt's released first network (arXiv 2603.28610, section
 A.2): projections, query cross-attention, attention over time and space, query-guided pooling, a
 coarse feature per unit, and a head with a skip branch.
 
-An image is a clip of one frame, hence one unit; several images of a prompt are rows of the batch,
-each beside a copy of the prompt's text, and so do not see one another.
+The videos of a prompt are one segment of its frames, each image is another, of one unit; segments
+do not see one another.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from resadapt_jax.allocator.policy import Policy, ScaleRange, to_scale
 from resadapt_jax.allocator.pooling import QueryPooling, UnitFeatures, pool_pairs
 from resadapt_jax.allocator.units import pair_mask, pair_scales
 from resadapt_jax.models.partition import BATCH, constrain
-from resadapt_jax.typing import Array, Bool, Float, Key, Params
+from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,7 @@ class AllocatorOutput:
     policy: Policy  # its parameters are [B K], float32
     unit_features: Float[Array, "B K D"]  # f_k, float32, trainable
     unit_mask: Bool[Array, "B K"]
+    unit_segments: Int[Array, "B K"]
 
 
 class AllocatorNetwork(nn.Module):
@@ -91,23 +92,25 @@ class AllocatorNetwork(nn.Module):
         text = jnp.where(text_mask[:, :, None], features.text, 0.0).astype(c.dtype)
         x = nn.Dense(c.width, use_bias=False, dtype=c.dtype, name="frame_projection")(x)
         text = nn.Dense(c.width, use_bias=False, dtype=c.dtype, name="text_projection")(text)
-        x = self._layers(x, text, frame_mask, text_mask)
+        x = self._layers(x, text, features)
 
         x, text = x.astype(jnp.float32), text.astype(jnp.float32)
         pooled = QueryPooling(c.pool_width, c.pool_temperature, name="pool")(x, text, text_mask)
         if c.unit == "pair":
             pooled, unit_mask = pool_pairs(pooled, frame_mask), pair_mask(frame_mask)
+            unit_segments = features.segment_ids[:, ::2]
         else:
-            unit_mask = frame_mask
-        unit_features = UnitFeatures(name="unit")(pooled, unit_mask, text, text_mask)
+            unit_mask, unit_segments = frame_mask, features.segment_ids
+        unit_features = UnitFeatures(name="unit")(pooled, unit_mask, unit_segments, text, text_mask)
         head = PolicyHead(c.head_width, c.bounds, c.start, name="head")
         return AllocatorOutput(
             policy=head(unit_features, unit_mask),
             unit_features=jnp.where(unit_mask[:, :, None], unit_features, 0.0),
             unit_mask=unit_mask,
+            unit_segments=unit_segments,
         )
 
-    def _layers(self, x, text, frame_mask, text_mask):
+    def _layers(self, x, text, features):
         c = self.config
         shape = {
             "num_heads": c.num_heads,
@@ -118,10 +121,10 @@ class AllocatorNetwork(nn.Module):
         x, text = constrain(x, BATCH), constrain(text, BATCH)
         for i in range(c.num_text_layers):
             layer = TextLayer(**shape, gated=c.text_gate == "paper", name=f"text_layer_{i}")
-            x = constrain(layer(x, text, text_mask), BATCH)
+            x = constrain(layer(x, text, features.text_mask), BATCH)
         for i in range(c.num_space_time_layers):
             layer = SpaceTimeLayer(**shape, rope_theta=c.rope_theta, name=f"space_time_layer_{i}")
-            x = constrain(layer(x, frame_mask), BATCH)
+            x = constrain(layer(x, features.frame_mask, features.segment_ids), BATCH)
         return x
 
 
@@ -131,6 +134,7 @@ def init_params(key: Key[Array, ""], config: AllocatorConfig) -> Params:
     features = EncoderFeatures(
         frames=jnp.zeros((1, 2, 1, config.frame_width)),
         frame_mask=jnp.ones((1, 2), bool),
+        segment_ids=jnp.zeros((1, 2), jnp.int32),
         text=jnp.zeros((1, 1, config.text_width)),
         text_mask=jnp.ones((1, 1), bool),
     )

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from resadapt_jax.allocator.attention import layer_norm
-from resadapt_jax.allocator.units import pair_mean
-from resadapt_jax.typing import Array, Bool, Float
+from resadapt_jax.allocator.units import follows, pair_mean
+from resadapt_jax.typing import Array, Bool, Float, Int
 
 
 @struct.dataclass
@@ -78,7 +78,8 @@ class UnitFeatures(nn.Module):
     """f_k = W [LN(z_k); five signals] + b, the coarse feature the similarity loss compares.
 
     The signals: spread of the tokens, entropy and peak of the pooling gate, cosine to the unit
-    before (0 for the first), and relevance cos(W_t e̅ + b_t, W_f z_k + b_f) to the mean text token.
+    before (0 for the first of a segment), and relevance cos(W_t e̅ + b_t, W_f z_k + b_f) to the
+    mean text token.
     """
 
     @nn.compact
@@ -86,11 +87,13 @@ class UnitFeatures(nn.Module):
         self,
         units: PooledFrames,
         unit_mask: Bool[Array, "B K"],
+        unit_segments: Int[Array, "B K"],
         text: Float[Array, "B N D"],
         text_mask: Bool[Array, "B N"],
     ) -> Float[Array, "B K D"]:
         z = jnp.where(unit_mask[:, :, None], units.tokens, 0.0)
         before = jnp.pad(z[:, :-1], ((0, 0), (1, 0), (0, 0)))
+        before = jnp.where(follows(unit_segments)[:, :, None], before, 0.0)
         query = nn.Dense(z.shape[-1], name="relevance_text")(masked_mean(text, text_mask))
         relevance = cosine(nn.Dense(z.shape[-1], name="relevance_frame")(z), query[:, None, :])
         scalars = (units.spread, units.gate_entropy, units.gate_peak, cosine(z, before), relevance)

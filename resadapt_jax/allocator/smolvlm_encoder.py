@@ -5,7 +5,7 @@ the language tower alone, without chat template or special tokens (ResAdapt, arX
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,8 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from jax.typing import DTypeLike
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from resadapt_jax.allocator.encoder import EncoderFeatures
+from resadapt_jax.allocator.encoder import EncoderFeatures, Pictures
 from resadapt_jax.allocator.feature_cache import FeatureCache, content_key
-from resadapt_jax.allocator.prompt_rows import PromptRows, check_entries, join_entries
 from resadapt_jax.errors import UserError
 from resadapt_jax.models.smolvlm import text, vision
 from resadapt_jax.models.smolvlm.checkpoint import load_hf, load_preprocess
@@ -32,6 +31,7 @@ from resadapt_jax.models.smolvlm.preprocess import (
     preprocess,
 )
 from resadapt_jax.models.tokenizer import read_tokenizer
+from resadapt_jax.operators import NativeSizes
 from resadapt_jax.typing import Array, Bool, Float, Int, Params, UInt8
 
 
@@ -74,35 +74,40 @@ class SmolVLMEncoder:
         return self.params["model"]["text_model"]["norm"]["weight"].dtype
 
     def encode(
-        self,
-        frames: UInt8[Array, "B F height width 3"],
-        frame_mask: Bool[Array, "B F"],
-        text_ids: Int[Array, "B N"],
-        text_mask: Bool[Array, "B N"],
+        self, pictures: Pictures, text_ids: Int[Array, "B N"], text_mask: Bool[Array, "B N"]
     ) -> EncoderFeatures:
         """See `FrozenEncoder`; frames [B F L D], text [B N D], zeros where masked out."""
-        batch, num_frames = frame_mask.shape
-        tokens = self.encode_frames(frames.reshape(-1, *frames.shape[2:]))
+        batch, num_frames = pictures.mask.shape
+        flat = pictures.frames.reshape(-1, *pictures.frames.shape[2:])
+        native = pictures.native.over(pictures.mask.shape)
+        tokens = self.encode_frames(flat, native.replace(index=native.index.ravel()))
         tokens = tokens.reshape(batch, num_frames, *tokens.shape[1:])
         return EncoderFeatures(
-            frames=jnp.where(frame_mask[:, :, None, None], tokens, 0),
-            frame_mask=frame_mask,
+            frames=jnp.where(pictures.mask[:, :, None, None], tokens, 0),
+            frame_mask=pictures.mask,
+            segment_ids=pictures.segment_ids,
             text=self.encode_text(text_ids, text_mask),
             text_mask=text_mask,
         )
 
-    def encode_frames(self, frames: UInt8[Array, "F height width 3"]) -> Float[Array, "F L D"]:
+    def encode_frames(
+        self, frames: UInt8[Array, "F height width 3"], native: NativeSizes
+    ) -> Float[Array, "F L D"]:
         """The tokens of each frame, ``chunk_frames`` frames at a time."""
         count = len(frames)
         chunk = max(1, min(self.chunk_frames, count))
-        padded = jnp.pad(frames, [(0, -count % chunk)] + [(0, 0)] * 3)
-        chunks = padded.reshape(-1, chunk, *frames.shape[1:])
+
+        def chunks(x):
+            padded = jnp.pad(x, [(0, -count % chunk)] + [(0, 0)] * (x.ndim - 1))
+            return padded.reshape(-1, chunk, *x.shape[1:])
 
         def encode_chunk(chunk):
-            patches = preprocess(chunk, self.preprocess, self.config.vision.patch_size)
+            frames, index = chunk
+            how = self.preprocess, self.config.vision.patch_size
+            patches = preprocess(frames, index, native.sizes, *how)
             return vision.encode(self.params, self.config, patches)
 
-        tokens = jax.lax.map(encode_chunk, chunks)
+        tokens = jax.lax.map(encode_chunk, (chunks(frames), chunks(native.index)))
         return tokens.reshape(-1, *tokens.shape[2:])[:count]
 
     def encode_text(
@@ -113,84 +118,83 @@ class SmolVLMEncoder:
         return jnp.where(text_mask[:, :, None], hidden, 0)
 
 
-def encode_prompts(
+def encode_pictures(
     encoder: SmolVLMEncoder,
-    rows: PromptRows,
-    entries: Sequence[Sequence[UInt8[np.ndarray, "f height width 3"]]],
+    pictures: Pictures,
     text_ids: Int[np.ndarray, "B N"],
     text_mask: Bool[np.ndarray, "B N"],
     cache: FeatureCache | None = None,
 ) -> EncoderFeatures:
-    """The allocator's input for a batch of prompts, each image, video and text encoded once.
+    """`SmolVLMEncoder.encode` from the host: every frame and text once, padding never.
 
-    Frames of one size are encoded together, whichever entries they are of, ``chunk_frames`` at once
-    on every device that the encoder lies on. Each new size costs a compilation, and so does each
-    number of frames below that.
+    ``chunk_frames`` frames at once on every device that the encoder lies on. Frames of another
+    shape cost a compilation, and so does each number of frames below a chunk.
 
     Args:
-        rows: from `plan_rows`.
-        entries: the frames of every image and video of each prompt.
-        text_ids, text_mask: one text per prompt, from `tokenize_texts`.
-        cache: of frame features; made for this encoder.
-
-    Returns:
-        Features whose leading axis counts rows.
+        pictures: on the host.
+        cache: of the features of a segment's frames; made for this encoder.
 
     Raises:
-        UserError: as `check_entries`, before anything is encoded; or as `FeatureCache.read`.
+        UserError: as `FeatureCache.read`.
     """
-    check_entries(rows, entries)
-    keys = [[content_key(frames) for frames in prompt] for prompt in entries]
-    contents = {
-        key: np.asarray(frames)
-        for prompt, own in zip(entries, keys, strict=True)
-        for frames, key in zip(prompt, own, strict=True)
-    }
-    features = _features_of(encoder, contents, cache)
-    joined, frame_mask = join_entries(rows, [[features[key] for key in own] for own in keys])
-    prompt = np.asarray(rows.prompt_index)
+    shape = pictures.mask.shape
+    native = np.broadcast_to(np.asarray(pictures.native.index), shape)
+    features = np.zeros((*shape, encoder.config.num_tokens, encoder.frame_width), encoder.dtype)
+    keys = {} if cache is None else _segment_keys(pictures, native)
+    missing = pictures.mask.copy()
+    for place, key in keys.items():
+        if (found := cache.read(key)) is not None:
+            features[place], missing[place] = found, False
+    if missing.any():
+        sizes = pictures.native.replace(index=native[missing])
+        features[missing] = _encode_together(encoder, pictures.frames[missing], sizes)
+    for place, key in keys.items():
+        if missing[place].any():
+            cache.write(key, features[place])
     return EncoderFeatures(
-        frames=jnp.asarray(joined),
-        frame_mask=jnp.asarray(frame_mask),
-        text=jnp.asarray(_encode_texts(encoder, text_ids, text_mask)[prompt]),
-        text_mask=jnp.asarray(text_mask)[prompt],
+        frames=jnp.asarray(features),
+        frame_mask=jnp.asarray(pictures.mask),
+        segment_ids=jnp.asarray(pictures.segment_ids),
+        text=jnp.asarray(_encode_texts(encoder, text_ids, text_mask)),
+        text_mask=jnp.asarray(text_mask),
     )
 
 
-def _features_of(
-    encoder: SmolVLMEncoder,
-    contents: Mapping[str, UInt8[np.ndarray, "f height width 3"]],
-    cache: FeatureCache | None,
-) -> dict[str, Float[np.ndarray, "f L D"]]:
-    """Content key -> features; only what is not in the cache is encoded, and then stored."""
-    stored = {} if cache is None else {key: cache.read(key) for key in contents}
-    features = {key: np.asarray(found) for key, found in stored.items() if found is not None}
-    missing = [key for key in contents if key not in features]
-    for size in {contents[key].shape[1:]: None for key in missing}:
-        keys = [key for key in missing if contents[key].shape[1:] == size]
-        tokens = _encode_together(encoder, np.concatenate([contents[key] for key in keys]))
-        ends = np.cumsum([len(contents[key]) for key in keys])
-        features |= zip(keys, np.split(tokens, ends[:-1]), strict=True)
-    if cache is not None:
-        for key in missing:
-            cache.write(key, features[key])
-    return features
+def _segment_keys(
+    pictures: Pictures, native: Int[np.ndarray, "B F"]
+) -> dict[tuple[int, tuple[int, ...]], str]:
+    """For the places of each segment's frames, the key of their content."""
+    keys = {}
+    for row, (mask, segments) in enumerate(zip(pictures.mask, pictures.segment_ids, strict=True)):
+        for segment in np.unique(segments[mask]):
+            (places,) = np.nonzero(mask & (segments == segment))
+            sizes = [pictures.native.sizes[index] for index in native[row, places]]
+            shown = [
+                pictures.frames[row, place, :height, :width]
+                for place, (height, width) in zip(places, sizes, strict=True)
+            ]
+            keys[row, tuple(places.tolist())] = content_key(*shown)
+    return keys
 
 
 def _encode_together(
-    encoder: SmolVLMEncoder, frames: UInt8[np.ndarray, "F height width 3"]
+    encoder: SmolVLMEncoder, frames: UInt8[np.ndarray, "F height width 3"], native: NativeSizes
 ) -> Float[np.ndarray, "F L D"]:
     """Whole chunks one after the other, so that other numbers of frames need no compilation.
 
     Every device that has the encoder takes its share of a chunk.
     """
-    mesh = _mesh_of_encoder(encoder)
-    count = len(frames)
+    mesh, count = _mesh_of_encoder(encoder), len(frames)
     chunk = min(encoder.chunk_frames, -(-count // mesh.size)) * mesh.size
-    padded = np.pad(frames, [(0, -count % chunk)] + [(0, 0)] * 3)
-    chunks = np.split(padded, len(padded) // chunk)
+    tokens = []
     with jax.set_mesh(mesh):
-        return np.concatenate([_encode_frames(encoder, part, mesh) for part in chunks])[:count]
+        for start in range(0, count, chunk):
+            some, index = frames[start : start + chunk], native.index[start : start + chunk]
+            padding = [(0, chunk - len(some))]
+            some, index = np.pad(some, padding + [(0, 0)] * 3), np.pad(index, padding)
+            sizes = native.replace(index=index)
+            tokens.append(np.asarray(_encode_frames(encoder, some, sizes, mesh)))
+    return np.concatenate(tokens)[:count]
 
 
 def mesh_of(devices: Iterable[jax.Device]) -> Mesh:
@@ -201,16 +205,19 @@ def mesh_of(devices: Iterable[jax.Device]) -> Mesh:
 
 @partial(jax.jit, static_argnames="mesh")
 def _encode_frames(
-    encoder: SmolVLMEncoder, frames: UInt8[Array, "F height width 3"], mesh: Mesh
+    encoder: SmolVLMEncoder,
+    frames: UInt8[Array, "F height width 3"],
+    native: NativeSizes,
+    mesh: Mesh,
 ) -> Float[Array, "F L D"]:
     each = jax.shard_map(
         SmolVLMEncoder.encode_frames,
         mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec("device")),
+        in_specs=(PartitionSpec(), PartitionSpec("device"), PartitionSpec("device")),
         out_specs=PartitionSpec("device"),
         check_vma=False,  # the resize kernel's results do not say what they vary over
     )
-    return each(encoder, frames)
+    return each(encoder, frames, native)
 
 
 def _encode_texts(

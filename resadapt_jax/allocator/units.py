@@ -1,8 +1,12 @@
-"""Units: what receives one action each, temporal pairs of frames or single frames."""
+"""Units: what receives one action each, temporal pairs of frames or single frames.
+
+Frames and units belong to segments: all videos of a prompt are one, each image is one by itself,
+and nothing of one sees anything of another. A segment begins at a whole pair.
+"""
 
 import jax.numpy as jnp
 
-from resadapt_jax.typing import Array, Bool, Float
+from resadapt_jax.typing import Array, Bool, Float, Int
 
 
 def pair_mask(frame_mask: Bool[Array, "B F"]) -> Bool[Array, "B K"]:
@@ -28,6 +32,19 @@ def pair_scales(
 ) -> Float[Array, "B M K"]:
     """One scale per temporal pair from one per frame: their mean, as ResAdapt's released code."""
     return jnp.moveaxis(pair_mean(jnp.moveaxis(scales, 1, 2), frame_mask), 2, 1)
+
+
+def places(segment_ids: Int[Array, "B F"]) -> Int[Array, "B F"]:
+    """How many of its segment are before each frame."""
+    before = jnp.tri(segment_ids.shape[1], k=-1, dtype=bool)
+    together = segment_ids[:, :, None] == segment_ids[:, None, :]
+    return jnp.sum(together & before[None, :, :], axis=2)
+
+
+def follows(segment_ids: Int[Array, "*B K"]) -> Bool[Array, "*B K"]:
+    """Which units come right after one of their own segment; the first of a row does not."""
+    same = segment_ids[..., 1:] == segment_ids[..., :-1]
+    return jnp.pad(same, [(0, 0)] * (same.ndim - 1) + [(1, 0)])
 
 
 def _pairs(x):

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from resadapt_jax.data.toy_pipeline import pad_to
+from resadapt_jax.data.batches import pad_to
 from resadapt_jax.data.toy_world import COLOURS
 from resadapt_jax.generation.answer import Prompts
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.prompt_text import build_prompt
+from resadapt_jax.operators import NativeSizes, SizeLimits
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.typing import Bool, Float, Int
 
@@ -60,6 +61,10 @@ class Clips:
     def frame_size(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.batch.frames.shape[2:4]
+
+    def native(self, limits: SizeLimits) -> NativeSizes:
+        """The size of all frames."""
+        return NativeSizes.alike(*self.frame_size, limits)
 
     @property
     def seconds(self) -> Float[np.ndarray, "B K"]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resadapt_jax.allocator import EncoderFeatures
+from resadapt_jax.allocator import EncoderFeatures, Pictures
 from resadapt_jax.allocator.checkpoint import TrainedAllocator
 from resadapt_jax.allocator.feature_cache import FeatureCache
 from resadapt_jax.allocator.network import propose_scales
@@ -17,10 +17,10 @@ from resadapt_jax.evaluation.methods import Proposals, Setting
 from resadapt_jax.evaluation.respond import respond, show
 from resadapt_jax.generation.answer import Answers
 from resadapt_jax.generation.backbone import Backbone
-from resadapt_jax.operators import CapacityLadder, native_grids, native_tokens
+from resadapt_jax.operators import CapacityLadder, native_grids
 from resadapt_jax.rewards.scoring import RewardConfig
 from resadapt_jax.training.config import TrainConfig
-from resadapt_jax.training.encoder import encode_clips
+from resadapt_jax.training.encoder import encode
 from resadapt_jax.training.grading import grade, read_texts
 from resadapt_jax.typing import Int
 
@@ -74,9 +74,8 @@ def propose(
 ) -> Proposals:
     """The scale of each pair by the mean of the policy, for its own query and for another's."""
     config, batch = allocator.config, clips.batch
-    features = encode_clips(
-        allocator.encoder, batch.frames, batch.query_ids, batch.query_mask, cache
-    )
+    pictures = Pictures.of_videos(batch.frames)
+    features = encode(allocator.encoder, pictures, batch.query_ids, batch.query_mask, cache)
     scales = [
         propose_scales(allocator.params, config.network, asked, config.scale_range)
         for asked in (features, _with_other_queries(features, clips.questions))
@@ -114,7 +113,7 @@ def evaluate(
         proposals = propose(allocator, clips, cache)
         first = first or (clips, proposals)
         answers = _answers(clips, proposals, settings, backbone, config)
-        native = clips.num_pairs * native_tokens(*clips.frame_size, config.limits)
+        native = clips.num_pairs * int(clips.native(config.limits).tokens)
         for tally, (encoded, answer) in zip(tallies, answers, strict=True):
             tally.native += counted * native
             tally.encoded += encoded[:counted].tolist()
@@ -134,11 +133,11 @@ def _answers(
     config: TrainConfig,
 ) -> Iterator[tuple[Int[np.ndarray, " B"], Answers]]:
     """Tokens encoded and answers under each setting, the next being under way by then."""
-    native = clips.num_pairs * native_tokens(*clips.frame_size, config.limits)
+    native = clips.num_pairs * int(clips.native(config.limits).tokens)
     ladder = CapacityLadder.of_shares(config.evaluation.capacities, native)
     decoding = replace(config.rollouts.decoding, temperature=0.0, top_k=None, top_p=1.0)
     every_pair = np.ones((len(clips), clips.num_pairs), bool)
-    full = np.asarray(native_grids(every_pair, *clips.frame_size, config.limits))
+    full = np.asarray(native_grids(every_pair, clips.native(config.limits)))
     frames = jnp.asarray(clips.batch.frames)
     grid_thw, shown, waiting = None, None, None
     for setting in settings:

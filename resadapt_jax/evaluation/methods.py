@@ -18,10 +18,10 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.evaluation.clips import Clips
 from resadapt_jax.generation.answer import Prompts
 from resadapt_jax.operators import (
+    NativeSizes,
     SizeLimits,
     fit_clips,
     grids,
-    native_tokens,
     scaled_size,
     sizes_from_scales,
 )
@@ -111,7 +111,7 @@ def require_capacity(
     config: EvaluationConfig, s_max: float, height: int, width: int, limits: SizeLimits
 ) -> None:
     """Raises ``UserError`` if scales up to ``s_max`` may ask for more than any capacity holds."""
-    native = native_tokens(height, width, limits)
+    native = _tokens_at_one(height, width, limits)
     most = prod(scaled_size(height, width, max(s_max, 1.0), limits)) // limits.factor**2
     if max(config.capacities) * native < most:
         raise UserError(
@@ -150,7 +150,7 @@ def drop_tokens(
 ) -> Inputs:
     """Every pair encoded at scale 1, then a random subset of the visual tokens kept."""
     full = vanilla(clips, proposals, limits=limits)
-    num_tokens = clips.num_pairs * native_tokens(*clips.frame_size, limits)
+    num_tokens = clips.num_pairs * _tokens_at_one(*clips.frame_size, limits)
     return full.replace(kept=random_subsets(retention, num_tokens, clips.index, (seed, 0)))
 
 
@@ -187,10 +187,9 @@ def resadapt_within(
     Raises:
         UserError: the budget is below the smallest legal grids of a clip.
     """
-    height, width = clips.frame_size
-    budget = _budget(share, clips.num_pairs, height, width, limits)
+    budget = _budget(share, clips.num_pairs, *clips.frame_size, limits)
     shown = np.ones(proposals.scales.shape, bool)
-    grid_thw, fitted = _fit_clips(proposals.scales, shown, height, width, budget, limits)
+    grid_thw, fitted = _fit_clips(proposals.scales, shown, clips.native(limits), budget)
     _require_budget(share, budget, int(fitted.floor.max()))
     return Inputs(grid_thw=np.asarray(grid_thw), prompts=clips.batch.prompts)
 
@@ -241,7 +240,7 @@ def _uniform_tokens(
     """Sizes of a pair in rising order, their tokens, and how many tokens are wanted of it."""
     ladder = size_ladder(height, width, limits)
     tokens = ladder.heights * ladder.widths // limits.factor**2
-    native = native_tokens(height, width, limits)
+    native = _tokens_at_one(height, width, limits)
     if not tokens[0] <= retention * native <= native:
         lowest = tokens[0] / native
         raise UserError(f"a uniform scale keeps {lowest:g} to 1 of the tokens, not {retention:g}")
@@ -250,7 +249,12 @@ def _uniform_tokens(
 
 def _budget(share: float, num_pairs: int, height: int, width: int, limits: SizeLimits) -> int:
     """A ``share`` of a clip's native tokens, rounded down."""
-    return int(share * num_pairs * native_tokens(height, width, limits) + 1e-6)
+    return int(share * num_pairs * _tokens_at_one(height, width, limits) + 1e-6)
+
+
+def _tokens_at_one(height: int, width: int, limits: SizeLimits) -> int:
+    """Of a pair at scale 1."""
+    return prod(scaled_size(height, width, 1.0, limits)) // limits.factor**2
 
 
 def _require_budget(share: float, budget: int, least: int) -> None:
@@ -265,12 +269,13 @@ def _at(scales: Float[np.ndarray, "B K"], clips: Clips, limits: SizeLimits) -> I
 
 
 def _grids_at(scales, shown, height, width, limits) -> Int[np.ndarray, "B K 3"]:
-    return np.asarray(_traced_grids(scales.astype(np.float32), shown, height, width, limits))
+    native = NativeSizes.alike(height, width, limits)
+    return np.asarray(_traced_grids(scales.astype(np.float32), shown, native))
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4))
-def _traced_grids(scales, shown, height, width, limits):
-    return grids(*sizes_from_scales(scales, height, width, limits), shown, limits)
+@jax.jit
+def _traced_grids(scales, shown, native):
+    return grids(*sizes_from_scales(scales, native), shown, native.limits)
 
 
-_fit_clips = jax.jit(fit_clips, static_argnums=(2, 3, 5))
+_fit_clips = jax.jit(fit_clips)

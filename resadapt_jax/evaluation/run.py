@@ -16,7 +16,7 @@ from resadapt_jax.allocator.smolvlm_encoder import SmolVLMSource
 from resadapt_jax.config import differences, to_json
 from resadapt_jax.data.toy_pipeline import held_out_batches
 from resadapt_jax.data.toy_source import ToyClips
-from resadapt_jax.data.toy_world import TASKS
+from resadapt_jax.data.toy_world import FRAMES_PER_SECOND, TASKS, ToyWorldConfig
 from resadapt_jax.errors import UserError
 from resadapt_jax.evaluation.clips import Clips, prompts_showing
 from resadapt_jax.evaluation.evaluator import Evaluation, Tally, evaluate
@@ -55,12 +55,18 @@ def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
             share of the tokens that cannot be kept; all of them before the first clip.
     """
     output_dir = Path(config.output_dir)
+    if not isinstance(config.data, ToyWorldConfig):
+        raise UserError(
+            "eval.py evaluates runs on the embedded world; this one's data are files, on which "
+            "metrics.jsonl has the mean policy's retention and the rewards per task"
+        )
     require_writable(output_dir)
     allocator = _trained(config, train_command)
     backbone = load_backbone(config.trained_backbone)
     config = resolve(config, allocator.encoder)
     _check(config, backbone, allocator)
-    cache = open_cache(config.encoder, allocator.encoder, config.world)
+    sampling = FRAMES_PER_SECOND, config.data.num_frames
+    cache = open_cache(config.encoder, allocator.encoder, *sampling)
     changed = _changes_since_training(output_dir, config)
     build_prompts = partial(
         prompts_showing, tokenizer=backbone.tokenizer, convention=config.convention
@@ -73,7 +79,7 @@ def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
     )
     settings += control_settings(limits=config.limits, build_prompts=build_prompts)
     evaluation = _evaluate(config, settings, backbone, allocator, cache)
-    record = frontier_record(settings, evaluation.tallies, config.world)
+    record = frontier_record(settings, evaluation.tallies, config.data)
     record["config"] = json.loads(to_json(config))
     if changed:
         record["changed_since_training"] = changed
@@ -152,14 +158,14 @@ def _check(config: TrainConfig, backbone: Backbone, allocator: TrainedAllocator)
             f"the allocator reads a vocabulary of {known} tokens and the backbone {spoken}; "
             "it was trained with another backbone"
         )
-    if config.evaluation.seed == config.world.seed:
+    if config.evaluation.seed == config.data.seed:
         raise UserError(
-            f"evaluation.seed is world.seed, {config.world.seed}: these clips were trained on"
+            f"evaluation.seed is data.seed, {config.data.seed}: these clips were trained on"
         )
     _check_encoder(config.encoder, allocator)
     check_convention(config.convention, backbone.config)
     check_limits(config.limits, backbone.config)
-    world = config.world
+    world = config.data
     s_max = allocator.config.scale_range.s_max
     require_capacity(config.evaluation, s_max, world.size, world.size, config.limits)
     require_feasible_shares(
@@ -236,7 +242,7 @@ def _held_out(
     num_batches: int,
     batch_size: int,
 ) -> Iterator[Clips]:
-    world = replace(config.world, seed=config.evaluation.seed)
+    world = replace(config.data, seed=config.evaluation.seed)
     source = ToyClips(world, num_batches * batch_size)
     batches = held_out_batches(
         source, backbone.tokenizer, batch_size, config.convention, allocator.tokenizer

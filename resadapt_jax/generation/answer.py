@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +92,13 @@ class Answers:
     overflow: Bool[Array, " B"]  # more were asked for than the capacity holds
 
 
+class SourceSizes(NamedTuple):
+    """What of each pair's frames is picture, from the top left, in pixels."""
+
+    heights: Int[Array, "*B K"]
+    widths: Int[Array, "*B K"]
+
+
 def plan_pairs(grid_thw: Int[Array, "K 3"], config: ModelConfig, capacity: int) -> VisionPlan:
     """The packed layout of one clip's pairs for a backbone."""
     return plan_vision(
@@ -111,6 +118,7 @@ def pack_pairs(
     max_height: int,
     max_width: int,
     dtype: str = "float32",
+    sources: SourceSizes | None = None,
 ) -> tuple[Float[Array, "P C"], VisionPlan]:
     """Patches of pairs of any legal sizes, as the tower takes them, and their layout.
 
@@ -121,6 +129,7 @@ def pack_pairs(
         capacity: merged tokens that the layout holds.
         max_height, max_width: static bounds of the sizes in pixels.
         dtype: of the patches.
+        sources: of frames of differing size on a common canvas; None: each fills it.
     """
     vision = config.vision
     spec = PatchSpec(
@@ -135,7 +144,16 @@ def pack_pairs(
         dtype=dtype,
     )
     heights, widths = (grid_thw[:, axis] * vision.patch_size for axis in (1, 2))
-    packed = resize_patchify(frames, heights, widths, spec, batch_axes=BATCH)
+    source_heights, source_widths = (None, None) if sources is None else sources
+    packed = resize_patchify(
+        frames,
+        heights,
+        widths,
+        spec,
+        source_heights=source_heights,
+        source_widths=source_widths,
+        batch_axes=BATCH,
+    )
     plan = plan_pairs(grid_thw, config, capacity)
     return packed.patches, plan.replace(overflow=plan.overflow | packed.overflow)
 
@@ -149,6 +167,7 @@ def encode_pairs(
     capacity: int,
     max_height: int,
     max_width: int,
+    sources: SourceSizes | None = None,
 ) -> tuple[Float[Array, "U W"], VisionPlan]:
     """Visual tokens of the pairs that `pack_pairs` lays out; the arguments are the same.
 
@@ -163,6 +182,7 @@ def encode_pairs(
         max_height=max_height,
         max_width=max_width,
         dtype=model.patch_dtype(params),
+        sources=sources,
     )
     return model.encode_visual(params, config, patches, plan), plan
 

@@ -8,7 +8,7 @@ from resadapt_jax.losses.aggregate import Sums, WeightedSum, masked_sum, mean_pe
 from resadapt_jax.losses.concentration import ConcentrationConfig, concentration_penalty
 from resadapt_jax.losses.policy_gradient import clipped_surrogate, surrogate_metrics
 from resadapt_jax.losses.similarity import SimilarityConfig, temporal_similarity
-from resadapt_jax.typing import Array, Bool, Float
+from resadapt_jax.typing import Array, Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,7 @@ def allocator_loss(
     unit_mask: Bool[Array, "B K"],
     config: AllocatorLossConfig = AllocatorLossConfig(),
     *,
+    unit_segments: Int[Array, "B K"] | None = None,
     allocation_mask: Bool[Array, "B M"] | None = None,
 ) -> tuple[WeightedSum, Sums]:
     """L_alloc = L_θ + λ_sim·L_sim + λ_con·L_con, eq. (23), one value per prompt, summed.
@@ -61,6 +62,7 @@ def allocator_loss(
       unit_features: the allocator's feature of each unit.
       unit_mask: units that exist; the others may hold anything. A prompt without units is left out.
       config: coefficients.
+      unit_segments: units of other segments are no neighbours; all are of one when None.
       allocation_mask: allocations that count, all when None.
 
     Returns:
@@ -80,7 +82,9 @@ def allocator_loss(
         dual_clip=config.dual_clip,
     )
     surrogate, present = mean_per_sequence(_rows(surrogate), _rows(units))
-    pairs, pair_aux = temporal_similarity(mean_scales, unit_features, unit_mask, config.similarity)
+    pairs, pair_aux = temporal_similarity(
+        mean_scales, unit_features, unit_mask, config.similarity, unit_segments
+    )
     similarity, _ = mean_per_sequence(pairs, pair_aux.mask)
     spread = concentration_penalty(concentration, unit_mask, config.concentration)
     spread, _ = mean_per_sequence(spread, unit_mask)

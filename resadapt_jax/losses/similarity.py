@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from resadapt_jax.typing import Array, Bool, Float
+from resadapt_jax.typing import Array, Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class SimilarityConfig:
 class SimilarityAux:
     """What the loss saw of each pair of neighbours (float32 but for the mask)."""
 
-    mask: Bool[Array, "*B K-1"]  # both units exist
+    mask: Bool[Array, "*B K-1"]  # both units exist, in one segment
     cosine: Float[Array, "*B K-1"]  # similarity of their features
     gate: Float[Array, "*B K-1"]  # w of eq. (19)
 
@@ -51,6 +51,7 @@ def temporal_similarity(
     features: Float[Array, "*B K D"],
     mask: Bool[Array, "*B K"] | None = None,
     config: SimilarityConfig = SimilarityConfig(),
+    segment_ids: Int[Array, "*B K"] | None = None,
 ) -> tuple[Float[Array, "*B K-1"], SimilarityAux]:
     """Per pair of neighbours, with w = σ((cos(f_t, f_t+1) - τ_sim)/γ_sim), eq. (19):
 
@@ -64,6 +65,7 @@ def temporal_similarity(
       features: the feature of each unit.
       mask: units that exist. The others may hold anything; their pairs give 0.
       config: form and coefficients.
+      segment_ids: units are neighbours only within a segment; one segment when None.
 
     Returns:
       The loss of each pair, and a record whose ``mask`` is the one to reduce with.
@@ -81,6 +83,8 @@ def temporal_similarity(
     else:
         hinge = jax.nn.relu(second - first + config.margin * gate)
     pairs = mask[..., :-1] & mask[..., 1:]
+    if segment_ids is not None:
+        pairs &= segment_ids[..., :-1] == segment_ids[..., 1:]
     aux = jax.lax.stop_gradient(SimilarityAux(mask=pairs, cosine=cosine, gate=gate))
     return jnp.where(pairs, gate * hinge, 0.0), aux
 

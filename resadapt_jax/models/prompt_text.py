@@ -1,8 +1,9 @@
-"""Builds the compact prompt of a question about temporal pairs, on the host."""
+"""Builds compact prompts of questions about images and videos, on the host."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -34,40 +35,100 @@ class CompactPrompt:
     entry_index: Int[np.ndarray, " C"]
 
 
+@dataclass(frozen=True)
+class Turn:
+    """A turn of a chat; ``<image>`` and ``<video>`` in its content mark where media are shown."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A medium of a prompt: the mean time of the frames of each of its pairs, in seconds."""
+
+    kind: Literal["image", "video"]
+    pair_seconds: Sequence[float]
+
+
+MARKER = re.compile("<(image|video)>")
+"""Where a medium is shown."""
+
+
+def without_markers(text: str) -> str:
+    """A turn's content, less the marks of its media."""
+    return MARKER.sub("", text)
+
+
+def build_chat(
+    tokenizer: "PreTrainedTokenizerBase",
+    turns: Sequence[Turn],
+    media: Sequence[Shown],
+    convention: Convention = Convention.HF_5,
+) -> CompactPrompt:
+    """A chat that shows media where its turns are marked, for the model to go on with.
+
+    Every temporal pair of a video is an entry of its own: ``<t seconds>`` with one decimal, vision
+    start, the placeholder, vision end, so that time survives although every entry restarts its own
+    clock. Where pairs share an anchor, and with it a clock, all placeholders of a video stand in a
+    single wrapper without times. An image is its placeholder in the wrapper. The turns go through
+    the tokenizer's chat template.
+
+    Args:
+        tokenizer: any tokenizer with Qwen's special tokens and a chat template.
+        media: in the order of their marks.
+        convention: what the positions will follow (`prompt_layout.expand_prompt`).
+
+    Raises:
+        UserError: the marks are not those of the media, or a turn itself holds a placeholder token.
+    """
+    marked = [kind for turn in turns for kind in MARKER.findall(turn.content)]
+    if marked != (kinds := [medium.kind for medium in media]):
+        raise UserError(f"the turns mark {marked}, the media are {kinds}")
+    waiting = iter(media)
+    messages = [
+        {
+            "role": turn.role,
+            "content": MARKER.sub(lambda _: _show(next(waiting), convention), turn.content),
+        }
+        for turn in turns
+    ]
+    return _tokenise(tokenizer, messages, sum(len(medium.pair_seconds) for medium in media))
+
+
 def build_prompt(
     tokenizer: "PreTrainedTokenizerBase",
     question: str,
     pair_seconds: Sequence[float],
     convention: Convention = Convention.HF_5,
 ) -> CompactPrompt:
-    """A user turn that shows every temporal pair as a video entry of its own, then asks.
-
-    A pair is ``<t seconds>`` with one decimal, vision start, the placeholder, vision end, so that
-    time survives although every entry restarts its own clock. Where pairs share an anchor, and
-    with it a clock, all placeholders stand in a single wrapper without times. The turn goes
-    through the tokenizer's chat template.
-
-    Args:
-        tokenizer: any tokenizer with Qwen's special tokens and a chat template.
-        question: the user's text.
-        pair_seconds: mean time of the two frames of each pair.
-        convention: what the positions will follow (`prompt_layout.expand_prompt`).
+    """A user turn that shows a video, if it has pairs, and then asks; as `build_chat` does it.
 
     Raises:
         UserError: the question itself holds a placeholder token.
     """
+    shown = _show(Shown("video", pair_seconds), convention) if len(pair_seconds) else ""
+    messages = [{"role": "user", "content": shown + question}]
+    return _tokenise(tokenizer, messages, len(pair_seconds))
+
+
+def _show(medium: Shown, convention: Convention) -> str:
+    """A medium's placeholders in their wrappers."""
+    if medium.kind == "image":
+        return f"{VISION_START}{IMAGE_PAD}{VISION_END}"
     if convention.shares_anchor:
-        pads = VIDEO_PAD * len(pair_seconds)
-        shown = f"{VISION_START}{pads}{VISION_END}" if pads else ""
-    else:
-        wrapped = f"{VISION_START}{VIDEO_PAD}{VISION_END}"
-        shown = "".join(f"<{seconds:.1f} seconds>{wrapped}" for seconds in pair_seconds)
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": shown + question}], tokenize=False, add_generation_prompt=True
-    )
+        return f"{VISION_START}{VIDEO_PAD * len(medium.pair_seconds)}{VISION_END}"
+    wrapped = f"{VISION_START}{VIDEO_PAD}{VISION_END}"
+    return "".join(f"<{seconds:.1f} seconds>{wrapped}" for seconds in medium.pair_seconds)
+
+
+def _tokenise(
+    tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]], num_entries: int
+) -> CompactPrompt:
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     # The template has already placed every special token.
     token_ids = np.asarray(tokenizer.encode(text, add_special_tokens=False), np.int32)
-    entry_index = locate_entries(token_ids, tokenizer, len(pair_seconds))
+    entry_index = locate_entries(token_ids, tokenizer, num_entries)
     return CompactPrompt(text=text, token_ids=token_ids, entry_index=entry_index)
 
 

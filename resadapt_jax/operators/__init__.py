@@ -2,21 +2,14 @@
 
 from resadapt_jax.operators.budget import FittedScales, fit_budget, fit_clips, require_feasible
 from resadapt_jax.operators.capacity import CapacityLadder
-from resadapt_jax.operators.retention import (
-    cache_retention,
-    grids,
-    layer_retention,
-    native_grids,
-    native_tokens,
-    retention,
-    token_counts,
-)
+from resadapt_jax.operators.grids import grid_tokens, grids, native_grids, token_counts
+from resadapt_jax.operators.native_sizes import NativeSizes, sizes_from_scales
+from resadapt_jax.operators.retention import cache_retention, layer_retention, retention
 from resadapt_jax.operators.sizes import (
     MAX_SCALE,
     SizeLimits,
     check_scales,
     scaled_size,
-    sizes_from_scales,
     smart_resize,
 )
 
@@ -24,15 +17,16 @@ __all__ = [
     "MAX_SCALE",
     "CapacityLadder",
     "FittedScales",
+    "NativeSizes",
     "SizeLimits",
     "cache_retention",
     "check_scales",
     "fit_budget",
     "fit_clips",
+    "grid_tokens",
     "grids",
     "layer_retention",
     "native_grids",
-    "native_tokens",
     "require_feasible",
     "retention",
     "scaled_size",

@@ -14,14 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from resadapt_jax.operators.retention import grids as grids_in_patches
-from resadapt_jax.operators.sizes import (
-    SizeLimits,
-    look_up,
-    size_ladder,
-    size_table,
-    sizes_from_scales,
-)
+from resadapt_jax.operators.grids import grids as grids_in_patches
+from resadapt_jax.operators.native_sizes import NativeSizes, sizes_from_scales
 from resadapt_jax.typing import Array, Bool, Float, Int
 
 _FACTOR_BITS = 24  # common factors are multiples of 2⁻²⁴, exact in float32
@@ -58,26 +52,39 @@ def _where(condition: Bool[Array, "K"], grids: _Grids, others: _Grids) -> _Grids
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), grids, others)
 
 
-def _path(scales: Float[Array, "K"], request: _Grids, height: int, width: int, limits: SizeLimits):
+def _path(scales: Float[Array, "K"], request: _Grids, native: NativeSizes):
     """The grids when every scale is multiplied by n·2⁻²⁴, as a function of n; tokens grow with n.
 
     No side exceeds the request, except that of the smallest legal grid if that has fewer tokens.
     """
-    ladder = size_ladder(height, width, limits)
-    levels = _Grids(*(jnp.asarray(side) // limits.factor for side in ladder[1:]))
-    fits = (levels.rows[None, :] <= request.rows[:, None]) & (
-        levels.cols[None, :] <= request.cols[:, None]
-    )
-    highest = jnp.maximum(jnp.sum(fits, axis=1) - 1, 0)
+    steps, side = native.steps, native.limits.factor
+    ladder = jnp.asarray(steps.ladder)
+    levels = _Grids(jnp.asarray(steps.heights) // side, jnp.asarray(steps.widths) // side)
+    highest = _highest_within(request, native)
     # Above its last threshold the ladder ends, so shrinking starts from there.
-    reach = jnp.minimum(scales, ladder.thresholds[-1])
+    top = ladder[jnp.asarray(steps.last)[native.index]]
+    reach = jnp.minimum(scales, jnp.asarray(steps.thresholds)[top])
 
     def grids_at(n: Int[Array, ""]) -> _Grids:
-        level = look_up(ladder, reach * (n.astype(jnp.float32) * 2.0**-_FACTOR_BITS))
+        level = ladder[native.step(reach * (n.astype(jnp.float32) * 2.0**-_FACTOR_BITS))]
         grids = jax.tree.map(lambda side: side[jnp.minimum(level, highest)], levels)
         return _where((n >= 2**_FACTOR_BITS) | (grids.tokens >= request.tokens), request, grids)
 
     return grids_at
+
+
+def _highest_within(request: _Grids, native: NativeSizes) -> Int[Array, "K"]:
+    """The last step of each unit's ladder that is within its request; else the first.
+
+    Sides grow along a ladder, so bisection finds it.
+    """
+    steps, side = native.steps, native.limits.factor
+    rows, cols = (jnp.asarray(x[steps.ladder] // side) for x in (steps.heights, steps.widths))
+
+    def within(step: Int[Array, "K"]) -> Bool[Array, "K"]:
+        return (rows[step] <= request.rows) & (cols[step] <= request.cols)
+
+    return jnp.asarray(steps.ladder)[native.last_step(within)]
 
 
 def _last_factor(grids_at, budget: Int[Array, ""]) -> Int[Array, ""]:
@@ -112,7 +119,11 @@ def _raise_in_order(
 
 
 def _reshape_one(
-    grids: _Grids, request: _Grids, budget: Int[Array, ""], aspect: float, most_rows: int
+    grids: _Grids,
+    request: _Grids,
+    budget: Int[Array, ""],
+    aspect: Float[Array, "K"],
+    most_rows: int,
 ) -> _Grids:
     """Give one unit the least distorted grid that brings use to 90 % of the budget, or the most.
 
@@ -123,7 +134,7 @@ def _reshape_one(
     cols = jnp.minimum(request.cols[:, None], (grids.tokens + budget - used)[:, None] // rows)
     gain = rows * cols - grids.tokens[:, None]
     suffices = used + gain >= budget - budget // 10
-    distortion = jnp.abs(jnp.log(rows / (jnp.maximum(cols, 1) * aspect)))
+    distortion = jnp.abs(jnp.log(rows / (jnp.maximum(cols, 1) * aspect[:, None])))
     # Gains are far below 1e6 and distortions far below 1e5: whatever suffices wins.
     score = jnp.where(suffices, 1e6 - distortion, gain.astype(jnp.float32))
     score = jnp.where((gain > 0) & (rows <= request.rows[:, None]), score, 0.0)
@@ -135,10 +146,8 @@ def _reshape_one(
 def fit_budget(
     scales: Float[Array, "K"],
     unit_mask: Bool[Array, "K"],
-    height: int,
-    width: int,
+    native: NativeSizes,
     budget: int | Int[Array, ""],
-    limits: SizeLimits,
 ) -> FittedScales:
     """Sizes whose tokens never exceed `budget`; those requested if they already fit.
 
@@ -150,29 +159,30 @@ def fit_budget(
     Args:
         scales: requested scale of each unit of one clip; no gradient reaches them.
         unit_mask: False for absent units, which get size 0.
-        height, width: native size in pixels, static.
+        native: native size of each unit.
         budget: tokens for the clip, traced: one compilation serves every budget.
     """
     budget = jnp.asarray(budget, jnp.int32)
-    side = limits.factor
+    native, side = native.over(unit_mask.shape), native.limits.factor
     scales = jnp.where(unit_mask, jax.lax.stop_gradient(scales), 0.0).astype(jnp.float32)
-    sizes = sizes_from_scales(scales, height, width, limits)
+    sizes = sizes_from_scales(scales, native)
     request = _Grids(*(jnp.where(unit_mask, size // side, 0) for size in sizes))
 
-    grids_at = _path(scales, request, height, width, limits)
+    grids_at = _path(scales, request, native)
     last = _last_factor(grids_at, budget)
     rows, cols = jax.vmap(grids_at)(jnp.stack([jnp.zeros_like(last), last, last + 1]))
     smallest, low, high = (_Grids(rows[i], cols[i]) for i in range(3))
     grids = _raise_in_order(low, high, scales, budget)
-    most_rows = int(max(size_table(height, width, limits).heights)) // side
-    reshaped = _reshape_one(grids, request, budget, height / width, most_rows)
+    most_rows = int(native.steps.heights.max()) // side
+    area = native.heights * native.widths
+    reshaped = _reshape_one(grids, request, budget, native.heights / native.widths, most_rows)
     grids = _where(jnp.sum(grids.tokens) < budget - budget // 10, reshaped, grids)
 
     floor = jnp.sum(smallest.tokens)
     grids = _where(floor > budget, smallest, grids)
     grids = _where(jnp.sum(request.tokens) <= budget, request, grids)
     kept = (grids.rows == request.rows) & (grids.cols == request.cols)
-    realised = jnp.sqrt(grids.tokens * (side**2 / (height * width)))
+    realised = jnp.sqrt(grids.tokens * (side**2 / area))
     return FittedScales(
         scales=jnp.where(kept, scales, realised),
         heights=grids.rows * side,
@@ -186,18 +196,16 @@ def fit_budget(
 def fit_clips(
     scales: Float[Array, "B K"],
     unit_mask: Bool[Array, "B K"],
-    height: int,
-    width: int,
+    native: NativeSizes,
     budget: int | Int[Array, ""],
-    limits: SizeLimits,
 ) -> tuple[Int[Array, "B K 3"], FittedScales]:
     """`fit_budget` of every clip of a batch, each within `budget`; also its grids in patches."""
 
-    def fit(clip: Array, mask: Array) -> FittedScales:
-        return fit_budget(clip, mask, height, width, budget, limits)
+    def fit(clip: Array, mask: Array, sizes: NativeSizes) -> FittedScales:
+        return fit_budget(clip, mask, sizes, budget)
 
-    fitted = jax.vmap(fit)(scales, unit_mask)
-    return grids_in_patches(fitted.heights, fitted.widths, unit_mask, limits), fitted
+    fitted = jax.vmap(fit)(scales, unit_mask, native.over(unit_mask.shape))
+    return grids_in_patches(fitted.heights, fitted.widths, unit_mask, native.limits), fitted
 
 
 def require_feasible(fitted: FittedScales, budget: int) -> None:

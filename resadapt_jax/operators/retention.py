@@ -1,4 +1,4 @@
-"""What an allocation costs: grids, visual tokens and retention.
+"""Retention: the share of the visual tokens that an allocation keeps.
 
 Papers count retention in three ways, of N native tokens: tokens that enter the decoder
 (`retention`), tokens per layer of it (`layer_retention`), and cache entries that stay
@@ -7,63 +7,25 @@ Papers count retention in three ways, of N native tokens: tokens that enter the 
 
 import jax.numpy as jnp
 
-from resadapt_jax.operators.sizes import SizeLimits, scaled_size
 from resadapt_jax.typing import Array, Bool, Float, Int
-
-
-def grids(
-    heights: Int[Array, "*B K"],
-    widths: Int[Array, "*B K"],
-    unit_mask: Bool[Array, "*B K"],
-    limits: SizeLimits,
-) -> Int[Array, "*B K 3"]:
-    """`grid_thw` in patches, one (1, h, w) entry per unit; an absent unit is (0, 0, 0)."""
-    rows, cols = heights // limits.patch_size, widths // limits.patch_size
-    grid = jnp.stack([jnp.ones_like(rows), rows, cols], axis=-1)
-    return jnp.where(unit_mask[..., None], grid, 0)
-
-
-def native_grids(
-    unit_mask: Bool[Array, "*B K"], height: int, width: int, limits: SizeLimits
-) -> Int[Array, "*B K 3"]:
-    """`grids` of units of this native size at scale 1."""
-    sides = scaled_size(height, width, 1.0, limits)
-    return grids(*(jnp.full(unit_mask.shape, side) for side in sides), unit_mask, limits)
-
-
-def token_counts(
-    heights: Int[Array, "*B K"],
-    widths: Int[Array, "*B K"],
-    unit_mask: Bool[Array, "*B K"],
-    limits: SizeLimits,
-) -> Int[Array, "*B K"]:
-    """n_t = (h/f)(w/f): tokens each unit puts before the language model; 0 for absent units."""
-    tokens = (heights // limits.factor) * (widths // limits.factor)
-    return jnp.where(unit_mask, tokens, 0)
-
-
-def native_tokens(height: int, width: int, limits: SizeLimits) -> int:
-    """n_t(1): tokens of one unit of this native size at scale 1."""
-    h, w = scaled_size(height, width, 1.0, limits)
-    return (h // limits.factor) * (w // limits.factor)
 
 
 def retention(
     tokens: Int[Array, "*B K"],
     unit_mask: Bool[Array, "*B K"],
-    native: int | Int[Array, "*B"],
+    native: int | Int[Array, "*B K"],
 ) -> Float[Array, "*B"]:
     """ρ(s) = Σ n_t(s_t) / Σ n_t(1), ResAdapt eq. (12), from realised tokens; per clip.
 
     Args:
         tokens: realised tokens of each unit (`token_counts`, or counted after compression).
-        native: tokens of one unit at scale 1 (`native_tokens`).
+        native: tokens of each unit at scale 1 (`NativeSizes.tokens`).
 
     Returns:
         The fraction kept; 0 for a clip without units. For a data set, divide sums instead.
     """
     kept = jnp.sum(jnp.where(unit_mask, tokens, 0), axis=-1)
-    full = jnp.sum(unit_mask, axis=-1) * native
+    full = jnp.sum(jnp.where(unit_mask, native, 0), axis=-1)
     return kept.astype(jnp.float32) / jnp.maximum(full, 1).astype(jnp.float32)
 
 

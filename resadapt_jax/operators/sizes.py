@@ -1,9 +1,7 @@
 """From a scale to a legal frame size: multiples of ``patch * merge`` under pixel limits.
 
-The Python functions are the definition. Under jit the same map is a table look-up: for a fixed
-native size it is a step function of the scale, so the host lists its steps once and the device
-finds the step by binary search. That is exact, float64 rounding at ties included, which no
-float32 formula would be (a 4:3 frame meets such a tie whenever the pixel cap binds).
+The Python functions are the definition. For a fixed native size it is a step function of the
+scale, whose steps `size_table` lists; `native_sizes` finds them under jit.
 """
 
 import math
@@ -11,11 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from resadapt_jax.typing import Array, Float, Int
+from resadapt_jax.typing import Float
 
 MAX_SCALE = 4.0
 """Scales above this are treated as this one; `check_scales` refuses them."""
@@ -106,66 +102,61 @@ def _first_scales(side: int, patch_size: int) -> np.ndarray:
     return np.where(too_small, np.nextafter(scales, np.float32(np.inf)), scales)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def size_table(height: int, width: int, limits: SizeLimits) -> SizeTable:
     """Every step of `scaled_size` for one native size, for scales in [0, MAX_SCALE]."""
     smart_resize(height, width, limits)  # raises on a native size that is not legal
-    candidates = np.unique(
-        np.concatenate([_first_scales(side, limits.patch_size) for side in (height, width)])
-    )
-    steps = [(0.0, *scaled_size(height, width, 0.0, limits))]
-    for scale in candidates:
-        size = scaled_size(height, width, scale, limits)
-        if size != steps[-1][1:]:
-            steps.append((scale, *size))
-    thresholds, heights, widths = zip(*steps, strict=True)
-    return SizeTable(
-        np.asarray(thresholds, np.float32),
-        np.asarray(heights, np.int32),
-        np.asarray(widths, np.int32),
-    )
+    edges = [_first_scales(side, limits.patch_size) for side in (height, width)]
+    scales = np.unique(np.concatenate([np.zeros(1, np.float32), *edges]))
+    sizes = _scaled_sizes(height, width, scales, limits)
+    changes = np.append(True, np.any(np.diff(sizes, axis=1), axis=0))
+    return SizeTable(scales[changes], *sizes[:, changes].astype(np.int32))
 
 
-@lru_cache(maxsize=256)
+def _scaled_sizes(
+    height: int, width: int, scales: Float[np.ndarray, " S"], limits: SizeLimits
+) -> Float[np.ndarray, "2 S"]:
+    """`scaled_size` at many scales, by the same operations on float64."""
+    sides = np.array([[height], [width]], np.float64) * scales.astype(np.float64)
+    sides = np.maximum(limits.patch_size, np.floor(sides))
+    factor, area = limits.factor, sides.prod(axis=0)
+    legal = np.rint(sides / factor) * factor
+    shrink = np.sqrt(area / limits.max_pixels)
+    smaller = np.maximum(factor, np.floor(sides / shrink / factor) * factor)
+    grow = np.sqrt(limits.min_pixels / area)
+    larger = np.ceil(sides * grow / factor) * factor
+    above, below = (
+        legal.prod(axis=0) > limits.max_pixels,
+        legal.prod(axis=0) < limits.min_pixels,
+    )
+    return np.where(above, smaller, np.where(below, larger, legal))
+
+
+@lru_cache(maxsize=4096)
+def ladder_steps(height: int, width: int, limits: SizeLimits) -> np.ndarray:
+    """Of each step of `size_table` the last one up to it on the ladder, int32.
+
+    The ladder are the steps that enlarge without shrinking a side, so tokens grow along it. The
+    table itself is not monotone: where the pixel cap starts to bind it floors, so a larger scale
+    can give a smaller frame.
+    """
+    table = size_table(height, width, limits)
+    last = np.zeros(len(table.thresholds), np.int32)
+    for i in range(1, len(last)):
+        below = last[i - 1]
+        taller, wider = (int(side[i] - side[below]) for side in (table.heights, table.widths))
+        last[i] = i if min(taller, wider) >= 0 and max(taller, wider) > 0 else below
+    return last
+
+
+@lru_cache(maxsize=4096)
 def size_ladder(height: int, width: int, limits: SizeLimits) -> SizeTable:
-    """The steps of `size_table` that enlarge without shrinking a side: tokens grow with the scale.
-
-    The table itself is not monotone: where the pixel cap starts to bind it floors, so a larger
-    scale can give a smaller frame.
-    """
-    table = size_table(height, width, limits)
-    keep = [0]
-    for i in range(1, len(table.thresholds)):
-        taller, wider = (int(side[i] - side[keep[-1]]) for side in (table.heights, table.widths))
-        if min(taller, wider) >= 0 and max(taller, wider) > 0:
-            keep.append(i)
-    return SizeTable(*(column[keep] for column in table))
+    """The steps of `size_table` that are on the ladder of `ladder_steps`."""
+    kept = np.unique(ladder_steps(height, width, limits))
+    return SizeTable(*(column[kept] for column in size_table(height, width, limits)))
 
 
-def look_up(table: SizeTable, scales: Float[Array, "*B"]) -> Int[Array, "*B"]:
-    """Index of the step that holds at each scale."""
-    thresholds = jnp.asarray(table.thresholds)
-    return jnp.searchsorted(thresholds, scales, side="right") - 1
-
-
-def sizes_from_scales(
-    scales: Float[Array, "*B K"], height: int, width: int, limits: SizeLimits
-) -> tuple[Int[Array, "*B K"], Int[Array, "*B K"]]:
-    """`scaled_size` of every unit, traced; equal to it for every float32 scale in [0, MAX_SCALE].
-
-    Args:
-        scales: linear scale of each unit.
-        height, width: native size in pixels, static (it is the shape of the frames).
-
-    Returns:
-        Heights and widths in pixels, int32. Integers: no gradient reaches the scales.
-    """
-    table = size_table(height, width, limits)
-    step = look_up(table, jax.lax.stop_gradient(scales))
-    return jnp.asarray(table.heights)[step], jnp.asarray(table.widths)[step]
-
-
-def check_scales(scales: Float[Array, "K"], num_units: int) -> None:
+def check_scales(scales: Float[np.ndarray, "K"], num_units: int) -> None:
     """Raise unless there is exactly one finite scale in [0, MAX_SCALE] per unit. Host only."""
     scales = np.asarray(scales)
     if scales.shape != (num_units,):

@@ -22,57 +22,48 @@ from resadapt_jax.losses import AllocatorLossConfig, Sums, WeightedSum
 from resadapt_jax.operators import (
     cache_retention,
     layer_retention,
-    native_tokens,
+    retention,
     sizes_from_scales,
     token_counts,
 )
-from resadapt_jax.training.measures import gini, ratio_extremes, scale_span, scale_std
+from resadapt_jax.training.measures import gini, masked_mean, ratio_extremes, scale_span, scale_std
 from resadapt_jax.training.mesh import keep_rows
-from resadapt_jax.training.rollout import (
-    Draw,
-    Geometry,
-    RolloutConfig,
-    draw_allocations,
-    fit_allocations,
-)
+from resadapt_jax.training.prompt_batch import PromptBatch
+from resadapt_jax.training.rollout import Draw, draw_allocations, fit_allocations
+from resadapt_jax.training.setting import Geometry, Setting
 from resadapt_jax.training.state import Part, keep_in_place
 from resadapt_jax.training.update import UpdateConfig, learn
-from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params
+from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, Shaped
 
 
-@partial(jax.jit, static_argnames=("config", "geometry", "rollouts"))
+@partial(jax.jit, static_argnames=("config", "setting"))
 def draw(
     params: Params,
     features: EncoderFeatures,
-    frame_mask: Bool[Array, "B F"],
+    batch: PromptBatch,
     key: Key[Array, ""],
     *,
     config: AllocatorConfig,
-    geometry: Geometry,
-    rollouts: RolloutConfig,
+    setting: Setting,
 ) -> tuple[Draw, Int[Array, " M"], dict[str, Array]]:
     """M allocations of every prompt, the most tokens at each place among them, and metrics."""
     allocation = allocate(params, config, features)
-    drawn = keep_rows(draw_allocations(allocation, frame_mask, key, geometry, rollouts))
-    metrics = _metrics_of_policy(allocation, frame_mask, geometry)
-    return (
-        drawn,
-        jnp.max(drawn.tokens, axis=0),
-        metrics | _metrics_of_draw(drawn, frame_mask, geometry),
-    )
+    drawn = keep_rows(draw_allocations(allocation, batch, key, setting))
+    metrics = _metrics_of_policy(allocation, batch, setting.geometry)
+    metrics |= _metrics_of_draw(drawn, batch, setting.geometry)
+    return drawn, jnp.max(drawn.tokens, axis=0), metrics
 
 
-@partial(jax.jit, static_argnames=("geometry", "rollouts"))
+@partial(jax.jit, static_argnames=("setting",))
 def draw_native(
-    frame_mask: Bool[Array, "B F"], *, geometry: Geometry, rollouts: RolloutConfig
+    batch: PromptBatch, *, setting: Setting
 ) -> tuple[Draw, Int[Array, " M"], dict[str, Array]]:
     """Every frame at its own size, for training a backbone without an allocator."""
-    pairs = pair_mask(frame_mask)
-    shape = (len(pairs), rollouts.num_allocations, pairs.shape[1])
+    pairs, geometry = pair_mask(batch.frame_mask), setting.geometry
+    shape = (len(pairs), setting.rollouts.num_allocations, pairs.shape[1])
     actions = jnp.full(shape, from_scale(1.0, geometry.scale_range))
-    zeros = jnp.zeros(shape)
-    drawn = keep_rows(fit_allocations(actions, zeros, pairs, frame_mask, geometry, rollouts))
-    return drawn, jnp.max(drawn.tokens, axis=0), _metrics_of_draw(drawn, frame_mask, geometry)
+    drawn = keep_rows(fit_allocations(actions, jnp.zeros(shape), pairs, batch, setting))
+    return drawn, jnp.max(drawn.tokens, axis=0), _metrics_of_draw(drawn, batch, geometry)
 
 
 @partial(
@@ -108,6 +99,7 @@ def learn_from(
             new.unit_features,
             new.unit_mask,
             loss,
+            unit_segments=new.unit_segments,
             allocation_mask=allocation_mask,
         )
 
@@ -129,43 +121,41 @@ def compare_with_draw(
 
 
 def _metrics_of_policy(
-    allocation: AllocatorOutput, frame_mask: Bool[Array, "B F"], geometry: Geometry
+    allocation: AllocatorOutput, batch: PromptBatch, geometry: Geometry
 ) -> dict[str, Array]:
     """What the policy's mean would show, and how wide it is."""
-    scales = mean_pair_scales(allocation, frame_mask, geometry.scale_range)
-    size, shown = (geometry.height, geometry.width), pair_mask(frame_mask)
-    sizes = sizes_from_scales(scales, *size, geometry.limits)
-    tokens = token_counts(*sizes, shown, geometry.limits).sum(axis=-1)
+    shown, native = pair_mask(batch.frame_mask), geometry.native(batch.native_index)
+    scales = mean_pair_scales(allocation, batch.frame_mask, geometry.scale_range)
+    tokens = token_counts(*sizes_from_scales(scales, native), shown, geometry.limits)
     policy, units = allocation.policy, allocation.unit_mask
     return {
-        "retention_of_mean_policy": jnp.mean(tokens / _native(shown, geometry)),
-        "scale_std_of_mean_policy": jnp.mean(scale_std(scales, shown)),
-        "scale_gini_of_mean_policy": jnp.mean(gini(scales, shown)),
+        "retention_of_mean_policy": _mean(retention(tokens, shown, native.tokens), batch),
+        "scale_std_of_mean_policy": _mean(scale_std(scales, shown), batch),
+        "scale_gini_of_mean_policy": _mean(gini(scales, shown), batch),
         "entropy": jnp.mean(policy.entropy(), where=units),
         "concentration_max": jnp.max(policy.concentration(), where=units, initial=0.0),
     }
 
 
-def _metrics_of_draw(
-    drawn: Draw, frame_mask: Bool[Array, "B F"], geometry: Geometry
-) -> dict[str, Array]:
-    native = _native(pair_mask(frame_mask), geometry)
+def _metrics_of_draw(drawn: Draw, batch: PromptBatch, geometry: Geometry) -> dict[str, Array]:
+    pairs, native = pair_mask(batch.frame_mask), geometry.native(batch.native_index)
+    full = jnp.sum(jnp.where(pairs, native.tokens, 0), axis=-1)[:, None]
     # Nothing leaves behind the tower: one layer stands for all, and all of its entries stay.
     layer_tokens = drawn.tokens[:, :, None]
     units = jnp.broadcast_to(drawn.unit_mask[:, None, :], drawn.scales.shape)
     return {
-        "retention": jnp.mean(drawn.tokens / native[:, None]),
-        "layer_retention": jnp.mean(layer_retention(layer_tokens, native[:, None])),
-        "cache_retention": jnp.mean(cache_retention(kept=layer_tokens, produced=layer_tokens)),
+        "retention": _mean(drawn.tokens / jnp.maximum(full, 1), batch),
+        "layer_retention": _mean(layer_retention(layer_tokens, full), batch),
+        "cache_retention": _mean(cache_retention(kept=layer_tokens, produced=layer_tokens), batch),
         "scale_mean": jnp.mean(drawn.scales, where=units),
-        "scale_std": jnp.mean(scale_std(drawn.scales, units)),
-        "scale_span": jnp.mean(scale_span(drawn.scales, units)),
-        "scale_gini": jnp.mean(gini(drawn.scales, units)),
-        "fitted_share": jnp.mean(drawn.fitted),
+        "scale_std": _mean(scale_std(drawn.scales, units), batch),
+        "scale_span": _mean(scale_span(drawn.scales, units), batch),
+        "scale_gini": _mean(gini(drawn.scales, units), batch),
+        "fitted_share": _mean(drawn.fitted, batch),
     }
 
 
-def _native(pairs: Bool[Array, "B E"], geometry: Geometry) -> Float[Array, " B"]:
-    """Tokens of every prompt's clip at scale 1."""
-    one = native_tokens(geometry.height, geometry.width, geometry.limits)
-    return jnp.maximum(jnp.sum(pairs, axis=-1), 1) * float(one)
+def _mean(values: Shaped[Array, "B *M"], batch: PromptBatch) -> Float[Array, ""]:
+    """Over prompts that show anything: texts alone keep no share of nothing."""
+    shows = batch.valid & batch.frame_mask.any(axis=1)
+    return masked_mean(values, shows.reshape(-1, *(1,) * (values.ndim - 1)))

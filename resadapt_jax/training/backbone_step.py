@@ -1,6 +1,5 @@
 """What a step does with the backbone: it answers, and learns from the advantages of its answers."""
 
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -17,22 +16,20 @@ from resadapt_jax.losses import (
     add_sums,
     backbone_loss,
 )
-from resadapt_jax.models.compute import Remat, with_compute
-from resadapt_jax.models.families import ModelConfig, family_of
+from resadapt_jax.models.families import family_of
 from resadapt_jax.models.partition import PartitionTable, tree_shardings
 from resadapt_jax.training.mesh import keep_rows
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import (
     Draw,
-    Geometry,
     Pass,
-    RolloutConfig,
     answer_allocations,
     encode_all_levels,
     score_allocations,
     show,
     some_allocations,
 )
+from resadapt_jax.training.setting import Setting
 from resadapt_jax.training.state import Part, keep_in_place, merge_params
 from resadapt_jax.training.update import (
     UpdateConfig,
@@ -42,30 +39,6 @@ from resadapt_jax.training.update import (
     update_part,
 )
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params
-
-
-class Setting(NamedTuple):
-    """What is static about the backbone's part of a step; hashable.
-
-    Attributes:
-        config: the architecture.
-        dtype: what its parameters are cast to before they are used.
-        geometry: of clips and their sizes.
-        rollouts: how many answers there are, and how they are drawn.
-        remat: what the forward pass of an update keeps of each layer.
-    """
-
-    config: ModelConfig
-    dtype: str
-    geometry: Geometry
-    rollouts: RolloutConfig
-    remat: Remat = Remat.NONE
-
-    @property
-    def config_of_updates(self) -> ModelConfig:
-        """The architecture as it is differentiated."""
-        compute = replace(self.config.text.compute, remat=self.remat)
-        return with_compute(self.config, compute)
 
 
 def cast(params: Params, dtype: str) -> Params:
@@ -81,9 +54,7 @@ def encode(
     params: Params, batch: PromptBatch, *, setting: Setting
 ) -> Float[Array, "B KU D"] | None:
     """What every pass of a step gathers its tokens from, if that is how it gets them."""
-    return encode_all_levels(
-        params, setting.config, batch.frames, setting.geometry, setting.rollouts
-    )
+    return encode_all_levels(params, batch, setting)
 
 
 @partial(jax.jit, static_argnames=("setting", "capacity"))
@@ -99,19 +70,10 @@ def answer(
     capacity: int,
 ) -> Generation:
     """The answers of one pass; every field [B, G, N, length]."""
-    config, geometry, rollouts = setting.config, setting.geometry, setting.rollouts
-    some = drawn.some(start, rollouts.pass_size)
-    visual = show(params, config, batch.frames, encoded, some, capacity, geometry, rollouts)
+    some = drawn.some(start, setting.rollouts.pass_size)
+    visual = show(params, batch, encoded, some, capacity, setting)
     answers = answer_allocations(
-        params,
-        config,
-        visual,
-        some,
-        batch.prompts,
-        batch.frame_mask,
-        jax.random.fold_in(key, start),
-        geometry,
-        rollouts,
+        params, visual, some, batch, jax.random.fold_in(key, start), setting
     )
     return keep_rows(answers)
 
@@ -154,16 +116,11 @@ def score(
     setting: Setting,
 ) -> Float[Array, "B M N T"]:
     """Log-probs of given answers to given allocations; differentiable."""
-    config, geometry, rollouts = setting.config_of_updates, setting.geometry, setting.rollouts
-    params = cast(params, setting.dtype)
+    params, setting = cast(params, setting.dtype), setting.of_updates()
     # A pass is differentiated by itself, so others cannot share what it encodes.
-    encoded = encode_all_levels(
-        params, config, batch.frames, geometry, rollouts, rollouts.pass_size
-    )
-    visual = show(params, config, batch.frames, encoded, drawn, capacity, geometry, rollouts)
-    return score_allocations(
-        params, config, visual, drawn, batch.prompts, batch.frame_mask, answers, geometry, rollouts
-    )
+    encoded = encode_all_levels(params, batch, setting, setting.rollouts.pass_size)
+    visual = show(params, batch, encoded, drawn, capacity, setting)
+    return score_allocations(params, visual, drawn, batch, answers, setting)
 
 
 @partial(jax.jit, static_argnames=("setting", "capacity"))

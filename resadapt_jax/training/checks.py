@@ -63,19 +63,22 @@ def check_engine(engine: Engine | None, config: TrainConfig) -> None:
         )
 
 
-def check_geometry(trainer: Trainer) -> None:
+def check_geometry(trainer: Trainer, num_pairs: int) -> None:
     """Refuses sizes that are not the backbone's, and a capacity that not even the smallest fit.
+
+    Args:
+        num_pairs: of the longest prompt.
 
     Raises:
         UserError: names both values.
     """
     config, geometry = trainer.config, trainer.setting.geometry
     check_limits(config.limits, trainer.setting.config)
-    least = config.world.num_pairs * geometry.least_tokens
+    least = num_pairs * geometry.least_tokens
     if config.rollouts.token_capacity < least:
         raise UserError(
             f"rollouts.token_capacity is {config.rollouts.token_capacity}, but "
-            f"{config.world.num_pairs} pairs of the smallest size need {least}"
+            f"{num_pairs} pairs of the smallest size need {least}"
         )
 
 
@@ -112,7 +115,7 @@ def memory_of(trainer: Trainer, prompt_tokens: int) -> MemoryEstimate:
         prefilled=min(length, rollouts.decoding.prefill_chunk or length),
     )
     return estimate_memory(
-        setting.config_of_updates,
+        setting.of_updates().config,
         trainer.mesh.shape,
         load,
         trained=joint is not None,

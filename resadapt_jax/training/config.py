@@ -12,6 +12,7 @@ from resadapt_jax.allocator import (
     SmolVLMEncoderConfig,
     ThumbnailConfig,
 )
+from resadapt_jax.data.corpus import CorpusConfig
 from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.errors import UserError
 from resadapt_jax.losses import AllocatorLossConfig, BackboneLossConfig
@@ -23,8 +24,10 @@ from resadapt_jax.rewards.scoring import SUCCESS_THRESHOLD, RewardConfig
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
-from resadapt_jax.training.rollout import RolloutConfig
+from resadapt_jax.training.setting import RolloutConfig
 from resadapt_jax.training.update import UpdateConfig
+
+Instruction = Literal["none", "direct", "reasoning"]
 
 AFTER_TRAINING = (
     "output_dir",
@@ -34,6 +37,13 @@ AFTER_TRAINING = (
     "encoder.directory",  # its fingerprint may not
     "encoder.cache_dir",
     "encoder.chunk_frames",  # bounds the memory alone
+    "data.media_root",
+    "data.frames_cache",
+    "data.survey_cache",
+    "data.workers",
+    "data.threads",
+    "data.ahead",
+    "rewards.num_workers",
 )
 """Fields of a run's config that may differ when it goes on or is evaluated: what is learnt does not
 depend on them, but for the order of sums on another mesh."""
@@ -129,8 +139,11 @@ class TrainConfig:
     """What the backbone computes in; where it is trained, its parameters stay float32."""
     backbone_training: BackboneTrainingConfig | None = None
     """How the backbone is trained too; None leaves it as it is."""
-    world: ToyWorldConfig = field(default_factory=ToyWorldConfig)
-    """The clips to train on."""
+    data: ToyWorldConfig | CorpusConfig = field(default_factory=ToyWorldConfig)
+    """The clips to train on: of the embedded world, or of files."""
+    instruction: Instruction = "none"
+    """What is added to the questions of files: nothing, how to answer directly, or to think first
+    (`rewards.instruction`)."""
     num_steps: int = 120
     """Steps of rollout and update."""
     batch_size: int = 16

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from resadapt_jax.advantages import Advantages, Group, GrpoConfig, grpo, informative, make_group
 from resadapt_jax.allocator import ScaleRange
 from resadapt_jax.rewards import RewardConfig
+from resadapt_jax.training.measures import masked_mean
 from resadapt_jax.training.mesh import keep_rows
 from resadapt_jax.typing import Array, Bool, Float, PyTree
 
@@ -21,13 +22,19 @@ def judge(
     reward_parts: dict[str, Float[Array, "B M N"]],
     scales: Float[Array, "B M K"],
     unit_mask: Bool[Array, "B K"],
+    valid: Bool[Array, " B"],
     *,
     scale_range: ScaleRange,
     rewards: RewardConfig,
     success_threshold: float,
     estimator: Estimator,
 ) -> tuple[Group, Advantages, dict[str, Array]]:
-    """What the answers earned their allocations, and metrics."""
+    """What the answers earned their allocations, and metrics.
+
+    Args:
+        valid: prompts that count.
+    """
+    shape = reward_parts["accuracy"].shape
     group = make_group(
         reward_parts,
         scales,
@@ -36,15 +43,19 @@ def judge(
         s_max=scale_range.s_max,
         reward_weights={"format": rewards.format_weight} if "format" in reward_parts else None,
         success_threshold=success_threshold,
+        mask=jnp.broadcast_to(valid[:, None, None], shape),
     )
     earned = estimator(group)
-    totals = group.rewards.reshape(len(group.rewards), -1)
-    metrics = {f"reward_{name}": jnp.mean(part) for name, part in group.reward_parts.items()}
-    metrics |= {name: jnp.mean(term) for name, term in earned.terms.items()}
+
+    def mean(values: Array) -> Array:
+        return masked_mean(values, valid.reshape(-1, *(1,) * (values.ndim - 1)))
+
+    metrics = {f"reward_{name}": mean(part) for name, part in group.reward_parts.items()}
+    metrics |= {name: mean(term) for name, term in earned.terms.items()}
     metrics |= {
-        "reward": jnp.mean(totals),
-        "reward_spread": jnp.mean(jnp.std(totals, axis=1)),
-        "cost": jnp.mean(group.cost),
+        "reward": mean(group.rewards),
+        "reward_spread": mean(jnp.std(group.rewards.reshape(shape[0], -1), axis=1)),
+        "cost": mean(group.cost),
         "advantage_max": jnp.max(jnp.abs(earned.values)),
     }
     return group, earned, metrics

@@ -8,26 +8,26 @@ from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax.allocator import (
     EncoderFeatures,
+    Pictures,
     SmolVLMEncoderConfig,
     ThumbnailConfig,
     ThumbnailEncoder,
 )
 from resadapt_jax.allocator.feature_cache import CacheSettings, FeatureCache
-from resadapt_jax.allocator.prompt_rows import VisualEntry, plan_rows
 from resadapt_jax.allocator.smolvlm_encoder import (
     SmolVLMEncoder,
     SmolVLMSource,
-    encode_prompts,
+    encode_pictures,
     load_smolvlm_encoder,
     mesh_of,
     name_source,
 )
-from resadapt_jax.data.toy_world import FRAMES_PER_SECOND, ToyWorldConfig
 from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.models.families import family_of
 from resadapt_jax.training.mesh import put_batch
 from resadapt_jax.training.prompt_batch import PromptBatch
-from resadapt_jax.typing import Bool, Int, UInt8
+from resadapt_jax.training.setting import Geometry
+from resadapt_jax.typing import Bool, Int
 
 
 def open_encoder(
@@ -67,9 +67,13 @@ def source_of(
 def open_cache(
     config: ThumbnailConfig | SmolVLMEncoderConfig,
     encoder: ThumbnailEncoder | SmolVLMEncoder,
-    world: ToyWorldConfig,
+    fps: float,
+    max_frames: int,
 ) -> FeatureCache | None:
     """The features on disk of an opened encoder, if the config names a folder for them.
+
+    Args:
+        fps, max_frames: how the frames were sampled.
 
     Raises:
         UserError: as `FeatureCache`.
@@ -80,25 +84,23 @@ def open_cache(
         fingerprint=encoder.fingerprint,
         preprocess=encoder.preprocess,
         dtype=str(encoder.dtype),
-        fps=FRAMES_PER_SECOND,
-        max_frames=world.num_frames,
+        fps=fps,
+        max_frames=max_frames,
     )
     return FeatureCache(config.cache_dir, settings)
 
 
-def encode_clips(
+def encode(
     encoder: ThumbnailEncoder | SmolVLMEncoder,
-    frames: UInt8[np.ndarray, "B F height width 3"],
+    pictures: Pictures,
     query_ids: Int[np.ndarray, "B N"],
     query_mask: Bool[np.ndarray, "B N"],
     cache: FeatureCache | None = None,
 ) -> EncoderFeatures:
-    """The allocator's input for prompts of one video each; what is in the cache is not encoded."""
+    """The allocator's input for a batch on the host; what is in the cache is not encoded."""
     if isinstance(encoder, ThumbnailEncoder):
-        return _encode(encoder, frames, jnp.ones(frames.shape[:2], bool), query_ids, query_mask)
-    rows = plan_rows([[VisualEntry(kind="video", num_frames=frames.shape[1])]] * len(frames))
-    videos = [[video] for video in np.asarray(frames)]
-    return encode_prompts(encoder, rows, videos, query_ids, query_mask, cache)
+        return _encode(encoder, pictures, query_ids, query_mask)
+    return encode_pictures(encoder, pictures, query_ids, query_mask, cache)
 
 
 _encode = jax.jit(ThumbnailEncoder.encode)
@@ -108,10 +110,11 @@ def encode_batch(
     encoder: ThumbnailEncoder | SmolVLMEncoder,
     local: PromptBatch,
     batch: PromptBatch,
+    geometry: Geometry,
     mesh: Mesh,
     cache: FeatureCache | None = None,
 ) -> EncoderFeatures:
-    """`encode_clips` of a batch on a mesh; each prompt is encoded once.
+    """`encode` of a batch on a mesh; each prompt is encoded once.
 
     The thumbnail is made on the mesh. Features of a SmolVLM2 come from the host, where the cache
     is: every process makes those of its own rows.
@@ -120,6 +123,6 @@ def encode_batch(
         local: the batch's rows of this process, on the host.
     """
     if isinstance(encoder, ThumbnailEncoder):
-        return _encode(encoder, batch.frames, batch.frame_mask, batch.query_ids, batch.query_mask)
-    features = encode_clips(encoder, local.frames, local.query_ids, local.query_mask, cache)
+        return _encode(encoder, geometry.pictures(batch), batch.query_ids, batch.query_mask)
+    features = encode(encoder, geometry.pictures(local), local.query_ids, local.query_mask, cache)
     return put_batch(jax.device_get(features), mesh)

@@ -23,13 +23,16 @@ class EngineRequest:
 
     Attributes:
         input_ids: the pair's placeholder is repeated once per visual token.
-        mm_token_type_ids: 2 at visual tokens, 0 at text.
+        mm_token_type_ids: 1 at tokens of images, 2 at those of videos, 0 at text.
         position_ids: temporal, row and column, by the run's convention. What an engine computes by
             itself must be the same: transformers 5 numbers as ``hf-5``, vLLM as ``vllm``; the
             conventions whose pairs share an anchor no engine has, so it must take these.
-        pixel_values_videos: normalised float32 patches, in the order of HF's processors.
-        video_grid_thw: (1, rows, cols) in patches of each pair that is shown.
-        compact_ids: the prompt with one placeholder per pair, for engines that repeat it.
+        pixel_values_videos: normalised float32 patches of all pairs of videos, in the order of HF's
+            processors.
+        video_grid_thw: (1, rows, cols) in patches of each pair of a video that is shown.
+        pixel_values: the same of images, which are pairs of one frame twice.
+        image_grid_thw: the same of images.
+        compact_ids: the prompt with one placeholder per pair or image, for engines that repeat it.
         num_answers: how many are wanted (N).
         decoding: how they are drawn. Its ``stop_token_ids`` are all that end an answer, the
             model's own among them; its last two fields are for the in-process backbone.
@@ -42,6 +45,8 @@ class EngineRequest:
     position_ids: Int[np.ndarray, "3 n"]
     pixel_values_videos: Float[np.ndarray, "patches features"]
     video_grid_thw: Int[np.ndarray, "videos 3"]
+    pixel_values: Float[np.ndarray, "patches features"]
+    image_grid_thw: Int[np.ndarray, "images 3"]
     compact_ids: Int[np.ndarray, " c"]
     num_answers: int
     decoding: DecodingConfig

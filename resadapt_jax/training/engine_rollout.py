@@ -12,12 +12,11 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.generation.answer import DecodingConfig, Prompts, lay_out, pack_pairs
+from resadapt_jax.generation.answer import DecodingConfig, lay_out, pack_pairs
 from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.generation.decode import Generation
 from resadapt_jax.generation.stopping import stop_tokens
 from resadapt_jax.models.prompt_layout import PromptLayout
-from resadapt_jax.training.backbone_step import Setting
 from resadapt_jax.training.engine import Engine, EngineAnswer, EngineRequest
 from resadapt_jax.training.mesh import (
     keep_rows,
@@ -28,8 +27,9 @@ from resadapt_jax.training.mesh import (
     to_host,
 )
 from resadapt_jax.training.prompt_batch import PromptBatch
-from resadapt_jax.training.rollout import Draw, with_native_grids
-from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, Shaped, UInt8
+from resadapt_jax.training.rollout import Draw, source_sizes, with_native_grids
+from resadapt_jax.training.setting import Setting
+from resadapt_jax.typing import Array, Float, Int, Key, Params, Shaped
 
 _MOST_LOG_PROB = 1e-3
 """A log-prob may round above 0."""
@@ -92,23 +92,32 @@ def make_requests(
     num_answers, decoding = _asked(setting)
     patches_per_token = setting.config.vision.spatial_merge_size**2
     for row, (of_prompt, counts, own_seeds) in enumerate(zip(grid_thw, tokens, seeds, strict=True)):
-        prompts = jax.tree.map(lambda x, row=row: x[row : row + 1], batch.prompts)
-        clip = jax.device_put((batch.frames[row], batch.frame_mask[row], prompts), replicated(here))
+        one = jax.tree.map(lambda x, row=row: x[row : row + 1], batch)
+        prompts = one.prompts
+        clip = jax.device_put(one, replicated(here))
         for grids, count, seed in zip(of_prompt, counts.tolist(), own_seeds.tolist(), strict=True):
             with jax.set_mesh(here):  # not the run's: other processes make their own
                 patches, layout = jax.device_get(
-                    _inputs(*clip, grids, setting=setting, capacity=ladder.choose(count))
+                    _inputs(clip, grids, setting=setting, capacity=ladder.choose(count))
                 )
             n, compact = int(layout.length), int(prompts.compact_length[0])
-            entry = prompts.entry_index[0, :compact]
+            ids, entry = prompts.compact_ids[0, :compact], prompts.entry_index[0, :compact]
             shown = (entry < 0) | (grids[entry, 0] > 0)
+            is_image = np.zeros(len(grids), bool)
+            is_image[entry[ids == setting.config.image_token_id]] = True
+            of_image = np.repeat(is_image, grids.prod(axis=1))
+            patches = patches[: count * patches_per_token]
+            token_ids, visual = layout.token_ids[:n], layout.visual_index[:n] >= 0
+            kinds = np.where(token_ids == setting.config.image_token_id, 1, 2)
             yield EngineRequest(
-                input_ids=layout.token_ids[:n],
-                mm_token_type_ids=np.where(layout.visual_index[:n] >= 0, 2, 0),
+                input_ids=token_ids,
+                mm_token_type_ids=np.where(visual, kinds, 0),
                 position_ids=layout.position_ids[:, :n],
-                pixel_values_videos=patches[: count * patches_per_token].copy(),
-                video_grid_thw=grids[grids[:, 0] > 0],
-                compact_ids=prompts.compact_ids[0, :compact][shown],
+                pixel_values_videos=patches[~of_image],
+                video_grid_thw=grids[(grids[:, 0] > 0) & ~is_image],
+                pixel_values=patches[of_image],
+                image_grid_thw=grids[(grids[:, 0] > 0) & is_image],
+                compact_ids=ids[shown],
                 num_answers=num_answers,
                 decoding=decoding,
                 seed=seed,
@@ -117,26 +126,26 @@ def make_requests(
 
 @partial(jax.jit, static_argnames=("setting", "capacity"))
 def _inputs(
-    frames: UInt8[Array, "F height width 3"],
-    frame_mask: Bool[Array, " F"],
-    prompts: Prompts,
+    batch: PromptBatch,
     grid_thw: Int[Array, "E 3"],
     *,
     setting: Setting,
     capacity: int,
 ) -> tuple[Float[Array, "P C"], PromptLayout]:
-    """Patches and layout of one prompt, the only row of ``prompts``, padded to ``capacity``."""
+    """Patches and layout of one prompt, the only row of ``batch``, padded to ``capacity``."""
     config, geometry = setting.config, setting.geometry
     max_height, max_width = geometry.most_pixels
+    sources = source_sizes(batch, geometry)
     patches, _ = pack_pairs(
         config,
-        frames,
+        batch.frames[0],
         grid_thw,
         capacity=capacity,
         max_height=max_height,
         max_width=max_width,
+        sources=jax.tree.map(lambda x: x[0], sources),
     )
-    prompts = with_native_grids(prompts, frame_mask[None], geometry)
+    prompts = with_native_grids(batch, geometry)
     layout = lay_out(prompts, grid_thw[None], config, capacity, geometry.convention)
     return patches, jax.tree.map(lambda x: x[0], layout)
 

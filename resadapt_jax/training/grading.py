@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from resadapt_jax import rewards
+from resadapt_jax.errors import UserError
 from resadapt_jax.rewards.scoring import RewardConfig
 from resadapt_jax.training.mesh import sum_over_processes
 from resadapt_jax.typing import Bool, Float, Int, Shaped
@@ -16,6 +17,7 @@ TASK_TYPES = {
     "how_many": rewards.TaskType.NUMERICAL,
     "when": rewards.TaskType.TEMPORAL_GROUNDING,
 }
+_UNKNOWN = "unknown task"
 
 
 def read_texts(
@@ -43,16 +45,16 @@ def grade(
 
     Args:
         mask: of the answers' tokens; T is the longest that an answer can be.
+        tasks: of each prompt, one of the embedded world's or a label of `rewards.TaskType`.
     """
-    parts = {"accuracy": np.zeros(texts.shape, np.float32)}
+    prompts = [place[0] for place in np.ndindex(texts.shape)]
+    kinds = [TASK_TYPES.get(tasks[b], tasks[b]) for b in prompts]
+    scores = rewards.shared_pool(config.num_workers).score_batch(
+        kinds, texts.ravel().tolist(), [str(truths[b]) for b in prompts], config
+    )
+    parts = {"accuracy": _gather([one.accuracy for one in scores], texts.shape)}
     if config.format_weight:
-        parts["format"] = np.zeros_like(parts["accuracy"])
-    for place in np.ndindex(texts.shape):
-        task, truth = TASK_TYPES[str(tasks[place[0]])], str(truths[place[0]])
-        text = texts[place]
-        parts["accuracy"][place] = rewards.accuracy(task, text, truth, config)
-        if config.format_weight:
-            parts["format"][place] = rewards.format_reward(text, require_boxed=config.require_boxed)
+        parts["format"] = _gather([one.format for one in scores], texts.shape)
     if config.overlong_buffer:
         longest = mask.shape[-1]
         penalty = rewards.overlong_penalty(mask.sum(axis=-1), longest, config.overlong_buffer)
@@ -63,10 +65,26 @@ def grade(
 def reward_per_task(accuracy: Float[np.ndarray, "B M N"], tasks: np.ndarray) -> dict[str, float]:
     """Mean accuracy of the tasks that occur anywhere in the batch, of all processes together."""
     per_prompt = accuracy.mean(axis=(1, 2))
-    sums = np.array([[per_prompt[tasks == t].sum(), (tasks == t).sum()] for t in TASK_TYPES])
+    names = np.array([_task_name(task) for task in tasks])
+    # every process counts the same names, whether its prompts have them or not
+    known = (*TASK_TYPES, *(kind.value for kind in rewards.TaskType), _UNKNOWN)
+    sums = np.array([[per_prompt[names == name].sum(), (names == name).sum()] for name in known])
     totals = sum_over_processes(sums)
     return {
-        f"reward_{task}": total / count
-        for task, (total, count) in zip(TASK_TYPES, totals, strict=True)
+        f"reward_{name.replace(' ', '_')}": total / count
+        for name, (total, count) in zip(known, totals, strict=True)
         if count
     }
+
+
+def _task_name(task: str) -> str:
+    if task in TASK_TYPES:
+        return task
+    try:
+        return rewards.TaskType(task).value
+    except UserError:  # graded as the config's default
+        return _UNKNOWN
+
+
+def _gather(values: Sequence[float], shape: tuple[int, ...]) -> Float[np.ndarray, "B *S"]:
+    return np.array(values, np.float32).reshape(shape)

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from resadapt_jax.typing import Array, Bool, Float
+from resadapt_jax.typing import Array, Bool, Float, Shaped
 
 
 def gini(scales: Float[Array, "*B K"], unit_mask: Bool[Array, "*B K"]) -> Float[Array, "*B"]:
@@ -44,3 +44,9 @@ def ratio_extremes(
     smallest = jnp.min(jnp.where(mask, ratio, jnp.inf))
     largest = jnp.max(jnp.where(mask, ratio, -jnp.inf))
     return jnp.where(some, smallest, 1.0), jnp.where(some, largest, 1.0)
+
+
+def masked_mean(values: Shaped[Array, "*B"], mask: Bool[Array, "*#B"]) -> Float[Array, ""]:
+    """Mean of what is masked in, whatever the rest holds; 0 of nothing."""
+    mask = jnp.broadcast_to(mask, values.shape)
+    return jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(jnp.sum(mask), 1)

@@ -22,14 +22,13 @@ from resadapt_jax.allocator.checkpoint import (
 )
 from resadapt_jax.allocator.partition import PARTITION as ALLOCATOR_PARTITION
 from resadapt_jax.allocator.smolvlm_encoder import SmolVLMEncoder
-from resadapt_jax.data.toy_pipeline import BatchIterator, HostShare, Room, question_batches
-from resadapt_jax.data.toy_source import ToyClips
+from resadapt_jax.data.batches import BatchIterator
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.backbone import Backbone, load_backbone
 from resadapt_jax.models.compute import Remat
 from resadapt_jax.models.families import check_convention, family_of
 from resadapt_jax.models.partition import tree_shardings
-from resadapt_jax.training.backbone_step import Setting, cast_all
+from resadapt_jax.training.backbone_step import cast_all
 from resadapt_jax.training.checks import (
     check_batches,
     check_engine,
@@ -38,6 +37,7 @@ from resadapt_jax.training.checks import (
 )
 from resadapt_jax.training.config import TrainConfig, resolve
 from resadapt_jax.training.credit import Estimator
+from resadapt_jax.training.data import open_data
 from resadapt_jax.training.encoder import (
     encode_batch,
     open_cache,
@@ -57,7 +57,7 @@ from resadapt_jax.training.mesh import (
 )
 from resadapt_jax.training.optimizer import make_optimizer
 from resadapt_jax.training.prompt_batch import PromptBatch
-from resadapt_jax.training.rollout import Geometry
+from resadapt_jax.training.setting import Geometry, Setting
 from resadapt_jax.training.state import (
     Part,
     TrainState,
@@ -169,31 +169,27 @@ def open_run(
         encoder, query_tokenizer = open_encoder(config.encoder, backbone)
         config = resolve(config, encoder)
         check_convention(config.convention, backbone.config)
-        trainer = make_trainer(config, mesh, backbone, estimator, engine)
-        check_geometry(trainer)
-        check_memory(trainer, longest_prompt(config, backbone, query_tokenizer))
+        data = open_data(config, backbone.tokenizer, query_tokenizer)
+        if data.report and is_first_process():
+            print(data.report)
+        trainer = make_trainer(config, mesh, backbone, data.native_sizes, estimator, engine)
+        check_geometry(trainer, data.num_pairs)
+        check_memory(trainer, data.prompt_tokens)
         state, frozen = start(trainer, backbone.params)
         if is_first_process():
             _print_sizes(state, frozen, encoder)
-        cache = open_cache(config.encoder, encoder, config.world)
+        cache = open_cache(config.encoder, encoder, data.fps, data.max_frames)
 
         def step(state: TrainState, records: dict[str, np.ndarray]) -> StepResult:
             local = PromptBatch.from_records(records)
             batch = put_batch(local, mesh)
             features = None
             if config.allocator is not None:
-                features = encode_batch(encoder, local, batch, mesh, cache)
+                geometry = trainer.setting.geometry
+                features = encode_batch(encoder, local, batch, geometry, mesh, cache)
             return run_step(trainer, frozen, state, features, batch, records)
 
-        batches = question_batches(
-            ToyClips(config.world, config.num_steps * config.batch_size),
-            backbone.tokenizer,
-            config.batch_size,
-            config.convention,
-            query_tokenizer,
-            HostShare(jax.process_index(), jax.process_count()),
-        )
-        return OpenRun(trainer, state, frozen, batches, step, encoder, query_tokenizer)
+        return OpenRun(trainer, state, frozen, data.batches, step, encoder, query_tokenizer)
 
 
 def _print_sizes(
@@ -221,14 +217,6 @@ def record_code(config: TrainConfig, **handed: Any) -> TrainConfig:
     return config
 
 
-def longest_prompt(
-    config: TrainConfig, backbone: Backbone, query_tokenizer: PreTrainedTokenizerBase
-) -> int:
-    """Tokens that any question of the run needs, before its visual tokens."""
-    tokenizers = backbone.tokenizer, query_tokenizer
-    return Room.measure(*tokenizers, config.world, config.convention).prompt
-
-
 def open_backbone(config: TrainConfig, mesh: Mesh) -> Backbone:
     """Reads the backbone onto the mesh; float32 where it is trained."""
     trained = config.backbone_training is not None
@@ -240,15 +228,18 @@ def make_trainer(
     config: TrainConfig,
     mesh: Mesh,
     backbone: Backbone,
+    native_sizes: tuple[tuple[int, int], ...],
     estimator: Estimator | None = None,
     engine: Engine | None = None,
 ) -> Trainer:
-    """What is fixed for a run, from a resolved config."""
-    world, joint = config.world, config.backbone_training
+    """What is fixed for a run, from a resolved config.
+
+    Args:
+        native_sizes: height and width of any frame that comes.
+    """
+    joint = config.backbone_training
     geometry = Geometry(
-        height=world.size,
-        width=world.size,
-        num_frames=world.num_frames,
+        native_sizes=native_sizes,
         scale_range=config.scale_range,
         limits=config.limits,
         convention=config.convention,

@@ -6,7 +6,6 @@ keep a row for every prompt, so they stay split over a mesh, and little of them 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -15,122 +14,24 @@ import numpy as np
 from einops import rearrange, repeat
 from flax import struct
 
-from resadapt_jax.allocator import AllocatorOutput, ScaleRange, pair_mask, pair_scales
+from resadapt_jax.allocator import AllocatorOutput, pair_mask, pair_scales
 from resadapt_jax.allocator.policy import to_scale
 from resadapt_jax.generation.answer import (
-    DecodingConfig,
     Prompts,
+    SourceSizes,
     encode_pairs,
     generate_from,
     lay_out,
 )
 from resadapt_jax.generation.decode import Generation
 from resadapt_jax.generation.teacher_forcing import answer_log_probs
-from resadapt_jax.models.convention import Convention
-from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.models.partition import map_rows
 from resadapt_jax.models.prompt_layout import PromptLayout
-from resadapt_jax.operators import CapacityLadder, SizeLimits, fit_clips, native_grids
-from resadapt_jax.training.size_levels import (
-    SizeLevels,
-    encode_levels,
-    fit_levels,
-    gather_levels,
-    level_grids,
-    size_levels,
-    worth_encoding,
-)
-from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, PyTree, UInt8
-
-
-@dataclass(frozen=True, kw_only=True)
-class RolloutConfig:
-    """How many allocations and answers a prompt gets, and under which limits."""
-
-    num_allocations: int = 16
-    """M, allocations drawn per prompt."""
-    num_answers: int = 1
-    """N, answers per allocation."""
-    token_capacity: int = 128
-    """Visual tokens of a prompt in a rollout; an allocation that asks for more is fitted to it."""
-    capacity_shares: tuple[float, ...] = (1.0,)
-    """Capacities to compile for, as shares of the largest: each costs a compilation, and what an
-    allocation leaves unused of its own costs time."""
-    allocations_per_pass: int = 0
-    """Allocations of every prompt that are answered at once, 0 for all; it divides their number."""
-    decoding: DecodingConfig = DecodingConfig()
-
-    def __post_init__(self) -> None:
-        for name in ("num_allocations", "num_answers", "token_capacity"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_allocations * self.num_answers < 2:
-            raise ValueError(
-                "num_allocations x num_answers is 1: a group of one answer has no spread to "
-                "normalise by; draw more"
-            )
-        if not self.capacity_shares or not all(0 < share <= 1 for share in self.capacity_shares):
-            raise ValueError(f"capacity_shares must be within (0, 1], got {self.capacity_shares}")
-        if max(self.capacity_shares) < 1:
-            raise ValueError("capacity_shares must end with 1, the capacity that all may need")
-        if self.allocations_per_pass < 0 or self.num_allocations % self.pass_size:
-            raise ValueError(
-                f"allocations_per_pass must divide num_allocations {self.num_allocations}, "
-                f"got {self.allocations_per_pass}"
-            )
-
-    @property
-    def pass_size(self) -> int:
-        return self.allocations_per_pass or self.num_allocations
-
-    @property
-    def ladder(self) -> CapacityLadder:
-        return CapacityLadder.of_shares(self.capacity_shares, self.token_capacity)
-
-
-class Geometry(NamedTuple):
-    """What is static about clips and their sizes; hashable.
-
-    Attributes:
-        height, width: native size in pixels.
-        num_frames: of a clip, absent ones included.
-        scale_range: of the policy.
-        limits: of legal sizes.
-        convention: how positions are numbered.
-        num_shares: parts that a batch is split into over the mesh.
-    """
-
-    height: int
-    width: int
-    num_frames: int
-    scale_range: ScaleRange
-    limits: SizeLimits
-    convention: Convention = Convention.HF_5
-    num_shares: int = 1
-
-    def levels(
-        self, rollouts: RolloutConfig, num_allocations: int | None = None
-    ) -> SizeLevels | None:
-        """The legal sizes of a pair, if encoding each once is less work than each allocation.
-
-        Args:
-            num_allocations: of a prompt that share what is encoded; by default all.
-        """
-        levels = size_levels(self.height, self.width, self.scale_range, self.limits)
-        of_all = num_allocations or rollouts.num_allocations, rollouts.token_capacity
-        return levels if worth_encoding(levels, -(-self.num_frames // 2), *of_all) else None
-
-    @property
-    def least_tokens(self) -> int:
-        """Of a pair at the smallest legal size."""
-        levels = size_levels(self.height, self.width, self.scale_range, self.limits)
-        return int(levels.tokens[0])
-
-    @property
-    def most_pixels(self) -> tuple[int, int]:
-        """Height and width of the largest legal size."""
-        levels = size_levels(self.height, self.width, self.scale_range, self.limits)
-        return tuple(int(side.max()) * self.limits.factor for side in levels)
+from resadapt_jax.operators import fit_clips, grid_tokens, native_grids
+from resadapt_jax.training.prompt_batch import PromptBatch
+from resadapt_jax.training.setting import Geometry, RolloutConfig, Setting
+from resadapt_jax.training.size_levels import encode_levels, fit_levels, gather_levels, level_grids
+from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, PyTree
 
 
 @struct.dataclass
@@ -169,43 +70,38 @@ class Pass(NamedTuple):
 
 
 def draw_allocations(
-    allocation: AllocatorOutput,
-    frame_mask: Bool[Array, "B F"],
-    key: Key[Array, ""],
-    geometry: Geometry,
-    rollouts: RolloutConfig,
+    allocation: AllocatorOutput, batch: PromptBatch, key: Key[Array, ""], setting: Setting
 ) -> Draw:
     """M allocations of each prompt from the policy, fitted to the capacity and sorted."""
-    actions = allocation.policy.sample(key, rollouts.num_allocations)
+    actions = allocation.policy.sample(key, setting.rollouts.num_allocations)
     log_probs = allocation.policy.log_prob(actions)
-    return fit_allocations(actions, log_probs, allocation.unit_mask, frame_mask, geometry, rollouts)
+    return fit_allocations(actions, log_probs, allocation.unit_mask, batch, setting)
 
 
 def fit_allocations(
     actions: Float[Array, "B M K"],
     log_probs: Float[Array, "B M K"],
     unit_mask: Bool[Array, "B K"],
-    frame_mask: Bool[Array, "B F"],
-    geometry: Geometry,
-    rollouts: RolloutConfig,
+    batch: PromptBatch,
+    setting: Setting,
 ) -> Draw:
     """The sizes that actions lead to, within the capacity; largest allocations first."""
-    scales = to_scale(actions, geometry.scale_range)
-    levels, limits, budget = geometry.levels(rollouts), geometry.limits, rollouts.token_capacity
-    size = geometry.height, geometry.width
+    geometry, budget = setting.geometry, setting.rollouts.token_capacity
+    scales, pairs = to_scale(actions, geometry.scale_range), pair_mask(batch.frame_mask)
+    wanted, native = scales, geometry.native(batch.native_index)
+    if scales.shape[-1] == batch.frame_mask.shape[-1]:
+        wanted = pair_scales(scales, batch.frame_mask)
+    merge_size, levels = geometry.limits.merge_size, setting.levels(pairs.shape[1])
     if levels is not None:
-        level, fitted = fit_levels(scales, frame_mask, *size, budget, levels, limits)
-        grid_thw = level_grids(level, levels, limits.merge_size)
+        level, fitted = fit_levels(wanted, pairs, native, budget, levels)
+        grid_thw = level_grids(level, levels, merge_size)
     else:
-        level, pairs = None, pair_mask(frame_mask)
-        wanted = scales
-        if scales.shape[-1] == frame_mask.shape[-1]:
-            wanted = pair_scales(scales, frame_mask)
+        level = None
         grid_thw, fit = jax.vmap(
-            lambda some: fit_clips(some, pairs, *size, budget, limits), in_axes=1, out_axes=1
+            lambda some: fit_clips(some, pairs, native, budget), in_axes=1, out_axes=1
         )(wanted)
         fitted = jnp.any((fit.scales != wanted) & pairs[:, None, :], axis=-1)
-    tokens = jnp.sum(jnp.prod(grid_thw, axis=-1), axis=-1) // limits.merge_size**2
+    tokens = jnp.sum(grid_tokens(grid_thw, merge_size), axis=-1)
     order = jnp.argsort(-tokens, axis=1, stable=True)
 
     def ordered(x: Array) -> Array:
@@ -240,13 +136,11 @@ def plan_passes(most_tokens: Sequence[int] | np.ndarray, rollouts: RolloutConfig
 
 def show(
     params: Params,
-    config: ModelConfig,
-    frames: UInt8[Array, "B F height width 3"],
+    batch: PromptBatch,
     encoded: Float[Array, "B KU D"] | None,
     draw: Draw,
     capacity: int,
-    geometry: Geometry,
-    rollouts: RolloutConfig,
+    setting: Setting,
 ) -> Float[Array, "B M U D"]:
     """Visual tokens of each allocation.
 
@@ -256,118 +150,112 @@ def show(
         capacity: tokens that the largest of them needs.
     """
     if encoded is not None:
-        return gather_levels(encoded, draw.level, geometry.levels(rollouts), capacity)
-    max_height, max_width = geometry.most_pixels
+        (levels,) = setting.geometry.levels
+        return gather_levels(encoded, draw.level, levels, capacity)
+    max_height, max_width = setting.geometry.most_pixels
 
-    def encode(clip: Array, grids: Array) -> Array:
+    def encode(clip: Array, sources: SourceSizes | None, grids: Array) -> Array:
         tokens, _ = encode_pairs(
             params,
-            config,
+            setting.config,
             clip,
             grids,
             capacity=capacity,
             max_height=max_height,
             max_width=max_width,
+            sources=sources,
         )
         return tokens
 
     # One allocation of every prompt at a time: activations of all would not fit.
-    one_of_each = map_rows(encode)
+    one_of_each, sources = map_rows(encode), source_sizes(batch, setting.geometry)
     grids = jnp.moveaxis(draw.grid_thw, 1, 0)
-    return jnp.moveaxis(jax.lax.map(lambda some: one_of_each(frames, some), grids), 0, 1)
+    shown = jax.lax.map(lambda some: one_of_each(batch.frames, sources, some), grids)
+    return jnp.moveaxis(shown, 0, 1)
+
+
+def source_sizes(batch: PromptBatch, geometry: Geometry) -> SourceSizes | None:
+    """What of each frame is picture; None where all of every frame is."""
+    if geometry.native_sizes == (batch.frames.shape[2:4],):
+        return None
+    native = geometry.native(batch.native_index)
+    return SourceSizes(native.heights, native.widths)
 
 
 def encode_all_levels(
-    params: Params,
-    config: ModelConfig,
-    frames: UInt8[Array, "B F height width 3"],
-    geometry: Geometry,
-    rollouts: RolloutConfig,
-    num_allocations: int | None = None,
+    params: Params, batch: PromptBatch, setting: Setting, num_allocations: int | None = None
 ) -> Float[Array, "B KU D"] | None:
     """What `show` gathers from; None where it encodes allocations one by one.
 
     Args:
         num_allocations: of a prompt that are gathered from it; by default all.
     """
-    levels = geometry.levels(rollouts, num_allocations)
+    levels = setting.levels(batch.num_pairs, num_allocations)
     if levels is None:
         return None
-    return encode_levels(params, config, frames, levels, geometry.num_shares)
+    num_shares = setting.geometry.num_shares
+    return encode_levels(params, setting.config, batch.frames, levels, num_shares)
 
 
 def answer_allocations(
     params: Params,
-    config: ModelConfig,
     visual: Float[Array, "B M U D"],
     draw: Draw,
-    prompts: Prompts,
-    frame_mask: Bool[Array, "B F"],
+    batch: PromptBatch,
     key: Key[Array, ""],
-    geometry: Geometry,
-    rollouts: RolloutConfig,
+    setting: Setting,
 ) -> Generation:
     """N answers to each allocation that ``visual`` shows; every field [B, M, N, length]."""
-    layout, rows = _lay_out_rows(config, visual, draw, prompts, frame_mask, geometry, rollouts)
-    generation = generate_from(params, config, layout, rows, rollouts.decoding, key)
-    return jax.tree.map(lambda x: _by_prompt(x, draw, rollouts), generation)
+    layout, rows = _lay_out_rows(visual, draw, batch, setting)
+    decoding = setting.rollouts.decoding
+    generation = generate_from(params, setting.config, layout, rows, decoding, key)
+    return jax.tree.map(lambda x: _by_prompt(x, draw, setting), generation)
 
 
 def score_allocations(
     params: Params,
-    config: ModelConfig,
     visual: Float[Array, "B M U D"],
     draw: Draw,
-    prompts: Prompts,
-    frame_mask: Bool[Array, "B F"],
+    batch: PromptBatch,
     answers: Generation,
-    geometry: Geometry,
-    rollouts: RolloutConfig,
+    setting: Setting,
 ) -> Float[Array, "B M N T"]:
     """Log-probs of the tokens of given answers (`generation.teacher_forcing`), differentiable."""
-    layout, rows = _lay_out_rows(config, visual, draw, prompts, frame_mask, geometry, rollouts)
+    layout, rows = _lay_out_rows(visual, draw, batch, setting)
     token_ids, mask = (
         rearrange(x, "b m n t -> (b m n) t") for x in (answers.token_ids, answers.mask)
     )
     log_probs = answer_log_probs(
         params,
-        config,
+        setting.config,
         layout,
         rows,
         token_ids,
         mask,
-        temperature=rollouts.decoding.temperature,
+        temperature=setting.rollouts.decoding.temperature,
     )
-    return _by_prompt(log_probs, draw, rollouts)
+    return _by_prompt(log_probs, draw, setting)
 
 
 def _lay_out_rows(
-    config: ModelConfig,
-    visual: Float[Array, "B M U D"],
-    draw: Draw,
-    prompts: Prompts,
-    frame_mask: Bool[Array, "B F"],
-    geometry: Geometry,
-    rollouts: RolloutConfig,
+    visual: Float[Array, "B M U D"], draw: Draw, batch: PromptBatch, setting: Setting
 ) -> tuple[PromptLayout, Float[Array, "BMN U D"]]:
     """One row for each answer: its layout, and the visual tokens of its allocation."""
-    prompts = with_native_grids(prompts, frame_mask, geometry)
-    per_prompt = visual.shape[1] * rollouts.num_answers
+    num_answers, convention = setting.rollouts.num_answers, setting.geometry.convention
+    prompts = with_native_grids(batch, setting.geometry)
+    per_prompt = visual.shape[1] * num_answers
     rows = jax.tree.map(lambda x: repeat(x, "b ... -> (b m) ...", m=per_prompt), prompts)
     grids, visual = (
-        repeat(x, "b m ... -> (b m n) ...", n=rollouts.num_answers) for x in (draw.grid_thw, visual)
+        repeat(x, "b m ... -> (b m n) ...", n=num_answers) for x in (draw.grid_thw, visual)
     )
-    return lay_out(rows, grids, config, visual.shape[1], geometry.convention), visual
+    return lay_out(rows, grids, setting.config, visual.shape[1], convention), visual
 
 
-def with_native_grids(
-    prompts: Prompts, frame_mask: Bool[Array, "B F"], geometry: Geometry
-) -> Prompts:
-    """Prompts that know the sizes at scale 1, which a convention may ask for."""
-    pairs = pair_mask(frame_mask)
-    native = native_grids(pairs, geometry.height, geometry.width, geometry.limits)
-    return prompts.replace(native_thw=native)
+def with_native_grids(batch: PromptBatch, geometry: Geometry) -> Prompts:
+    """The batch's prompts, told the sizes at scale 1, which a convention may ask for."""
+    native = geometry.native(batch.native_index)
+    return batch.prompts.replace(native_thw=native_grids(pair_mask(batch.frame_mask), native))
 
 
-def _by_prompt(x: Any, draw: Draw, rollouts: RolloutConfig) -> Any:
-    return x.reshape(*draw.tokens.shape, rollouts.num_answers, *x.shape[1:])
+def _by_prompt(x: Any, draw: Draw, setting: Setting) -> Any:
+    return x.reshape(*draw.tokens.shape, setting.rollouts.num_answers, *x.shape[1:])

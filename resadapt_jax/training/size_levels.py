@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from resadapt_jax.allocator import ScaleRange, pair_mask, pair_scales
+from resadapt_jax.allocator import ScaleRange
 from resadapt_jax.generation.answer import encode_pairs
 from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.models.partition import map_rows
-from resadapt_jax.operators import SizeLimits, fit_budget
+from resadapt_jax.operators import NativeSizes, SizeLimits, fit_budget
 from resadapt_jax.operators.sizes import size_table
 from resadapt_jax.typing import Array, Bool, Float, Int, Params, UInt8
 
@@ -97,31 +97,28 @@ def encode_levels(
 
 
 def fit_levels(
-    scales: Float[Array, "B M K"],
-    frame_mask: Bool[Array, "B F"],
-    height: int,
-    width: int,
+    scales: Float[Array, "B M E"],
+    pairs: Bool[Array, "B E"],
+    native: NativeSizes,
     budget: int,
     levels: SizeLevels,
-    limits: SizeLimits,
 ) -> tuple[Int[Array, "B M E"], Bool[Array, "B M"]]:
     """The level of each pair within a token budget (-1 if absent), and who had to be lowered.
 
-    Scales per frame are averaged over the pair. A budget may shape a pair as no level is; it then
-    gets the level below, so nothing outside the cache is ever asked for.
+    A budget may shape a pair as no level is; it then gets the level below, so nothing outside the
+    cache is ever asked for.
     """
-    unit_mask = pair_mask(frame_mask)
-    if scales.shape[-1] == frame_mask.shape[-1]:
-        scales = pair_scales(scales, frame_mask)
 
-    def fit(scales: Array, mask: Array) -> tuple[Array, Array]:
-        fitted = fit_budget(scales, mask, height, width, budget, limits)
-        rows, cols = fitted.heights // limits.factor, fitted.widths // limits.factor
+    def fit(scales: Array, mask: Array, native: NativeSizes) -> tuple[Array, Array]:
+        fitted = fit_budget(scales, mask, native, budget)
+        factor = native.limits.factor
+        rows, cols = fitted.heights // factor, fitted.widths // factor
         within = (levels.rows[None, :] <= rows[:, None]) & (levels.cols[None, :] <= cols[:, None])
         level = jnp.max(jnp.where(within, jnp.arange(len(levels.rows))[None, :], -1), axis=1)
         return level, jnp.any((fitted.scales != scales) & mask)
 
-    return jax.vmap(jax.vmap(fit, in_axes=(0, None)))(scales, unit_mask)
+    of_prompt = jax.vmap(fit, in_axes=(0, None, None))
+    return jax.vmap(of_prompt)(scales, pairs, native.over(pairs.shape))
 
 
 def level_grids(

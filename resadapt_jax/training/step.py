@@ -26,7 +26,7 @@ from resadapt_jax.losses import Sums
 from resadapt_jax.models.stacking import unstack_layers
 from resadapt_jax.report.samples import Sample
 from resadapt_jax.training import allocator_step, backbone_step
-from resadapt_jax.training.backbone_step import Graded, Setting
+from resadapt_jax.training.backbone_step import Graded
 from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.credit import Estimator, credit_answers, judge, keep_informative
 from resadapt_jax.training.engine import Engine
@@ -36,6 +36,7 @@ from resadapt_jax.training.loop.protocols import StepResult
 from resadapt_jax.training.mesh import own_rows, put_batch, sum_over_processes
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import Draw, Pass, plan_passes
+from resadapt_jax.training.setting import Setting
 from resadapt_jax.training.state import TrainState, merge_params
 from resadapt_jax.training.step_flops import own_flops
 from resadapt_jax.typing import Array, Float, Key, Params, Shaped
@@ -104,6 +105,7 @@ def run_step(
         put_batch(parts, trainer.mesh),
         rolled.drawn.scales,
         rolled.drawn.unit_mask,
+        batch.valid,
         scale_range=trainer.config.scale_range,
         rewards=trainer.config.rewards,
         success_threshold=trainer.config.success_threshold,
@@ -115,11 +117,13 @@ def run_step(
             trainer, frozen, state, batch, rolled, group, earned, moved
         )
         learnt |= of_backbone
-    metrics |= judged | learnt | reward_per_task(parts["accuracy"], records["task"])
+    read = records["valid"]
+    metrics |= judged | learnt | reward_per_task(parts["accuracy"][read], records["task"][read])
     return StepResult(
         state=state.replace(step=state.step + 1),
         metrics=metrics,
-        samples=partial(samples, rolled, parts["accuracy"], records),
+        samples=partial(samples, rolled, parts["accuracy"], records, setting=trainer.setting),
+        skipped=records["problem"][~read].tolist(),
     )
 
 
@@ -132,14 +136,13 @@ def roll_out(
 ) -> tuple[Rolled, dict[str, Any]]:
     """Draws M allocations of every prompt and answers them."""
     config, setting = trainer.config, trainer.setting
-    static = {"geometry": setting.geometry, "rollouts": setting.rollouts}
     draw_key, answer_key = _keys(state.key, state.step)
     if config.allocator is None:
-        drawn, most_tokens, metrics = allocator_step.draw_native(batch.frame_mask, **static)
+        drawn, most_tokens, metrics = allocator_step.draw_native(batch, setting=setting)
     else:
         params = frozen.allocator if state.allocator is None else state.allocator.params
         drawn, most_tokens, metrics = allocator_step.draw(
-            params, features, batch.frame_mask, draw_key, config=config.allocator, **static
+            params, features, batch, draw_key, config=config.allocator, setting=setting
         )
     passes = plan_passes(jax.device_get(most_tokens), setting.rollouts)
     answers, texts = answer(trainer, frozen, state, batch, drawn, passes, answer_key)
@@ -298,17 +301,23 @@ def samples(
     rolled: Rolled,
     accuracy: Float[np.ndarray, "B M N"],
     records: dict[str, np.ndarray],
+    *,
+    setting: Setting,
     count: int = 4,
 ) -> list[Sample]:
     """The first of this process's prompts, as the sample table shows them."""
     drawn = rolled.drawn
     scales, present, tokens = own_rows((drawn.scales, drawn.unit_mask, drawn.tokens))
     frames_per_unit = -(-records["frames"].shape[1] // present.shape[1])
+    native = np.array(setting.geometry.native_sizes)[records["native_index"]]
+    most = native.max(axis=1)  # of each prompt's pictures, of which others leave a part of empty
     return [
         Sample(
             prompt=str(records["question"][b]),
             truth=str(records["answer"][b]),
-            pictures=records["frames"][b, ::frames_per_unit][present[b]],
+            pictures=records["frames"][b, ::frames_per_unit, : most[b, 0], : most[b, 1]][
+                present[b]
+            ],
             scales=scales[b][:, present[b]],
             tokens=tokens[b],
             answers=rolled.texts[b].tolist(),

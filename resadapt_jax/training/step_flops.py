@@ -13,10 +13,10 @@ import numpy as np
 from resadapt_jax.generation.decode import Generation
 from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.flops import decoder_flops, seen_by, vision_flops
-from resadapt_jax.training.backbone_step import Setting
 from resadapt_jax.training.config import BackboneTrainingConfig
 from resadapt_jax.training.mesh import own_rows
 from resadapt_jax.training.rollout import Draw
+from resadapt_jax.training.setting import Setting
 from resadapt_jax.training.size_levels import SizeLevels
 from resadapt_jax.typing import Int
 
@@ -45,11 +45,12 @@ def own_flops(
         in_process: whether the backbone answered here; what an external engine does is its own.
     """
     grid_thw, answered = own_rows((drawn.grid_thw, answers.mask))
-    tokens = grid_thw.prod(axis=-1).sum(axis=-1) // setting.geometry.limits.merge_size**2
+    merge_size = setting.config.vision.spatial_merge_size
+    tokens = grid_thw.prod(axis=-1).sum(axis=-1) // merge_size**2
     placeholders = np.sum(records["entry_index"] >= 0, axis=-1)
     prompt_tokens = (records["compact_length"] - placeholders)[:, None] + tokens
     passes = passes_of_step(setting.config, joint, in_process=in_process)
-    clips = tower_flops(setting.config, grid_thw, setting.geometry.levels(setting.rollouts))
+    clips = tower_flops(setting.config, grid_thw, setting.levels(grid_thw.shape[2]))
     texts = answer_flops(setting.config, prompt_tokens, answered.sum(axis=-1))
     return passes.tower * clips + passes.decoder * texts
 

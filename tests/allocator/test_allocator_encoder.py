@@ -5,8 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax.allocator import FrozenEncoder, ThumbnailConfig, ThumbnailEncoder, standardise
+from resadapt_jax.allocator import (
+    FrozenEncoder,
+    Pictures,
+    ThumbnailConfig,
+    ThumbnailEncoder,
+    standardise,
+)
 from resadapt_jax.allocator.encoder import area_weights, cell_tokens, normalise, thumbnails
+from resadapt_jax.operators import NativeSizes, SizeLimits
 
 SMALL = ThumbnailConfig(size=8, grid=2, cell_pixels=2)
 
@@ -17,9 +24,8 @@ def encode(frames, frame_mask):
     table = jnp.float32([[1, 2, 3], [0, 0, 6]])
     encoder: FrozenEncoder = ThumbnailEncoder(text_table=table, config=SMALL)
     ids = jnp.tile(jnp.array([[0, 1, 0]]), (batch, 1))
-    return encoder.encode(
-        frames, frame_mask, ids, jnp.tile(jnp.array([[True, True, False]]), (batch, 1))
-    )
+    pictures = Pictures.of_videos(frames).replace(mask=frame_mask)
+    return encoder.encode(pictures, ids, jnp.tile(jnp.array([[True, True, False]]), (batch, 1)))
 
 
 def random_frames(seed, *shape):
@@ -29,8 +35,12 @@ def random_frames(seed, *shape):
 def test_area_weights_by_hand():
     # 5 pixels into 2: each output covers 2.5 of them.
     expected = np.array([[1, 1, 0.5, 0, 0], [0, 0, 0.5, 1, 1]]) / 2.5
-    np.testing.assert_allclose(area_weights(5, 2), expected, rtol=1e-6)
-    np.testing.assert_allclose(area_weights(2, 4), [[1, 0], [1, 0], [0, 1], [0, 1]])
+    np.testing.assert_allclose(area_weights(jnp.int32(5), 5, 2), expected, rtol=1e-6)
+    both = area_weights(jnp.array([2, 3]), 4, 4)
+    np.testing.assert_allclose(both[0], np.eye(4)[[0, 0, 1, 1]])
+    # 3 pixels into 4: an output covers .75 of one; the fourth pixel is beyond them.
+    thirds = [[1, 0, 0, 0], [1 / 3, 2 / 3, 0, 0], [0, 2 / 3, 1 / 3, 0], [0, 0, 1, 0]]
+    np.testing.assert_allclose(both[1], thirds, rtol=1e-6)
 
 
 @pytest.mark.parametrize("height, width", [(24, 12), (37, 90), (7, 5)])
@@ -39,7 +49,7 @@ def test_thumbnails_average_areas(height, width):
     # Each pixel repeated 12 times per side: blocks of (height, width) are then the exact areas.
     fine = np.asarray(frames[0], np.float64).repeat(12, axis=1).repeat(12, axis=2) / 255
     expected = fine.reshape(2, 12, height, 12, width, 3).mean(axis=(2, 4))
-    np.testing.assert_allclose(thumbnails(frames, 12)[0], expected, atol=1e-6)
+    np.testing.assert_allclose(thumbnails(Pictures.of_videos(frames), 12)[0], expected, atol=1e-6)
 
 
 def test_cell_tokens_by_hand():
@@ -61,12 +71,37 @@ def test_cell_tokens_by_hand():
 def test_standardised_features_have_zero_mean_and_unit_variance_over_the_clip():
     tokens = 3.0 + 2.0 * jax.random.normal(jax.random.key(0), (2, 5, 4, 3))
     mask = jnp.arange(5)[None, :] < jnp.array([[5], [2]])
-    got = np.asarray(standardise(tokens.at[1, 2:].set(jnp.nan), mask))
+    whole = jnp.zeros((2, 5), jnp.int32)
+    got = np.asarray(standardise(tokens.at[1, 2:].set(jnp.nan), mask, whole))
     for b, n in enumerate((5, 2)):
         np.testing.assert_allclose(got[b, :n].mean(axis=(0, 1)), 0.0, atol=1e-5)
         np.testing.assert_allclose(got[b, :n].std(axis=(0, 1)), 1.0, atol=1e-3)
     np.testing.assert_array_equal(got[1, 2:], 0.0)
-    np.testing.assert_array_equal(standardise(jnp.ones((1, 2, 2, 3)), mask[:1, :2]), 0.0)
+    np.testing.assert_array_equal(
+        standardise(jnp.ones((1, 2, 2, 3)), mask[:1, :2], whole[:1, :2]), 0.0
+    )
+
+
+def test_segments_are_standardised_by_themselves():
+    tokens = (
+        jax.random.normal(jax.random.key(0), (1, 5, 4, 3)) * jnp.arange(1, 6)[None, :, None, None]
+    )
+    mask, segments = jnp.ones((1, 5), bool), jnp.array([[0, 1, 1, 0, 2]])
+    got = standardise(tokens, mask, segments)
+    for segment in range(3):
+        own = np.flatnonzero(segments[0] == segment)
+        alone = standardise(tokens[:, own], mask[:, own], jnp.zeros((1, len(own)), jnp.int32))
+        np.testing.assert_allclose(got[:, own], alone, atol=1e-5)
+
+
+def test_pictures_smaller_than_their_canvas_are_as_alone():
+    frames = random_frames(3, 1, 4, 20, 24, 3)
+    sizes = ((20, 24), (13, 9))
+    native = NativeSizes(index=jnp.array([[1, 0, 1, 0]]), sizes=sizes, limits=SizeLimits())
+    got = thumbnails(Pictures.of_videos(frames).replace(native=native), 8)
+    for place, (height, width) in enumerate([sizes[1], sizes[0]] * 2):
+        alone = Pictures.of_videos(frames[:, place : place + 1, :height, :width])
+        np.testing.assert_allclose(got[:, place], thumbnails(alone, 8)[:, 0], atol=1e-6)
 
 
 def test_encoded_shapes_and_text():

@@ -23,19 +23,19 @@ def test_rope_by_hand():
     # One head of 6 dimensions of which 4 turn: pairs (0, 2) at position · 1, (1, 3) at
     # position · 100^(−1/2) = position / 10; dimensions 4 and 5 stay.
     x = np.arange(1.0, 19.0).reshape(3, 1, 6)
-    expected = x.copy()
-    for position in range(3):
+    expected, positions = x.copy(), [0, 1, 5]
+    for place, position in enumerate(positions):
         for i, angle in ((0, position), (1, position / 10)):
-            a, b = x[position, 0, i], x[position, 0, i + 2]
-            expected[position, 0, i] = a * np.cos(angle) - b * np.sin(angle)
-            expected[position, 0, i + 2] = b * np.cos(angle) + a * np.sin(angle)
-    got = apply_rope(jnp.float32(x), rotary_dims=4, theta=100.0)
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+            a, b = x[place, 0, i], x[place, 0, i + 2]
+            expected[place, 0, i] = a * np.cos(angle) - b * np.sin(angle)
+            expected[place, 0, i + 2] = b * np.cos(angle) + a * np.sin(angle)
+    got = apply_rope(jnp.float32(x)[None], jnp.array([positions]), rotary_dims=4, theta=100.0)
+    np.testing.assert_allclose(got[0], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_rope_scores_depend_on_distance_only():
-    same = jnp.ones((6, 1, 8)) * jnp.arange(1.0, 9.0)[None, None, :]
-    turned = apply_rope(same, rotary_dims=8, theta=10.0)[:, 0]
+    same = jnp.ones((1, 6, 1, 8)) * jnp.arange(1.0, 9.0)[None, None, None, :]
+    turned = apply_rope(same, jnp.arange(6)[None], rotary_dims=8, theta=10.0)[0, :, 0]
     scores = np.asarray(turned @ turned.T)
     for distance in range(6):
         diagonal = np.diagonal(scores, distance)

@@ -173,6 +173,7 @@ def random_features(frames=FRAMES):
     return EncoderFeatures(
         frames=np.float32(rng.normal(size=(batch, frames, TOKENS, TINY.frame_width))),
         frame_mask=np.arange(frames)[None, :] < np.array(CLIP_LENGTHS)[:, None],
+        segment_ids=np.zeros((batch, frames), np.int32),
         text=np.float32(rng.normal(size=(batch, WORDS, TINY.text_width))),
         text_mask=np.arange(WORDS)[None, :] < np.array(TEXT_LENGTHS)[:, None],
     )
@@ -204,6 +205,46 @@ def test_network_matches_the_statement(choices):
     params, features = random_params(config), random_features()
     output = run(params, config, features)
     assert errors(output, params, config, features) < 2e-4
+
+
+@pytest.mark.parametrize("unit", ["pair", "frame"])
+def test_segments_are_as_prompts_of_their_own(unit):
+    """A video of 3 frames, an image, 2 further frames of the video, another image: one row.
+
+    The statement is asked about each by itself. Frames 3, 5 and 9 are empty: segments begin at
+    whole pairs. A lone last frame stands for its pair, so the video is 3 frames, then 2.
+    """
+    config = dataclasses.replace(TINY, unit=unit)
+    params, rng = random_params(config), np.random.default_rng(2)
+    lengths = np.array([3, 1, 2, 1]) if unit == "pair" else np.array([4, 1, 2, 1])
+    segments = np.array([0, 1, 0, 2]).repeat([4, 2, 2, 2])
+    starts = np.array([0, 4, 6, 8])
+    mask = np.zeros(10, bool)
+    for start, length in zip(starts, lengths, strict=True):
+        mask[start : start + length] = True
+    features = EncoderFeatures(
+        frames=rng.normal(size=(1, 10, TOKENS, config.frame_width)).astype(np.float32),
+        frame_mask=mask[None],
+        segment_ids=segments[None].astype(np.int32),
+        text=rng.normal(size=(1, WORDS, config.text_width)).astype(np.float32),
+        text_mask=np.ones((1, WORDS), bool),
+    )
+    output = run(params, config, features)
+    step = 2 if unit == "pair" else 1
+    got = [np.asarray(x[0]) for x in (*jax.tree.leaves(output.policy), output.unit_features)]
+    images = [4, 8]
+    for place in images:
+        alone = np.float64(features.frames[0, place : place + 1]), np.float64(features.text[0])
+        for x, y in zip(got, statement(params, config, *alone), strict=True):
+            np.testing.assert_allclose(x[place // step : place // step + 1], y, atol=2e-4)
+    if unit == "frame":  # no gap in the video, so that the statement can have it whole
+        video = np.float64(features.frames[0, [0, 1, 2, 3, 6, 7]]), np.float64(features.text[0])
+        for x, y in zip(got, statement(params, config, *video), strict=True):
+            # Frame 6 comes after an image, which is nothing to compare it with.
+            np.testing.assert_allclose(x[[0, 1, 2, 3, 7]], y[[0, 1, 2, 3, 5]], atol=2e-4)
+    # It would show if all were one segment.
+    joined = run(params, config, features.replace(segment_ids=np.zeros((1, 10), np.int32)))
+    assert np.abs(joined.policy.alpha - output.policy.alpha).max() > 1e-2
 
 
 def test_the_statement_would_notice_a_changed_architecture():

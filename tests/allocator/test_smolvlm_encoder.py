@@ -12,9 +12,10 @@ from smolvlm_factory import CONFIG, NETWORK, network_params, random_params, writ
 from video_factory import textured_frames, write_video
 
 from resadapt_jax import allocate as command
-from resadapt_jax.allocate import propose_entry_scales, propose_scales
+from resadapt_jax.allocate import propose_media_scales, propose_scales
 from resadapt_jax.allocator import (
     FrozenEncoder,
+    Pictures,
     ThumbnailEncoder,
     allocate,
     smolvlm_encoder,
@@ -26,11 +27,10 @@ from resadapt_jax.allocator.checkpoint import (
     save_allocator,
 )
 from resadapt_jax.allocator.feature_cache import CacheSettings, FeatureCache
-from resadapt_jax.allocator.prompt_rows import VisualEntry, plan_rows
 from resadapt_jax.allocator.smolvlm_encoder import (
     SmolVLMEncoder,
     checkpoint_fingerprint,
-    encode_prompts,
+    encode_pictures,
     load_smolvlm_encoder,
     mesh_of,
     name_source,
@@ -39,6 +39,7 @@ from resadapt_jax.allocator.smolvlm_encoder import (
 from resadapt_jax.errors import UserError
 from resadapt_jax.models.smolvlm import text, vision
 from resadapt_jax.models.smolvlm.preprocess import PreprocessConfig, preprocess
+from resadapt_jax.operators import NativeSizes, SizeLimits
 
 PREPROCESS = PreprocessConfig(size=32, longest_edge=48)
 
@@ -52,7 +53,14 @@ def encoder():
 
 @jax.jit
 def encode(encoder: FrozenEncoder, frames, frame_mask, text_ids, text_mask):
-    return encoder.encode(frames, frame_mask, text_ids, text_mask)
+    pictures = Pictures.of_videos(frames).replace(mask=frame_mask)
+    return encoder.encode(pictures, text_ids, text_mask)
+
+
+def encode_frames(encoder, frames):
+    return encoder.encode_frames(
+        frames, NativeSizes.alike(*frames.shape[1:3], SizeLimits()).over((len(frames),))
+    )
 
 
 def test_the_protocol_is_what_both_encoders_share():
@@ -85,7 +93,8 @@ def test_features_are_those_of_the_towers(encoder, encoded):
 
     @jax.jit
     def towers(frames):
-        patches = preprocess(frames, PREPROCESS, CONFIG.vision.patch_size)
+        index, sizes = jnp.zeros(len(frames), jnp.int32), (frames.shape[1:3],)
+        patches = preprocess(frames, index, sizes, PREPROCESS, CONFIG.vision.patch_size)
         tokens = vision.encode(encoder.params, CONFIG, patches)
         return tokens, text.forward(encoder.params, CONFIG, text_ids, text_mask)
 
@@ -118,7 +127,7 @@ def test_chunks_change_nothing(encoder, encoded, chunk_frames):
 def working_memory(encoder, num_frames):
     """Bytes that a compiled encoding needs beyond its arguments and results."""
     frames = jax.ShapeDtypeStruct((num_frames, 40, 56, 3), jnp.uint8)
-    compiled = jax.jit(encoder.encode_frames).lower(frames).compile()
+    compiled = jax.jit(encode_frames).lower(encoder, frames).compile()
     analysis = compiled.memory_analysis()
     # The chunked copy of the frames and the chunked results are not working memory.
     result = num_frames * CONFIG.num_tokens * encoder.frame_width * 4
@@ -139,56 +148,63 @@ def test_an_allocator_runs_on_it(encoded):
     assert np.ptp(alpha[0]) > 0 and np.isfinite(alpha).all()
 
 
-def test_prompts_are_encoded_once_and_laid_into_rows(encoder, tmp_path, monkeypatch):
+def test_prompts_are_encoded_once_whatever_their_sizes(encoder, tmp_path, monkeypatch):
+    """A prompt of a video and an image, and one of a lone image, on a canvas of noise."""
     rng = np.random.default_rng(0)
-    # A video and an image of another size; then two videos, the first of odd length.
-    sizes = [[(3, 40, 56), (1, 24, 24)], [(1, 24, 24), (2, 24, 24)]]
-    entries = [[rng.integers(0, 256, (*size, 3), np.uint8) for size in prompt] for prompt in sizes]
-    video, image = (
-        VisualEntry(kind=kind, num_frames=n) for kind, n in [("video", 3), ("image", 1)]
+    sizes = ((24, 30), (40, 56))
+    pictures = Pictures(
+        frames=rng.integers(0, 256, (2, 6, 40, 60, 3), np.uint8),
+        mask=np.array([[1, 1, 1, 0, 1, 0], [1, 0, 0, 0, 0, 0]], bool),
+        segment_ids=np.array([[0, 0, 0, 0, 2, 2], [1, 1, 0, 0, 0, 0]]),
+        native=NativeSizes(
+            index=np.array([[1, 1, 1, 1, 0, 0], [0] * 6]), sizes=sizes, limits=SizeLimits()
+        ),
     )
-    short, pair = (VisualEntry(kind="video", num_frames=n) for n in (1, 2))
-    rows = plan_rows([[video, image], [short, pair]])
-    assert rows.prompt_index == (0, 0, 1)
     ids, mask = np.array([[5, 6, 7], [8, 0, 0]]), np.array([[True] * 3, [True, False, False]])
     settings = CacheSettings(
         fingerprint="", preprocess=PREPROCESS, dtype="float32", fps=None, max_frames=4
     )
     cache = FeatureCache(tmp_path / "cache", settings)
-    shapes, encode_frames = [], smolvlm_encoder._encode_frames
+    shapes, encode_frames_ = [], smolvlm_encoder._encode_frames
 
-    def spying(encoder, frames, mesh):
+    def spying(encoder, frames, native, mesh):
         shapes.append(frames.shape[:3])
-        return encode_frames(encoder, frames, mesh)
+        return encode_frames_(encoder, frames, native, mesh)
 
     monkeypatch.setattr(smolvlm_encoder, "_encode_frames", spying)
-    features = encode_prompts(encoder, rows, entries, ids, mask, cache)
-    # Two frames at once, those of the four small ones together whichever prompt they are of.
-    assert shapes == [(2, 40, 56)] * 2 + [(2, 24, 24)] * 2
-    np.testing.assert_array_equal(
-        features.frame_mask, np.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 0, 1, 1]], bool)
-    )
-    tokens = jax.jit(encoder.encode_frames)
-    for row, start, frames in [(0, 0, entries[0][0]), (1, 0, entries[0][1]), (2, 2, entries[1][1])]:
-        found = features.frames[row, start : start + len(frames)]
-        np.testing.assert_allclose(found, tokens(frames), atol=1e-5)
-    text = jax.jit(encoder.encode_text)(ids, mask)
-    np.testing.assert_allclose(features.text, text[np.array([0, 0, 1])], atol=1e-5)
-    np.testing.assert_array_equal(features.text_mask, mask[[0, 0, 1]])
-    # The second time nothing is encoded: an encoder without weights would fail.
+    features = encode_pictures(encoder, pictures, ids, mask, cache)
+    # Five frames exist: two at once, all of one shape, whichever prompt and size they are of.
+    assert shapes == [(2, 40, 60)] * 3
+    np.testing.assert_array_equal(features.frame_mask, pictures.mask)
+    np.testing.assert_array_equal(features.segment_ids, pictures.segment_ids)
+    for row, place in np.argwhere(pictures.mask):
+        height, width = sizes[pictures.native.index[row, place]]
+        frame = jnp.asarray(pictures.frames[row, place, :height, :width])[None]
+        alone = jax.jit(encode_frames)(encoder, frame)[0]
+        np.testing.assert_allclose(features.frames[row, place], alone, atol=1e-5)
+    assert not features.frames[~pictures.mask].any()
+    np.testing.assert_allclose(features.text, jax.jit(encoder.encode_text)(ids, mask), atol=1e-5)
+    # The second time nothing is encoded, wherever the same picture lies: an encoder without
+    # weights would fail.
     blind = encoder.replace(params=dict(encoder.params))
     blind.params["model"] = {**encoder.params["model"], "vision_model": None}
-    again = encode_prompts(blind, rows, entries, ids, mask, cache)
+    again = encode_pictures(blind, pictures, ids, mask, cache)
     np.testing.assert_array_equal(again.frames, features.frames)
+    wider = np.pad(pictures.frames, [(0, 0)] * 2 + [(0, 8), (0, 4), (0, 0)], constant_values=7)
+    again = encode_pictures(blind, pictures.replace(frames=wider), ids, mask, cache)
+    np.testing.assert_array_equal(again.frames, features.frames)
+    pictures.frames[0, 0, 0, 0] ^= 255
+    with pytest.raises(TypeError):
+        encode_pictures(blind, pictures, ids, mask, cache)
 
 
 def test_every_device_that_has_the_encoder_encodes_its_share(encoder, monkeypatch):
     frames = np.random.default_rng(1).integers(0, 256, (11, 24, 24, 3), np.uint8)
     mesh = mesh_of(jax.devices()[:4])
-    places, encode_frames = [], smolvlm_encoder._encode_frames
+    places, encode_share = [], smolvlm_encoder._encode_frames
 
     def spying(*arguments):
-        tokens = encode_frames(*arguments)
+        tokens = encode_share(*arguments)
         places.append({shard.device: len(shard.data) for shard in tokens.addressable_shards})
         return tokens
 
@@ -198,12 +214,13 @@ def test_every_device_that_has_the_encoder_encodes_its_share(encoder, monkeypatc
     )
     ids, mask = np.array([[5, 6, 7]] * 3), np.ones((3, 3), bool)
     with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))):
-        tokens = smolvlm_encoder._encode_together(everywhere, frames)
+        native = NativeSizes(index=np.zeros(11, int), sizes=((24, 24),), limits=SizeLimits())
+        tokens = smolvlm_encoder._encode_together(everywhere, frames, native)
         text = smolvlm_encoder._encode_texts(everywhere, ids, mask)
     np.testing.assert_allclose(text, jax.jit(encoder.encode_text)(ids, mask), atol=1e-5)
     # Two at once on each of four devices: eight, then three and five of padding.
     assert places == [dict.fromkeys(jax.devices()[:4], 2)] * 2
-    np.testing.assert_allclose(tokens, jax.jit(encoder.encode_frames)(frames), atol=1e-5)
+    np.testing.assert_allclose(tokens, jax.jit(encode_frames)(encoder, frames), atol=1e-5)
 
 
 # --- from a directory ------------------------------------------------------------------------
@@ -355,13 +372,10 @@ def test_an_image_beside_two_videos_from_pixels_to_scales(directory, monkeypatch
     rng = np.random.default_rng(1)
     sizes = [(3, 40, 56), (1, 24, 24), (2, 24, 24)]
     odd, image, even = (rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes)
-    entries = [
-        VisualEntry(kind=kind, num_frames=count)
-        for kind, count in [("video", 3), ("image", 1), ("video", 2)]
-    ]
+    kinds = ["video", "image", "video"]
 
-    def scales(*frames):
-        return propose_entry_scales(entries, frames, "Which sign is red?", allocator)
+    def scales(*media):
+        return propose_media_scales(media, kinds, "Which sign is red?", allocator)
 
     first, alone, last = scales(odd, image, even)
     assert [len(x) for x in (first, alone, last)] == [2, 1, 1]  # an odd last frame is a pair
@@ -374,12 +388,25 @@ def test_an_image_beside_two_videos_from_pixels_to_scales(directory, monkeypatch
     # The videos see one another.
     assert np.abs(changed[0] - first).max() > 1e-4
     monkeypatch.setattr(smolvlm_encoder, "_encode_frames", None)  # no call from here on
-    for frames, given in [([odd, image], "3, 1"), ([even, image, even], "2, 1, 2")]:
-        with pytest.raises(UserError, match=rf"have \[\[3, 1, 2\]\] .* \[\[{given}\]\] are given"):
-            scales(*frames)
-    with pytest.raises(UserError, match="there is no image and no video"):
-        propose_entry_scales([], [], "?", allocator)
+    for media, message in [
+        ([odd, image], "2 media have 3 kinds"),
+        ([odd, even, even], "2 frames is no image"),
+        ([odd[:0], image, even], "0 frames is no video"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            scales(*media)
+    with pytest.raises(UserError, match="there must be one at least"):
+        propose_media_scales([], [], "?", allocator)
     with pytest.raises(UserError, match="the query is empty"):
-        propose_entry_scales([], [], " ", allocator)
-    with pytest.raises(UserError, match="need an allocator with a SmolVLM2 encoder"):
-        propose_entry_scales([], [], "?", make_allocator())
+        propose_media_scales([image], ["image"], " ", allocator)
+
+
+def test_images_and_videos_work_with_thumbnails_too():
+    rng = np.random.default_rng(1)
+    media = [rng.integers(0, 256, (*size, 3), np.uint8) for size in [(3, 40, 56), (1, 24, 24)]]
+    kinds = ["video", "image"]
+    video, image = propose_media_scales(media, kinds, "Which?", make_allocator())
+    assert len(video) == 2
+    other = propose_media_scales([media[0][::-1], media[1]], kinds, "Which?", make_allocator())
+    np.testing.assert_array_equal(other[1], image)
+    assert np.abs(other[0] - video).max() > 1e-6

@@ -26,8 +26,8 @@ WEIGHTS = 2 * sum(map(math.prod, SHAPES.values()))  # bytes as they compute, in 
 
 
 def load(name: str) -> TrainConfig:
-    """A config of the repository by its name."""
-    return load_config(CONFIGS / f"{name}.py")
+    """A config of the repository by its name, with the embedded world's clips."""
+    return load_config(CONFIGS / f"{name}.py", "embedded")
 
 
 def joint(mesh: MeshConfig, micro_batches: int) -> TrainConfig:

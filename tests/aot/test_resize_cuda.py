@@ -52,11 +52,16 @@ def shapes(size, *batch, channels_last=True, dtype=jnp.uint8):
     return jax.ShapeDtypeStruct((*batch, count, *image), dtype), sizes, sizes
 
 
-def code_of(backend, frames, sizes, spec, capability=90):
+def code_of(backend, frames, sizes, spec, *, capability=90, sources=False):
     if backend is Backend.PALLAS_GPU:
-        call = partial(resize_patchify, spec=spec, backend=backend)
-        return cuda.pallas_code(call, frames, sizes, sizes, kernel="resize_patchify")
-    constants = triton.constants((1, *frames.shape), frames.dtype, spec)
+
+        def call(frames, heights, widths, *sources):
+            given = dict(zip(("source_heights", "source_widths"), sources, strict=False))
+            return resize_patchify(frames, heights, widths, spec, backend=backend, **given)
+
+        arguments = frames, *[sizes] * (4 if sources else 2)
+        return cuda.pallas_code(call, *arguments, kernel="resize_patchify")
+    constants = triton.constants((1, *frames.shape), frames.dtype, spec, sources)
     types = "i32", TYPES[frames.dtype.name], {"float32": "fp32", "bfloat16": "bf16"}[spec.dtype]
     pointers = dict(zip(("table", "frames", "out"), (f"*{t}" for t in types), strict=True))
     options = {"num_warps": NUM_WARPS, "num_stages": NUM_STAGES, "enable_fp_fusion": True}
@@ -79,11 +84,23 @@ def test_uses_tensor_cores_and_spills_nothing(backend, size, patch_size, dtype, 
 
 
 @pytest.mark.parametrize("precision", ["normal", "high"])
+@pytest.mark.parametrize("patch_size", [14, 16])
+@pytest.mark.parametrize("backend", [Backend.PALLAS_GPU, Backend.TRITON])
+def test_frames_of_several_sizes(backend, patch_size, precision):
+    frames, sizes, _ = shapes("720x1280")
+    spec = spec_of(patch_size, "bfloat16", precision)
+    code = code_of(backend, frames, sizes, spec, sources=True)
+    check(code)
+    registers, products = MOST[precision]
+    assert code.registers <= registers and code.instructions["HMMA"] <= products
+
+
+@pytest.mark.parametrize("precision", ["normal", "high"])
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_triton_on_each_architecture(capability, precision):
     frames, sizes, _ = shapes("448x448")
     spec = spec_of(14, "bfloat16", precision)
-    check(code_of(Backend.TRITON, frames, sizes, spec, capability))
+    check(code_of(Backend.TRITON, frames, sizes, spec, capability=capability))
 
 
 @pytest.mark.parametrize("how", [{"filter": "bilinear"}, {"filter": "lanczos"},
@@ -95,17 +112,19 @@ def test_filters_and_rounding(backend, how):
     assert code.instructions["HMMA"] > 0 and code.spilled == 0
 
 
+@pytest.mark.parametrize("sources", [False, True])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("backend", [Backend.PALLAS_GPU, Backend.TRITON])
-def test_float_frames(backend, dtype):
+def test_float_frames(backend, dtype, sources):
     frames, sizes, _ = shapes("448x448", dtype=dtype)
-    check(code_of(backend, frames, sizes, spec_of(14, "bfloat16", "high")))
+    check(code_of(backend, frames, sizes, spec_of(14, "bfloat16", "high"), sources=sources))
 
 
+@pytest.mark.parametrize("sources", [False, True])
 @pytest.mark.parametrize("backend", [Backend.PALLAS_GPU, Backend.TRITON])
-def test_channels_first_is_read_in_wide_loads(backend):
+def test_channels_first_is_read_in_wide_loads(backend, sources):
     frames, sizes, _ = shapes("448x448", channels_last=False)
-    code = code_of(backend, frames, sizes, spec_of(14, "bfloat16", "normal"))
+    code = code_of(backend, frames, sizes, spec_of(14, "bfloat16", "normal"), sources=sources)
     check(code)
     assert code.widths[8] == 0  # no load of a single pixel
 

@@ -17,7 +17,7 @@ generations = pytest.mark.parametrize("generation", tpu.TOPOLOGIES)
 SMALL = 1 << 19
 
 # Instruction words on v5e with frames of 448 x 448, and a tenth for other compilers: of 64 input
-# rows through the vertical weights, 690; of four merge blocks with 128 of their input columns, 610
+# rows through the vertical weights, 692; of four merge blocks with 128 of their input columns, 610
 # and 525. Every 128 columns more are 158.
 READ = 760
 CHUNK = {14: 671, 16: 578}
@@ -39,10 +39,15 @@ def problem(height, width, *, batch=(), pixels=jnp.uint8, patch_size=14, **how):
     return spec, (frames, sizes, sizes)
 
 
-def compiled(generation, *size, backend=None, **how):
-    spec, arguments = problem(*size, **how)
-    run = partial(resize_patchify, spec=spec, backend=backend)
-    return tpu.compile(run, *arguments, mesh=tpu.mesh(generation))
+def compiled(generation, *size, backend=None, sources=False, **how):
+    spec, (frames, *sizes) = problem(*size, **how)
+
+    def run(frames, heights, widths, *sources):
+        given = dict(zip(("source_heights", "source_widths"), sources, strict=False))
+        return resize_patchify(frames, heights, widths, spec, backend=backend, **given)
+
+    sizes *= 2 if sources else 1
+    return tpu.compile(run, frames, *sizes, mesh=tpu.mesh(generation))
 
 
 def temporary(executable):
@@ -69,6 +74,14 @@ def test_heights_that_are_no_multiple_of_32(generation, size):
 @generations
 def test_float_frames(generation):
     assert temporary(compiled(generation, 1088, 1920, pixels=jnp.float32)) < SMALL
+
+
+@generations
+@pytest.mark.parametrize("pixels", [jnp.uint8, jnp.float32])
+def test_frames_of_several_sizes(generation, pixels):
+    executable = compiled(generation, 704, 1280, sources=True, pixels=pixels)
+    assert temporary(executable) < SMALL
+    assert executable.as_text().count('custom_call_target="tpu_custom_call"') == 1
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ from resadapt_jax.training.rollout import Pass, plan_passes
 from resadapt_jax.training.state import Part, TrainState, merge_params, part_shardings
 from resadapt_jax.training.step import Frozen, Trainer
 
+# Pictures of several sizes on one canvas, as corpora have them.
+SIZES, CANVAS = ((308, 308), (280, 336), (336, 252)), (336, 336)
 # Positions of the longest prompt before its visual tokens, and of a question for the encoder.
 PROMPT, QUERY = 256, 64
 # What SmolVLM2 gives of a frame.
@@ -140,8 +142,8 @@ def open_run(config: TrainConfig, backbone: ModelConfig, mesh: Mesh) -> Run:
     trained = config.backbone_training is not None
     dtype = "float32" if trained else config.backbone_dtype
     params = unstacked(abstract_params(backbone, mesh, dtype), backbone, mesh)
-    trainer = make_trainer(config, mesh, Backbone(backbone, params, None))
-    check_geometry(trainer)
+    trainer = make_trainer(config, mesh, Backbone(backbone, params, None), SIZES)
+    check_geometry(trainer, config.data.num_pairs)
     state, frozen = jax.eval_shape(lambda params: start(trainer, params), params)
     state, frozen = _place_state(trainer, state, frozen)
     return Run(trainer, state, frozen, *_inputs(trainer))
@@ -158,17 +160,16 @@ def compile_step(run: Run, only: tuple[str, ...] = ()) -> dict[str, Program]:
     compiler = Compiler(run.trainer.mesh, only)
     trainer, state = run.trainer, run.state
     config, setting = trainer.config, trainer.setting
-    static = {"geometry": setting.geometry, "rollouts": setting.rollouts}
     drawn, _, _ = compiler.run(
         "allocator_step.draw",
         allocator_step.draw,
         state.allocator.params,
         run.features,
-        run.batch.frame_mask,
+        run.batch,
         state.key,
         config=config.allocator,
         held=run.held,
-        **static,
+        setting=setting,
     )
     answers = _answer(compiler, run, drawn)
     # In passes, whose answers the host joins.
@@ -179,6 +180,7 @@ def compile_step(run: Run, only: tuple[str, ...] = ()) -> dict[str, Program]:
         {"accuracy": answers.log_probs.update(shape=answers.log_probs.shape[:3])},
         drawn.scales,
         drawn.unit_mask,
+        run.batch.valid,
         held=(run.held, drawn, answers),
         scale_range=config.scale_range,
         rewards=config.rewards,
@@ -227,7 +229,7 @@ def _answer(compiler: Compiler, run: Run, drawn: Any) -> Any:
         )
         params = unstacked(stacked, setting.config, trainer.mesh)
     encoded = None
-    if setting.geometry.levels(setting.rollouts) is not None:
+    if setting.levels(run.batch.num_pairs) is not None:
         encoded = compiler.run(
             "backbone_step.encode",
             backbone_step.encode,
@@ -333,10 +335,13 @@ def _inputs(trainer: Trainer) -> tuple[PromptBatch, EncoderFeatures]:
     def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=split)
 
-    world, network = config.world, config.allocator
+    world, network = config.data, config.allocator
     batch = PromptBatch(
-        frames=array(world.num_frames, world.size, world.size, 3, dtype=jnp.uint8),
+        frames=array(world.num_frames, *CANVAS, 3, dtype=jnp.uint8),
         frame_mask=array(world.num_frames, dtype=bool),
+        native_index=array(world.num_pairs),
+        segment_ids=array(world.num_frames),
+        valid=array(dtype=bool),
         prompts=Prompts(
             compact_ids=array(PROMPT),
             compact_length=array(),
@@ -350,6 +355,7 @@ def _inputs(trainer: Trainer) -> tuple[PromptBatch, EncoderFeatures]:
     features = EncoderFeatures(
         frames=array(world.num_frames, FRAME_TOKENS, network.frame_width, dtype=dtype),
         frame_mask=batch.frame_mask,
+        segment_ids=batch.segment_ids,
         text=array(QUERY, network.text_width, dtype=dtype),
         text_mask=batch.query_mask,
     )

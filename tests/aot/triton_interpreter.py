@@ -50,7 +50,7 @@ def resize_patchify(frames, layout, spec):
     table = block_table(layout)
     tokens = len(table) * spec.merge_size**2
     out = jax.ShapeDtypeStruct((tokens, spec.features), spec.output_dtype)
-    constants = triton.constants(frames.shape, frames.dtype, spec)
+    constants = triton.constants(frames.shape, frames.dtype, spec, layout.sources is not None)
 
     def on_host(table, frames):
         patches = np.full(out.shape, np.nan, out.dtype)

@@ -46,7 +46,7 @@ def config(tmp_path_factory):
     config = TrainConfig(
         output_dir=str(directory),
         backbone=str(directory / "backbone"),
-        world=replace(WORLD, seed=0),
+        data=replace(WORLD, seed=0),
         limits=LIMITS,
         evaluation=EvaluationConfig(
             num_clips=NUM_CLIPS,
@@ -211,7 +211,7 @@ def test_an_allocator_of_another_backbone_is_refused(config, tmp_path):
 
 
 def test_clips_that_were_trained_on_are_refused(config):
-    same_seed = replace(config, evaluation=replace(config.evaluation, seed=config.world.seed))
+    same_seed = replace(config, evaluation=replace(config.evaluation, seed=config.data.seed))
     with pytest.raises(UserError, match="trained on"):
         evaluate_run(same_seed, "train me")
 

@@ -10,25 +10,25 @@ from generation_parts import CONFIGS, params_of
 from smolvlm_factory import CONFIG as ENCODER
 from smolvlm_factory import NETWORK, network_params, random_params
 
-from resadapt_jax.allocator import ScaleRange
+from resadapt_jax.allocator import Pictures, ScaleRange
 from resadapt_jax.allocator.network import propose_scales
 from resadapt_jax.allocator.smolvlm_encoder import SmolVLMEncoder
 from resadapt_jax.generation.answer import encode_pairs
 from resadapt_jax.models.smolvlm.preprocess import PreprocessConfig
-from resadapt_jax.operators import SizeLimits, fit_clips
+from resadapt_jax.operators import NativeSizes, SizeLimits, fit_clips
 
 HEIGHT, WIDTH, PAIRS, BUDGET = 90, 130, 2, 12
 
 
 def propose(encoder, network, frames, text_ids):
-    mask = jnp.ones(frames.shape[:2], bool)
-    features = encoder.encode(frames, mask, text_ids, jnp.ones(text_ids.shape, bool))
+    words = jnp.ones(text_ids.shape, bool)
+    features = encoder.encode(Pictures.of_videos(frames), text_ids, words)
     return propose_scales(network, NETWORK, features, ScaleRange(s_min=0.2, s_max=1.8))
 
 
 def allocate(scales, limits):
     present = jnp.ones(scales.shape, bool)
-    return fit_clips(scales, present, HEIGHT, WIDTH, BUDGET, limits)[0]
+    return fit_clips(scales, present, NativeSizes.alike(HEIGHT, WIDTH, limits), BUDGET)[0]
 
 
 def look(params, frames, grid_thw, *, config):

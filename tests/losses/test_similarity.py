@@ -152,3 +152,14 @@ def test_zero_features_have_finite_gradients(config):
 def test_impossible_configs_are_errors(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         SimilarityConfig(**fields)
+
+
+@BOTH
+def test_units_of_other_segments_are_no_neighbours(config):
+    """An image between the first unit and the last two, a segment by itself."""
+    whole, _ = COMPILED(SCALES, FEATURES, None, config)
+    pairs, aux = COMPILED(SCALES, FEATURES, None, config, jnp.array([0, 1, 2, 2]))
+    assert aux.mask.tolist() == [False, False, True]
+    np.testing.assert_array_equal(pairs, jnp.where(aux.mask, whole, 0.0))
+    same, _ = COMPILED(SCALES, FEATURES, None, config, jnp.zeros(4, jnp.int32))
+    np.testing.assert_array_equal(same, whole)

@@ -10,7 +10,15 @@ from transformers import PreTrainedTokenizerFast
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.models.convention import Convention
-from resadapt_jax.models.prompt_text import build_prompt, check_tokenizer, locate_entries
+from resadapt_jax.models.prompt_text import (
+    Shown,
+    Turn,
+    build_chat,
+    build_prompt,
+    check_tokenizer,
+    locate_entries,
+    without_markers,
+)
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
@@ -119,3 +127,59 @@ def test_a_tokenizer_of_another_model_is_refused(tokenizer, config):
     assert f"<|video_pad|> is {config.video_token_id}" in str(refusal.value)
     assert f"config.json says {config.video_token_id + 1}" in str(refusal.value)
     assert "<|image_pad|>" not in str(refusal.value)
+
+
+CHAT = [
+    Turn("system", "Be brief."),
+    Turn("user", "Before <video> and <image>, after <video>?"),
+    Turn("assistant", "Later."),
+    Turn("user", "Sure?"),
+]
+MEDIA = [Shown("video", [0.5, 2.0]), Shown("image", [0.0]), Shown("video", [1.5])]
+
+
+def test_media_are_shown_where_turns_mark_them(tokenizer, config):
+    prompt = build_chat(tokenizer, CHAT, MEDIA)
+    shown = "<|vision_start|><|{}_pad|><|vision_end|>"
+    video, image = shown.format("video"), shown.format("image")
+    assert prompt.text == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nBefore "
+        f"<0.5 seconds>{video}<2.0 seconds>{video} and {image}, after <1.5 seconds>{video}?"
+        "<|im_end|>\n<|im_start|>assistant\nLater.<|im_end|>\n"
+        "<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    at = np.flatnonzero(prompt.entry_index >= 0)
+    assert prompt.entry_index[at].tolist() == [0, 1, 2, 3]
+    kinds = [config.video_token_id] * 2 + [config.image_token_id, config.video_token_id]
+    assert prompt.token_ids[at].tolist() == kinds
+    whole = build_chat(tokenizer, [Turn("user", "<video>Which?")], [Shown("video", [0.5, 2.0])])
+    assert whole.text == build_prompt(tokenizer, "Which?", [0.5, 2.0]).text
+
+
+def test_pairs_that_share_an_anchor_stand_in_one_wrapper_a_video(tokenizer):
+    prompt = build_chat(tokenizer, CHAT, MEDIA, Convention.RESADAPT)
+    said = prompt.text.replace("<|vision_start|>", "(").replace("<|vision_end|>", ")")
+    said = said.replace("<|video_pad|>", "v").replace("<|image_pad|>", "i")
+    assert "Before (vv) and (i), after (v)?" in said
+
+
+@pytest.mark.parametrize(
+    "turns, media",
+    [
+        (CHAT, MEDIA[:2]),
+        (CHAT, [MEDIA[1], MEDIA[0], MEDIA[2]]),
+        ([Turn("user", "Which?")], MEDIA[:1]),
+    ],
+)
+def test_marks_must_be_those_of_the_media(tokenizer, turns, media):
+    with pytest.raises(UserError, match="the turns mark"):
+        build_chat(tokenizer, turns, media)
+
+
+def test_placeholders_in_a_text_are_refused(tokenizer):
+    with pytest.raises(UserError, match="has 2 visual placeholders for 1 entries"):
+        build_chat(tokenizer, [Turn("user", "<image> is <|image_pad|>?")], MEDIA[1:2])
+
+
+def test_texts_without_their_markers():
+    assert without_markers("a <image>b<video><video> c") == "a b c"

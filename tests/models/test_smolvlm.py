@@ -95,7 +95,9 @@ def test_a_frame_of_the_released_shape_is_64_tokens_of_576():
     frames = jax.ShapeDtypeStruct((3, 360, 640, 3), jnp.uint8)
 
     def encode(params, frames):
-        return vision.encode(params, config, preprocess(frames, PreprocessConfig(), 16))
+        index, sizes = jnp.zeros(3, jnp.int32), ((360, 640),)
+        patches = preprocess(frames, index, sizes, PreprocessConfig(), 16)
+        return vision.encode(params, config, patches)
 
     assert jax.eval_shape(encode, params, frames).shape == (3, 64, 576)
 
@@ -301,7 +303,8 @@ def test_scaled_size_by_hand(native, edge, expected):
 def test_a_frame_of_one_colour_is_normalised():
     frames = jnp.full((1, 20, 30, 3), jnp.array([0, 51, 255], jnp.uint8))
     config = PreprocessConfig(size=16)
-    patches = jax.jit(preprocess, static_argnums=(1, 2))(frames, config, 8)
+    index, sizes = jnp.zeros(1, jnp.int32), ((20, 30),)
+    patches = jax.jit(preprocess, static_argnums=(2, 3, 4))(frames, index, sizes, config, 8)
     # 51 / 255 = 0.2, (0.2 - 0.5) / 0.5 = -0.6; a channel's pixels lie together.
     expected = np.broadcast_to(np.repeat([-1, -0.6, 1], 64), (1, 2, 2, 192))
     np.testing.assert_allclose(patches, expected, atol=1e-6)

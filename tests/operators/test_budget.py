@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from resadapt_jax.operators import (
+    NativeSizes,
     SizeLimits,
     fit_budget,
     fit_clips,
@@ -21,14 +22,14 @@ QWEN = SizeLimits()
 TOY = SizeLimits(min_pixels=28 * 28)
 
 
-FIT = jax.jit(fit_budget, static_argnums=(2, 3, 5))
+FIT = jax.jit(fit_budget)
 
 
 def fitter(native, limits):
     """fit(scales [B, K], unit_mask [B, K], budgets [B]) for many requests in one call."""
 
     def fit(scales, mask, budget):
-        return fit_budget(scales, mask, *native, budget, limits)
+        return fit_budget(scales, mask, NativeSizes.alike(*native, limits), budget)
 
     return jax.jit(jax.vmap(fit))
 
@@ -36,7 +37,9 @@ def fitter(native, limits):
 def requested_tokens(scales, mask, native, limits):
     @jax.jit
     def count(scales, mask):
-        return token_counts(*sizes_from_scales(scales, *native, limits), mask, limits)
+        return token_counts(
+            *sizes_from_scales(scales, NativeSizes.alike(*native, limits)), mask, limits
+        )
 
     return np.asarray(count(scales, mask))
 
@@ -172,7 +175,9 @@ def test_one_unit_uses_nine_tenths_whenever_some_grid_does(native, limits):
     rng = np.random.default_rng(0)
     scales = rng.uniform(0.2, 1.8, (300, 1)).astype(np.float32)
     mask = np.ones(scales.shape, bool)
-    heights, widths = (np.asarray(s)[:, 0] for s in sizes_from_scales(scales, *native, limits))
+    heights, widths = (
+        np.asarray(s)[:, 0] for s in sizes_from_scales(scales, NativeSizes.alike(*native, limits))
+    )
     tokens = heights * widths // 28**2
     floor = limits.min_pixels // 28**2
     budgets = rng.integers(floor, np.maximum(tokens, floor + 1))
@@ -201,15 +206,57 @@ def test_one_unit_needs_reshaping(monkeypatch):
     assert int(fitter((720, 1280), QWEN)(*request).tokens[0, 0]) < 21
 
 
+def test_units_of_several_native_sizes_share_a_budget():
+    """By hand: at scale 1, 112 x 112 is 4x4 tokens, 56 x 112 is 2x4 and 56 x 56 is 2x2."""
+    native = NativeSizes(
+        index=np.array([0, 1, 2]), sizes=((112, 112), (56, 112), (56, 56)), limits=TOY
+    )
+    scales, mask = np.ones(3, np.float32), np.ones(3, bool)
+    whole = FIT(scales, mask, native, 28)
+    assert whole.tokens.tolist() == [16, 8, 4] and int(whole.floor) == 3
+    # Just below 1 the factor makes them 4x4 (111 of 112), 2x4 and 2x2 still, so nothing changes
+    # until 98 pixels (.875) round to 3.5 -> 4 and less to 3: the first is then 3x3, the second 2x3
+    # (49 of 56 rounds 1.75 -> 2), the third 2x2: 19. The whole, 28, does not fit in 27; the raise
+    # from 19 goes by scale, then place: one side of the first, 4x3 (22); it alone, 4x4, needs 26.
+    within = FIT(scales, mask, native, 27)
+    rows, cols = within.heights // 28, within.widths // 28
+    assert list(zip(rows.tolist(), cols.tolist(), strict=True)) == [(4, 4), (2, 3), (2, 2)]
+    for i, size in enumerate(native.sizes):
+        alone = FIT(scales[:1], mask[:1], NativeSizes.alike(*size, TOY), 28)
+        assert alone.tokens[0] == whole.tokens[i]
+
+
+@pytest.mark.parametrize("share", [0.15, 0.4, 0.8])
+def test_a_budget_over_mixed_sizes_is_kept_and_used(share):
+    rng = np.random.default_rng(5)
+    sizes = ((420, 560), (616, 1092), (112, 112), (1280, 720), (100, 900))
+    index = rng.integers(0, len(sizes), (40, 24))
+    scales = random_requests(rng, 40, 24)
+    mask = rng.uniform(size=scales.shape) < 0.9
+
+    @jax.jit
+    def fit(scales, mask, index):
+        native = NativeSizes(index=index, sizes=sizes, limits=QWEN)
+        asked = token_counts(*sizes_from_scales(scales, native), mask, QWEN).sum()
+        return asked, fit_budget(scales, mask, native, (asked * share).astype(int))
+
+    asked, fitted = jax.vmap(fit)(scales, mask, index)
+    budgets = (np.asarray(asked) * share).astype(int)
+    used = np.asarray(fitted.tokens).sum(-1)
+    feasible = ~np.asarray(fitted.infeasible)
+    assert feasible.mean() > 0.5
+    assert np.all(used[feasible] <= budgets[feasible])
+    assert np.all(used[feasible] >= 0.9 * budgets[feasible])
+
+
 def test_more_budget_takes_tokens_from_nobody():
     native, limits = (420, 560), QWEN
     rng = np.random.default_rng(3)
     scales = np.concatenate([rng.uniform(0.2, 1.8, 8), np.full(8, 1.0)]).astype(np.float32)
     total = int(requested_tokens(scales, np.ones(16, bool), native, limits).sum())
     budgets = np.unique(np.linspace(64, total + 5, 700).astype(int))
-    fitted = jax.jit(
-        jax.vmap(lambda b: fit_budget(scales, jnp.ones(16, bool), *native, b, limits))
-    )(budgets)
+    sizes = NativeSizes.alike(*native, limits)
+    fitted = jax.jit(jax.vmap(lambda b: fit_budget(scales, jnp.ones(16, bool), sizes, b)))(budgets)
     tokens = np.asarray(fitted.tokens)
     assert np.all(np.diff(tokens, axis=0) >= 0)
     assert tokens[0].tolist() == [4] * 16 and tokens[-1].sum() == total
@@ -222,7 +269,7 @@ def test_more_budget_takes_tokens_from_nobody():
 def test_sides_never_exceed_the_request_even_around_the_cap():
     # 420x560 at 1.56 has 768 tokens, at 1.61 only 720 or so: shrinking must not enlarge a frame.
     scales = np.linspace(1.3, 2.0, 64, dtype=np.float32)[None]
-    heights, widths = sizes_from_scales(scales, 420, 560, QWEN)
+    heights, widths = sizes_from_scales(scales, NativeSizes.alike(420, 560, QWEN))
     assert np.any(np.diff(np.asarray(heights * widths)) < 0)
     total = int((heights * widths).sum()) // 28**2
     fit = fitter((420, 560), QWEN)
@@ -235,15 +282,15 @@ def test_sides_never_exceed_the_request_even_around_the_cap():
 def test_infeasible_budget_names_the_smallest_sum():
     scales, mask = jnp.full(16, 0.5), jnp.ones(16, bool)
     # The smallest grid under a minimum of 56² pixels is 2x2 tokens: 16 · 4 = 64.
-    fitted = FIT(scales, mask, 720, 1280, 63, QWEN)
+    fitted = FIT(scales, mask, NativeSizes.alike(720, 1280, QWEN), 63)
     assert bool(fitted.infeasible) and int(fitted.floor) == 64
     with pytest.raises(ValueError, match=r"63 tokens.*need 64"):
         require_feasible(fitted, 63)
-    fitted = FIT(scales, mask, 720, 1280, 64, QWEN)
+    fitted = FIT(scales, mask, NativeSizes.alike(720, 1280, QWEN), 64)
     require_feasible(fitted, 64)
     assert fitted.tokens.tolist() == [4] * 16
     # Absent units cost nothing.
-    fitted = FIT(scales, jnp.arange(16) < 4, 720, 1280, 16, QWEN)
+    fitted = FIT(scales, jnp.arange(16) < 4, NativeSizes.alike(720, 1280, QWEN), 16)
     require_feasible(fitted, 16)
 
 
@@ -251,10 +298,12 @@ def test_request_below_the_smallest_square_is_its_own_floor():
     # With a minimum of 5 tokens the size at scale 0 is ⌈√5⌉² = 9 tokens, yet a flat frame can ask
     # for fewer: it is then kept, not enlarged.
     limits = SizeLimits(min_pixels=5 * 28 * 28)
-    fitted = FIT(jnp.full(2, 0.2), jnp.ones(2, bool), 140, 980, 10**6, limits)
+    fitted = FIT(jnp.full(2, 0.2), jnp.ones(2, bool), NativeSizes.alike(140, 980, limits), 10**6)
     request = int(fitted.tokens.sum())
     assert request < 18
-    fitted = FIT(jnp.full(2, 0.2), jnp.ones(2, bool), 140, 980, request - 1, limits)
+    fitted = FIT(
+        jnp.full(2, 0.2), jnp.ones(2, bool), NativeSizes.alike(140, 980, limits), request - 1
+    )
     assert bool(fitted.infeasible) and int(fitted.floor) == request
 
 
@@ -263,7 +312,7 @@ def test_clips_are_fitted_one_by_one():
     # 21 leaves 4x3 + 3x3, as above; the third has one unit and the fourth none.
     scales = jnp.array([[1.0, 0.2], [1.0, 1.0], [jnp.nan, 1.0], [jnp.nan, jnp.nan]])
     mask = jnp.array([[True, True], [True, True], [False, True], [False, False]])
-    grid_thw, fitted = jax.jit(fit_clips, static_argnums=(2, 3, 5))(scales, mask, 112, 112, 21, TOY)
+    grid_thw, fitted = jax.jit(fit_clips)(scales, mask, NativeSizes.alike(112, 112, TOY), 21)
     absent = [0, 0, 0]
     assert grid_thw.tolist() == [
         [[1, 8, 8], [1, 2, 2]],
@@ -274,7 +323,7 @@ def test_clips_are_fitted_one_by_one():
     assert fitted.tokens.tolist() == [[16, 1], [12, 9], [0, 16], [0, 0]]
     assert fitted.floor.tolist() == [2, 2, 1, 0]
     for i in range(4):
-        alone = FIT(scales[i], mask[i], 112, 112, 21, TOY)
+        alone = FIT(scales[i], mask[i], NativeSizes.alike(112, 112, TOY), 21)
         of_all = jax.tree.map(operator.itemgetter(i), fitted)
         jax.tree.map(np.testing.assert_array_equal, of_all, alone)
 
@@ -284,8 +333,8 @@ def test_padding_poisoned_with_nan_changes_nothing():
     scales = jnp.array([1.0, 0.3, 0.7, 1.8])
     poisoned = jnp.where(mask, scales, jnp.nan)
     for budget in (100, 10**6):
-        clean = FIT(scales, mask, 420, 560, budget, QWEN)
-        other = FIT(poisoned, mask, 420, 560, budget, QWEN)
+        clean = FIT(scales, mask, NativeSizes.alike(420, 560, QWEN), budget)
+        other = FIT(poisoned, mask, NativeSizes.alike(420, 560, QWEN), budget)
         jax.tree.map(np.testing.assert_array_equal, clean, other)
         assert clean.heights[1] == clean.widths[3] == clean.scales[1] == 0
 
@@ -296,11 +345,11 @@ def test_one_compilation_and_jit_equals_eager():
     @jax.jit
     def fit(scales, budget):
         count.append(1)
-        return fit_budget(scales, jnp.ones(5, bool), 420, 560, budget, QWEN)
+        return fit_budget(scales, jnp.ones(5, bool), NativeSizes.alike(420, 560, QWEN), budget)
 
     scales = jnp.array([0.3, 1.8, 0.9, 0.9, 0.5])
     fitted = {budget: fit(scales, budget) for budget in (20, 333, 900, 5000)}
     assert len(count) == 1
     assert len({int(record.tokens.sum()) for record in fitted.values()}) == 4
-    eager = fit_budget(scales, jnp.ones(5, bool), 420, 560, 333, QWEN)
+    eager = fit_budget(scales, jnp.ones(5, bool), NativeSizes.alike(420, 560, QWEN), 333)
     jax.tree.map(np.testing.assert_array_equal, fitted[333], eager)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from resadapt_jax.operators import (
+    NativeSizes,
     SizeLimits,
     cache_retention,
     grids,
     layer_retention,
-    native_tokens,
     retention,
     sizes_from_scales,
     token_counts,
@@ -35,10 +35,10 @@ def test_token_counts():
 
 
 def test_native_tokens_is_the_count_at_scale_one():
-    assert native_tokens(420, 560, QWEN) == 15 * 20
+    assert int(NativeSizes.alike(420, 560, QWEN).tokens) == 15 * 20
     # 858 tokens would exceed the cap: the native count is after the cap.
-    assert native_tokens(616, 1092, QWEN) == 720
-    heights, widths = sizes_from_scales(jnp.ones(1), 616, 1092, QWEN)
+    assert int(NativeSizes.alike(616, 1092, QWEN).tokens) == 720
+    heights, widths = sizes_from_scales(jnp.ones(1), NativeSizes.alike(616, 1092, QWEN))
     assert int(token_counts(heights, widths, jnp.ones(1, bool), QWEN)[0]) == 720
 
 
@@ -46,20 +46,20 @@ def test_retention_divides_by_the_same_clip():
     tokens = token_counts(HEIGHTS, WIDTHS, MASK, QWEN)
     # (12 + 300) / (2·300) and 80 / 300.
     np.testing.assert_allclose(retention(tokens, MASK, 300), [0.52, 80 / 300], rtol=1e-6)
-    # Clips of different native sizes.
-    got = retention(tokens, MASK, jnp.array([300, 160]))
-    np.testing.assert_allclose(got, [0.52, 0.5], rtol=1e-6)
+    # Units of different native sizes: 312 of 300 + 100 and 80 of 160; an absent unit's is nothing.
+    got = retention(tokens, MASK, jnp.array([[300, 100, 7], [160, 9, 9]]))
+    np.testing.assert_allclose(got, [0.78, 0.5], rtol=1e-6)
     assert float(retention(tokens[0], jnp.zeros(3, bool), 300)) == 0.0
 
 
 def test_retention_at_scale_one_is_one_and_padding_changes_nothing():
-    heights, widths = sizes_from_scales(jnp.ones(3), 333, 517, QWEN)
+    native = NativeSizes.alike(333, 517, QWEN)
+    heights, widths = sizes_from_scales(jnp.ones(3), native)
     mask = jnp.array([True, True, False])
     tokens = token_counts(heights, widths, mask, QWEN)
     poisoned = tokens.at[2].set(10**6)
-    native = native_tokens(333, 517, QWEN)
-    assert float(retention(tokens, mask, native)) == 1.0
-    assert float(retention(poisoned, mask, native)) == 1.0
+    assert float(retention(tokens, mask, native.tokens)) == 1.0
+    assert float(retention(poisoned, mask, native.tokens)) == 1.0
 
 
 @pytest.mark.parametrize("function", [token_counts, grids])

@@ -7,13 +7,14 @@ import pytest
 
 from resadapt_jax.operators import (
     MAX_SCALE,
+    NativeSizes,
     SizeLimits,
     check_scales,
     scaled_size,
     sizes_from_scales,
     smart_resize,
 )
-from resadapt_jax.operators.sizes import SizeTable, look_up, size_ladder, size_table
+from resadapt_jax.operators.sizes import size_ladder, size_table
 
 QWEN = SizeLimits()
 QWEN3 = SizeLimits(patch_size=16, min_pixels=3136, max_pixels=768 * 32 * 32)
@@ -64,7 +65,7 @@ def test_limits_are_checked():
     with pytest.raises(ValueError, match="aspect ratio"):
         smart_resize(10, 2010, QWEN)
     with pytest.raises(ValueError, match="no legal size"):
-        sizes_from_scales(jnp.ones(2), 0, 100, QWEN)
+        sizes_from_scales(jnp.ones(2), NativeSizes.alike(0, 100, QWEN))
 
 
 NATIVES = [
@@ -81,7 +82,7 @@ NATIVES = [
     ((333, 517), QWEN),
     ((640, 1120), QWEN3),
 ]
-SIZES = jax.jit(sizes_from_scales, static_argnums=(1, 2, 3))
+SIZES = jax.jit(sizes_from_scales)
 
 
 def adversarial_scales(native, rng, count):
@@ -100,7 +101,7 @@ def test_traced_sizes_equal_python_over_many_scales():
     for native, limits in NATIVES:
         scales = adversarial_scales(native, rng, 9000)
         expected = np.array([scaled_size(*native, float(s), limits) for s in scales])
-        heights, widths = SIZES(scales, *native, limits)
+        heights, widths = SIZES(scales, NativeSizes.alike(*native, limits))
         np.testing.assert_array_equal(np.stack([heights, widths], -1), expected)
         compared += len(scales)
     assert compared > 100_000
@@ -111,17 +112,12 @@ def test_a_million_random_sizes_and_scales_equal_python():
     limits, count, scales_each = SizeLimits(), 250, 4000
     natives = np.exp(rng.uniform(np.log(20), np.log(1500), (count, 2))).astype(int)
     scales = rng.uniform(0, 2, (count, scales_each)).astype(np.float32)
-    tables = [size_table(*map(int, native), limits) for native in natives]
-    # Padded to one length, so that one compilation looks up in all of them.
-    longest = max(len(table.thresholds) for table in tables)
-    thresholds = np.full((count, longest), np.inf, np.float32)
-    for row, table in zip(thresholds, tables, strict=True):
-        row[: len(table.thresholds)] = table.thresholds
-    find = jax.jit(lambda t, s: look_up(SizeTable(t, t, t), s))
-    for native, table, row, own in zip(natives, tables, thresholds, scales, strict=True):
-        step = np.asarray(find(row, own))
-        want = [scaled_size(*map(int, native), scale, limits) for scale in own.tolist()]
-        np.testing.assert_array_equal(np.stack([table.heights[step], table.widths[step]], 1), want)
+    sizes = tuple((int(height), int(width)) for height, width in natives)
+    native = NativeSizes(index=np.arange(count)[:, None], sizes=sizes, limits=limits)
+    heights, widths = SIZES(scales, native)
+    for row, size in enumerate(sizes):
+        want = [scaled_size(*size, scale, limits) for scale in scales[row].tolist()]
+        np.testing.assert_array_equal(np.stack([heights[row], widths[row]], 1), want)
 
 
 def test_float32_arithmetic_would_not_do():
@@ -137,7 +133,7 @@ def test_equal_sizes_need_float64_ties():
     # At s = 1.8 of a 4:3 frame the exact quotient is the integer 32; the scale nearest to it in
     # float32 is lower, and 755 x 1007 is no longer 4:3.
     assert scaled_size(420, 560, float(np.float32(1.8)), QWEN) == (644, 896)
-    heights, widths = SIZES(np.float32([1.8]), 420, 560, QWEN)
+    heights, widths = SIZES(np.float32([1.8]), NativeSizes.alike(420, 560, QWEN))
     assert (int(heights[0]), int(widths[0])) == (644, 896)
 
 
@@ -147,21 +143,35 @@ def test_sizes_keep_leading_axes_and_compile_once():
     @jax.jit
     def sizes(scales):
         count.append(1)
-        return sizes_from_scales(scales, 420, 560, QWEN)
+        return sizes_from_scales(scales, NativeSizes.alike(420, 560, QWEN))
 
     scales = np.random.default_rng(1).uniform(0.2, 1.8, (2, 3, 4)).astype(np.float32)
     heights, widths = sizes(scales)
     assert heights.shape == widths.shape == (2, 3, 4)
     assert heights.dtype == jnp.int32
-    eager = sizes_from_scales(scales, 420, 560, QWEN)
+    eager = sizes_from_scales(scales, NativeSizes.alike(420, 560, QWEN))
     np.testing.assert_array_equal(np.stack(eager), np.stack([heights, widths]))
     sizes(scales / 2)
     assert len(count) == 1
 
 
 def test_scales_above_the_maximum_count_as_the_maximum():
-    heights, widths = sizes_from_scales(jnp.float32([100.0]), 112, 112, TOY)
+    heights, widths = sizes_from_scales(jnp.float32([100.0]), NativeSizes.alike(112, 112, TOY))
     assert (int(heights[0]), int(widths[0])) == scaled_size(112, 112, MAX_SCALE, TOY) == (448, 448)
+
+
+def test_units_of_several_native_sizes():
+    sizes = ((420, 560), (616, 1092), (112, 112))
+    native = NativeSizes(index=jnp.array([[2, 0, 1], [1, 1, 0]]), sizes=sizes, limits=QWEN)
+    scales = np.float32([[0.5, 0.5, 0.5], [0.2, 1.0, 1.8]])
+    heights, widths = SIZES(scales, native)
+    # 112 x 112 at .5 is 56 x 56; the others as in test_worked_sizes (1.8 as float32 has it).
+    assert heights.tolist() == [[56, 224, 308], [112, 560, 644]]
+    assert widths.tolist() == [[56, 280, 560], [224, 1008, 896]]
+    assert native.heights.tolist() == [[112, 420, 616], [616, 616, 420]]
+    assert native.widths.tolist() == [[112, 560, 1092], [1092, 1092, 560]]
+    # 4 x 4, 15 x 20, and 22 x 39 = 858 capped to 20 x 36.
+    assert native.tokens.tolist() == [[16, 300, 720], [720, 720, 300]]
 
 
 @pytest.mark.parametrize("native, limits", NATIVES)

@@ -66,7 +66,7 @@ def engine(monkeypatch):
 
 def test_transformers_and_the_backbone_in_process_answer_alike(engine):
     config = TrainConfig(
-        world=replace(WORLD, num_pairs=2),
+        data=replace(WORLD, num_pairs=2),
         rollouts=RolloutConfig(
             num_allocations=ALLOCATIONS,
             num_answers=ANSWERS,
@@ -75,17 +75,17 @@ def test_transformers_and_the_backbone_in_process_answer_alike(engine):
         ),
     )
     mesh, backbone = build_mesh(MeshConfig(data=1)), load_backbone()
-    source = ToyClips(config.world, PROMPTS)
+    source = ToyClips(config.data, PROMPTS)
     records = next(question_batches(source, backbone.tokenizer, PROMPTS))
     batch = put_batch(PromptBatch.from_records(records), mesh)
-    trainer = make_trainer(config, mesh, backbone)
+    trainer = make_trainer(config, mesh, backbone, config.data.native_sizes)
     # As a policy would draw: a pair of 112 px gets 1, 4, 9 or 16 tokens.
     scales = jnp.array([[[0.3, 0.6], [0.8, 0.9]], [[0.2, 0.2], [0.3, 0.8]]])
-    actions, (_, geometry, rollouts) = (scales - 0.2) / 0.8, trainer.setting[1:4]
-    drawn = jax.jit(fit_allocations, static_argnums=(4, 5))(
-        actions, actions, pair_mask(batch.frame_mask), batch.frame_mask, geometry, rollouts
+    actions = (scales - 0.2) / 0.8
+    drawn = jax.jit(fit_allocations, static_argnums=4)(
+        actions, actions, pair_mask(batch.frame_mask), batch, trainer.setting
     )
-    passes = plan_passes(drawn.tokens.max(axis=0), rollouts)
+    passes = plan_passes(drawn.tokens.max(axis=0), trainer.setting.rollouts)
     rest = Frozen(None, backbone.params, None), TrainState(0, None, None, None)
 
     def answers(trainer):

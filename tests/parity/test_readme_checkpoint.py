@@ -15,6 +15,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from transformers import AutoModelForImageTextToText  # noqa: E402
 
+from resadapt_jax.allocator import Pictures  # noqa: E402
 from resadapt_jax.allocator.smolvlm_encoder import load_smolvlm_encoder  # noqa: E402
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer  # noqa: E402
 from resadapt_jax.models import families  # noqa: E402
@@ -58,6 +59,6 @@ def test_an_encoder_comes_in(tmp_path):
     frames = hf_smolvlm.picture_frames(np.random.default_rng(0), 2, 40, 56)
     ids = jnp.asarray(tokenizer("where?")["input_ids"])[None] % 128
     features = jax.jit(type(encoder).encode)(
-        encoder, jnp.asarray(frames)[None], jnp.ones((1, 2), bool), ids, jnp.ones(ids.shape, bool)
+        encoder, Pictures.of_videos(frames[None]), ids, jnp.ones(ids.shape, bool)
     )
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(features))

@@ -69,8 +69,15 @@ def image_pixels(frames, **how):
 
 def our_pixels(frames, filter, longest_edge, size):
     config = ours.PreprocessConfig(size=size, longest_edge=longest_edge, filter=filter)
-    # Not cached across tests: an ablation changes what is traced.
-    patches = jax.jit(lambda x: ours.preprocess(x, config, PATCH))(frames)
+    # On a larger canvas, among noise, beside a frame of another size, which must all leave no
+    # trace. Not cached across tests: an ablation changes what is traced.
+    count, height, width, _ = frames.shape
+    shape = count + 1, height + 7, width + 11, 3
+    canvas = np.random.default_rng(9).integers(0, 256, shape, np.uint8)
+    canvas[1:, :height, :width] = frames
+    sizes = ((height, width), (height + 7, width + 11))
+    index = np.array([1] + [0] * count)
+    patches = jax.jit(lambda x, i: ours.preprocess(x, i, sizes, config, PATCH))(canvas, index)[1:]
     return einops.rearrange(
         np.asarray(patches), "b r c (d y x) -> b (r y) (c x) d", y=PATCH, x=PATCH
     )
@@ -181,6 +188,8 @@ def test_settings_are_read_from_what_hf_saves(tmp_path, kind):
 def test_frames_stay_bytes_under_jit():
     # The levels before normalisation are whole, whatever the sizes.
     config = ours.PreprocessConfig(size=64, longest_edge=96)
-    levels = jax.jit(lambda x: ours.preprocess(x, config, PATCH))(frames_of((37, 53)))
+    levels = jax.jit(lambda x: ours.preprocess(x, np.zeros(2, int), ((37, 53),), config, PATCH))(
+        frames_of((37, 53))
+    )
     levels = levels * 127.5 + 127.5
     np.testing.assert_allclose(levels, jnp.round(levels), atol=1e-3)

@@ -20,7 +20,7 @@ from resadapt_jax.training.encoder import encode_batch, open_encoder
 from resadapt_jax.training.mesh import MeshConfig, build_mesh, put_batch
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.recipe import make_trainer, start
-from resadapt_jax.training.rollout import RolloutConfig
+from resadapt_jax.training.setting import RolloutConfig
 from resadapt_jax.training.update import UpdateConfig
 from tests.evaluation.evaluation_parts import WORLD, backbone
 from tests.training.toy_parts import ALLOCATOR
@@ -37,7 +37,7 @@ OPTIMIZERS = {"sgd": optax.sgd(0.1), "adam": optax.adam(1e-5)}
 def config():
     joint = BackboneTrainingConfig(update=UpdateConfig(epochs=UPDATES), remat=Remat.NONE)
     unresolved = TrainConfig(
-        world=WORLD,
+        data=WORLD,
         limits=SizeLimits(min_pixels=28 * 28),
         num_steps=1,
         batch_size=BATCH_SIZE,
@@ -55,7 +55,7 @@ def config():
 
 @cache
 def records():
-    source = ToyClips(config().world, BATCH_SIZE)
+    source = ToyClips(config().data, BATCH_SIZE)
     return next(question_batches(source, backbone().tokenizer, BATCH_SIZE))
 
 
@@ -69,12 +69,16 @@ class Setup:
         encoder, _ = open_encoder(ThumbnailConfig(), backbone())
         local = PromptBatch.from_records(records())
         with jax.set_mesh(self.mesh):
-            self.trainer = make_trainer(sized, self.mesh, backbone())._replace(
+            self.trainer = make_trainer(
+                sized, self.mesh, backbone(), sized.data.native_sizes
+            )._replace(
                 allocator_optimizer=OPTIMIZERS[optimizer], backbone_optimizer=OPTIMIZERS[optimizer]
             )
             self.state, self.frozen = start(self.trainer, backbone().params)
             self.batch = put_batch(local, self.mesh)
-            self.features = encode_batch(encoder, local, self.batch, self.mesh)
+            self.features = encode_batch(
+                encoder, local, self.batch, self.trainer.setting.geometry, self.mesh
+            )
 
     def roll_out(self):
         with jax.set_mesh(self.mesh):
@@ -94,6 +98,7 @@ class Setup:
                 {"accuracy": put_batch(accuracy, self.mesh)},
                 rolled.drawn.scales,
                 rolled.drawn.unit_mask,
+                self.batch.valid,
                 scale_range=self.trainer.config.scale_range,
                 rewards=self.trainer.config.rewards,
                 success_threshold=0.35,

@@ -16,7 +16,6 @@ from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.models.qwen2_5_vl.model import init_params
-from resadapt_jax.training.backbone_step import Setting
 from resadapt_jax.training.checks import check_engine
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
 from resadapt_jax.training.engine import EngineAnswer
@@ -26,7 +25,8 @@ from resadapt_jax.training.mesh import MeshConfig, batch_sharding, build_mesh, p
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.recipe import make_trainer, train
-from resadapt_jax.training.rollout import Draw, RolloutConfig
+from resadapt_jax.training.rollout import Draw
+from resadapt_jax.training.setting import RolloutConfig, Setting
 from tests.training import toy_parts
 from tests.training.toy_parts import STOP, WORLD, FakeEngine
 
@@ -59,7 +59,7 @@ def config(tmp_path_factory):
             optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0), advantages="released"
         ),
         mesh=MeshConfig(data=1),
-        world=replace(WORLD, num_pairs=2, size=56),
+        data=replace(WORLD, num_pairs=2, size=56),
         num_steps=NUM_STEPS,
         batch_size=PROMPTS,
         allocator=None,
@@ -75,7 +75,7 @@ def config(tmp_path_factory):
 
 def setting_of(config, mesh=None) -> Setting:
     mesh = mesh or jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"))
-    return make_trainer(config, mesh, backbone()).setting
+    return make_trainer(config, mesh, backbone(), config.data.native_sizes).setting
 
 
 def answer(*token_ids, log_probs=None):
@@ -202,7 +202,7 @@ def test_a_backbone_in_training_is_handed_over_before_it_answers(config):
 def test_answers_find_their_place_on_a_mesh(config):
     """Four prompts, two on each of two devices that hold them twice; N answers to each request."""
     mesh = build_mesh(MeshConfig(data=2, tensor=2))
-    source = ToyClips(config.world, 4)
+    source = ToyClips(config.data, 4)
     local = PromptBatch.from_records(next(question_batches(source, backbone().tokenizer, 4)))
     sides = np.array([[2, 1, 1, 1, 1, 2, 2, 2], [1, 1, 1, 2, 1, 1, 2, 1]]).T.reshape(4, 2, 2)
     grid_thw = np.stack([np.ones_like(sides), 2 * np.ones_like(sides), 2 * sides], axis=-1)
@@ -242,7 +242,7 @@ def test_requests_are_of_their_rows_and_of_what_is_shown(config):
     tokens, seeds = np.array([[4], [3]]), np.array([[7], [8]])
     grids = np.array([[[[0, 0, 0], [1, 4, 4]]], [[[1, 2, 2], [1, 2, 4]]]])
 
-    source, convention = ToyClips(config.world, 2), Convention.RESADAPT_NATIVE
+    source, convention = ToyClips(config.data, 2), Convention.RESADAPT_NATIVE
     records = next(question_batches(source, backbone().tokenizer, 2, convention))
     setting = setting_of(replace(config, convention=convention))
     batch = PromptBatch.from_records(records)

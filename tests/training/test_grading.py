@@ -1,10 +1,12 @@
 """Generated tokens to rewards."""
 
 import numpy as np
+import pytest
 
 from resadapt_jax.data.toy_world import TASKS
+from resadapt_jax.errors import UserError
 from resadapt_jax.rewards import RewardConfig
-from resadapt_jax.training.grading import TASK_TYPES, grade, read_texts
+from resadapt_jax.training.grading import TASK_TYPES, grade, read_texts, reward_per_task
 
 
 def test_answers_are_graded_by_their_task():
@@ -17,6 +19,36 @@ def test_answers_are_graded_by_their_task():
     # [4, 6] against [4, 5]: intersection 1 second, union 2.
     np.testing.assert_allclose(parts["accuracy"][:, :, 0], [[1, 0], [1, 0], [1, 0.5]])
     assert parts.keys() == {"accuracy"}
+
+
+def test_answers_are_graded_by_the_labels_of_real_data():
+    texts = np.array([["C", "A or C"], ["B <> [5, 9]", "A"], ["x", "Dog"]], object)[:, :, None]
+    mask = np.ones((*texts.shape, 1), bool)
+    tasks = np.array(["multiple-choice", "gqa", "juggling"], object)
+    truths = np.array(["C", "B <> [3, 7]", "dog"], object)
+    config = RewardConfig(format_weight=0.2, default_task="exact_match")
+    parts = grade(texts, mask, tasks, truths, config)
+    # F1 of {A, C} and {C}; the mean of 1 and an IoU of 2/6
+    expected = np.array([[1, 2 / 3], [2 / 3, 0], [0, 1]])
+    np.testing.assert_allclose(parts["accuracy"][:, :, 0], expected, atol=1e-6)
+    np.testing.assert_array_equal(parts["format"], 0.0)
+    means = reward_per_task(parts["accuracy"], tasks)
+    named = {"reward_multiple_choice": 5 / 6, "reward_grounding_qa": 1 / 3}
+    assert means == pytest.approx({**named, "reward_unknown_task": 0.5})
+    with pytest.raises(UserError, match="unknown task type 'juggling'"):
+        grade(texts, mask, tasks, truths, RewardConfig())
+
+
+def test_processes_that_grade_give_the_same():
+    texts = np.array([["C", "7"], ["7", "<think>"]])[:, :, None]
+    mask = np.ones((*texts.shape, 3), bool)
+    batch = texts, mask, np.array(["which", "how_many"]), np.array(["C", "7"])
+    alone = grade(*batch, RewardConfig(overlong_buffer=2))
+    together = grade(*batch, RewardConfig(overlong_buffer=2, num_workers=1))
+    assert together.keys() == alone.keys() == {"accuracy", "format", "overlong"}
+    for name, part in alone.items():
+        np.testing.assert_array_equal(together[name], part)
+        assert together[name].dtype == np.float32
 
 
 def test_texts_are_read_from_the_tokens_that_count():

@@ -17,7 +17,7 @@ from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.recipe import record_code, replay, train
-from resadapt_jax.training.rollout import RolloutConfig
+from resadapt_jax.training.setting import RolloutConfig
 from tests.training.toy_parts import ALLOCATOR, WORLD, backbone
 
 
@@ -34,7 +34,7 @@ def config(tmp_path):
         output_dir=str(tmp_path / "run"),
         mesh=MeshConfig(data=1),
         backbone=str(tmp_path / "tiny"),
-        world=replace(WORLD, size=56),
+        data=replace(WORLD, size=56),
         num_steps=2,
         batch_size=2,
         allocator=ALLOCATOR,

@@ -14,22 +14,15 @@ from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.operators import SizeLimits
-from resadapt_jax.training.backbone_step import Setting, answer_all, score_all
+from resadapt_jax.training.backbone_step import answer_all, score_all
 from resadapt_jax.training.prompt_batch import PromptBatch
-from resadapt_jax.training.rollout import (
-    Geometry,
-    RolloutConfig,
-    draw_allocations,
-    fit_allocations,
-    plan_passes,
-)
+from resadapt_jax.training.rollout import draw_allocations, fit_allocations, plan_passes
+from resadapt_jax.training.setting import Geometry, RolloutConfig, Setting
 from tests.training.toy_parts import WORLD, backbone
 
 BATCH = 2
 GEOMETRY = Geometry(
-    height=56,
-    width=56,
-    num_frames=6,
+    native_sizes=((56, 56),),
     scale_range=ScaleRange(s_min=0.2, s_max=1.0),
     limits=SizeLimits(min_pixels=28 * 28),
 )
@@ -56,19 +49,18 @@ def allocation(alpha, beta):
         policy=Beta(alpha=jnp.full(shape, alpha), beta=jnp.full(shape, beta)),
         unit_features=jnp.zeros((*shape, 4)),
         unit_mask=jnp.ones(shape, bool),
+        unit_segments=jnp.zeros(shape, jnp.int32),
     )
 
 
 @jax.jit
-def draw(alpha, beta, frame_mask):
-    return draw_allocations(
-        allocation(alpha, beta), frame_mask, jax.random.key(1), GEOMETRY, ROLLOUTS
-    )
+def draw(alpha, beta, batch):
+    return draw_allocations(allocation(alpha, beta), batch, jax.random.key(1), SETTING)
 
 
 @pytest.fixture(scope="module")
 def drawn(batch):
-    return draw(1.0, 1.0, batch.frame_mask)
+    return draw(1.0, 1.0, batch)
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +71,10 @@ def answers(batch, drawn):
 
 def test_a_draw_keeps_its_capacity_and_says_where_it_had_to(batch):
     # Nearly everything at full size: 3 pairs of 4 tokens want 12, the capacity is 9.
-    large = draw(50.0, 0.5, batch.frame_mask)
+    large = draw(50.0, 0.5, batch)
     assert (large.tokens == 9).all() and large.fitted.all()
     # Nearly nothing: one token a pair.
-    small = draw(0.5, 50.0, batch.frame_mask)
+    small = draw(0.5, 50.0, batch)
     assert (small.tokens == 3).all() and not small.fitted.any()
 
 
@@ -102,20 +94,56 @@ def test_allocations_encoded_one_by_one_are_as_those_gathered(batch, drawn, answ
     alone = ROLLOUTS.__class__(
         num_allocations=1, num_answers=2, token_capacity=9, decoding=ROLLOUTS.decoding
     )
-    assert GEOMETRY.levels(ROLLOUTS) is not None and GEOMETRY.levels(alone) is None
+    setting = SETTING._replace(rollouts=alone)
+    assert SETTING.levels(WORLD.num_pairs) is not None and setting.levels(WORLD.num_pairs) is None
 
     def fit(actions):
-        return fit_allocations(actions, actions, drawn.unit_mask, batch.frame_mask, GEOMETRY, alone)
+        return fit_allocations(actions, actions, drawn.unit_mask, batch, setting)
 
     one = drawn.actions[:, 1:2]
     of_one = jax.jit(fit)(one)
     assert of_one.level is None
     np.testing.assert_array_equal(of_one.grid_thw, drawn.grid_thw[:, 1:2])
-    setting = SETTING._replace(rollouts=alone)
     passes = plan_passes(np.array([9]), alone)
     got = answer_all(backbone().params, batch, of_one, passes, jax.random.key(0), setting)
     np.testing.assert_array_equal(got.token_ids, answers.token_ids[:, 1:2])
     np.testing.assert_allclose(got.log_probs, answers.log_probs[:, 1:2], atol=2e-5)
+
+
+def test_frames_of_differing_size_on_a_canvas_are_as_frames_of_their_own(batch):
+    """A prompt of 28 x 56 beside one of 56 x 56, on a canvas of 84 x 56 with noise around them."""
+    rng = np.random.default_rng(0)
+    sizes = ((28, 56), (56, 56))
+    frames = rng.integers(0, 256, (BATCH, 6, 84, 56, 3), np.uint8)
+    alone = ROLLOUTS.__class__(
+        num_allocations=2, num_answers=1, token_capacity=12, decoding=ROLLOUTS.decoding
+    )
+    geometry = GEOMETRY._replace(native_sizes=sizes)
+    setting = SETTING._replace(rollouts=alone, geometry=geometry)
+    index = np.repeat([[0], [1]], WORLD.num_pairs, axis=1)
+    mixed = batch.replace(frames=jnp.asarray(frames), native_index=jnp.asarray(index))
+    actions = jnp.asarray(rng.uniform(size=(BATCH, 2, WORLD.num_pairs)), jnp.float32)
+    units = jnp.ones((BATCH, WORLD.num_pairs), bool)
+
+    def answers(batch, setting):
+        @jax.jit
+        def fit(batch):
+            return fit_allocations(actions, actions, units, batch, setting)
+
+        drawn = fit(batch)
+        passes = plan_passes(np.full(2, 12), setting.rollouts)
+        args = backbone().params, batch, drawn, passes, jax.random.key(0), setting
+        return drawn, answer_all(*args)
+
+    drawn, got = answers(mixed, setting)
+    height, width = sizes[0]
+    own = batch.replace(frames=jnp.asarray(frames[:, :, :height, :width]))
+    alike = setting._replace(geometry=GEOMETRY._replace(native_sizes=((height, width),)))
+    expected_draw, expected = answers(own, alike)
+    np.testing.assert_array_equal(drawn.grid_thw[0], expected_draw.grid_thw[0])
+    np.testing.assert_array_equal(got.token_ids[0], expected.token_ids[0])
+    np.testing.assert_allclose(got.log_probs[0], expected.log_probs[0], atol=2e-5)
+    assert drawn.grid_thw[0, ..., 1].max() <= 2 < drawn.grid_thw[1, ..., 1].max()
 
 
 def test_passes_by_capacity_change_no_answer(batch, drawn, answers):

@@ -6,7 +6,7 @@ import numpy as np
 
 from resadapt_jax.allocator import ScaleRange
 from resadapt_jax.generation.answer import encode_pairs
-from resadapt_jax.operators import SizeLimits
+from resadapt_jax.operators import NativeSizes, SizeLimits
 from resadapt_jax.training.size_levels import (
     SizeLevels,
     encode_levels,
@@ -72,24 +72,16 @@ def test_gathered_tokens_are_those_of_the_planned_path():
 
 
 def test_a_budget_leads_to_levels_only():
+    native = NativeSizes.alike(112, 112, LIMITS)
     levels = size_levels(112, 112, RANGE, LIMITS)
-    scales, mask = jnp.ones((1, 1, 2)), jnp.array([[True, True, True, False]])
-    level, fitted = fit_levels(scales, mask, 112, 112, 21, levels, LIMITS)
+    level, fitted = fit_levels(jnp.ones((1, 1, 2)), jnp.ones((1, 2), bool), native, 21, levels)
     # Two pairs of 4x4 tokens under 21: the budget shapes them as 4x3 and 3x3, and 4x3 is no level.
     assert level[0, 0].tolist() == [2, 2] and fitted[0, 0]
     assert level_grids(level, levels, 2)[0, 0].tolist() == [[1, 6, 6], [1, 6, 6]]
-    alone = jnp.array([[True, True, False, False]])
-    level, fitted = fit_levels(scales, alone, 112, 112, 21, levels, LIMITS)
+    alone = jnp.array([[True, False]])
+    level, fitted = fit_levels(jnp.ones((1, 1, 2)), alone, native, 21, levels)
     assert level[0, 0].tolist() == [3, -1] and not fitted[0, 0]
     assert level_grids(level, levels, 2)[0, 0].tolist() == [[1, 8, 8], [0, 0, 0]]
-
-
-def test_scales_per_frame_are_averaged_over_the_pair():
-    scales = jnp.array([[[0.2, 0.8, 1.0, 1.0]]])
-    levels = size_levels(112, 112, RANGE, LIMITS)
-    level, _ = fit_levels(scales, jnp.ones((1, 4), bool), 112, 112, 21, levels, LIMITS)
-    # The first pair's mean is .5: 56 px, two tokens a side, the second level of four.
-    assert level[0, 0].tolist() == [1, 3]
 
 
 def test_levels_count_their_tokens():

@@ -30,7 +30,7 @@ from resadapt_jax.training.loop.metrics import read_metrics
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.recipe import train
-from resadapt_jax.training.rollout import RolloutConfig
+from resadapt_jax.training.setting import RolloutConfig
 from resadapt_jax.training.state import describe_parameters
 from resadapt_jax.training.update import UpdateConfig
 from tests.evaluation.evaluation_parts import LIMITS, WORLD, backbone
@@ -55,7 +55,7 @@ def run_config(root, name, **encoder) -> TrainConfig:
     return TrainConfig(
         output_dir=str(root / name),
         backbone=str(root / "backbone"),
-        world=replace(WORLD, seed=0),
+        data=replace(WORLD, seed=0),
         limits=LIMITS,
         num_steps=NUM_STEPS,
         batch_size=BATCH,
@@ -78,9 +78,9 @@ def encoded(monkeypatch):
     """The number of frames each time that some go through the tower."""
     frames, encode = [], smolvlm_encoder._encode_frames
 
-    def counting(encoder, chunk, mesh):
+    def counting(encoder, chunk, native, mesh):
         frames.append(len(chunk))
-        return encode(encoder, chunk, mesh)
+        return encode(encoder, chunk, native, mesh)
 
     monkeypatch.setattr(smolvlm_encoder, "_encode_frames", counting)
     return frames

@@ -41,7 +41,7 @@ from resadapt_jax.training.mesh import MeshConfig, build_mesh, put_batch, requir
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.recipe import make_trainer, start
-from resadapt_jax.training.rollout import RolloutConfig
+from resadapt_jax.training.setting import RolloutConfig
 from resadapt_jax.training.state import merge_params, split_params, stack_trained
 from resadapt_jax.training.update import UpdateConfig
 from tests.training.toy_parts import ALLOCATOR, WORLD, FakeEngine, backbone
@@ -51,7 +51,7 @@ ENCODER, _ = open_encoder(ThumbnailConfig(), backbone())
 CONFIG = resolve(
     TrainConfig(
         mesh=ONE_DEVICE,
-        world=replace(WORLD, size=56),
+        data=replace(WORLD, size=56),
         num_steps=4,
         batch_size=2,
         allocator=ALLOCATOR,
@@ -86,7 +86,7 @@ FILTERED = replace(CONFIG.rollouts, decoding=DecodingConfig(temperature=1.0, top
 
 @cache
 def records(index=0):
-    source = ToyClips(CONFIG.world, 8)
+    source = ToyClips(CONFIG.data, 8)
     batches = question_batches(source, backbone().tokenizer, CONFIG.batch_size)
     return [next(batches) for _ in range(index + 1)][-1]
 
@@ -96,14 +96,17 @@ class Run:
 
     def __init__(self, config, estimator=None, engine=None):
         self.mesh = build_mesh(config.mesh)
-        self.trainer = make_trainer(config, self.mesh, backbone(), estimator, engine)
+        self.trainer = make_trainer(
+            config, self.mesh, backbone(), config.data.native_sizes, estimator, engine
+        )
         self.rewards = config.rewards
         self.state, self.frozen = start(self.trainer, backbone().params)
 
     def inputs(self, records):
         local = PromptBatch.from_records(records)
         batch = put_batch(local, self.mesh)
-        return encode_batch(ENCODER, local, batch, self.mesh), batch
+        geometry = self.trainer.setting.geometry
+        return encode_batch(ENCODER, local, batch, geometry, self.mesh), batch
 
     def roll_out(self, records):
         rolled, metrics = training.roll_out(
@@ -126,6 +129,7 @@ class Run:
             {"accuracy": accuracy},
             rolled.drawn.scales,
             rolled.drawn.unit_mask,
+            jnp.ones(len(rolled.drawn.scales), bool),
             scale_range=config.scale_range,
             rewards=config.rewards,
             success_threshold=config.success_threshold,
@@ -403,6 +407,7 @@ def test_format_and_length_are_rewarded_where_they_are_asked_for():
         named,
         drawn.scales,
         drawn.unit_mask,
+        jnp.ones(len(drawn.scales), bool),
         scale_range=ScaleRange(s_min=0.2, s_max=1.0),
         rewards=config,
         success_threshold=0.35,
@@ -415,7 +420,8 @@ def test_format_and_length_are_rewarded_where_they_are_asked_for():
 
 def test_what_the_backbone_cannot_take_is_refused():
     def check(config):
-        check_geometry(make_trainer(config, build_mesh(ONE_DEVICE), backbone()))
+        trainer = make_trainer(config, build_mesh(ONE_DEVICE), backbone(), config.data.native_sizes)
+        check_geometry(trainer, config.data.num_pairs)
 
     check(CONFIG)
     with pytest.raises(UserError, match="token_capacity is 2, but 3 pairs .* need 3"):
@@ -425,7 +431,7 @@ def test_what_the_backbone_cannot_take_is_refused():
 
 
 def test_memory_is_refused_where_a_device_says_what_it_has(monkeypatch):
-    trainer = make_trainer(JOINT, build_mesh(ONE_DEVICE), backbone())
+    trainer = make_trainer(JOINT, build_mesh(ONE_DEVICE), backbone(), JOINT.data.native_sizes)
     check_memory(trainer, prompt_tokens=30)  # a CPU does not say
     estimate = memory_of(trainer, prompt_tokens=30)
     # 2 prompts, 4 allocations, 30 + 9 positions and 2 tokens whose keys and values are kept, in 2

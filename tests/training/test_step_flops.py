@@ -11,9 +11,9 @@ from resadapt_jax.losses import BackboneLossConfig
 from resadapt_jax.models.flops import decoder_flops, vision_flops
 from resadapt_jax.models.prompt_layout import expand_prompt
 from resadapt_jax.operators import SizeLimits
-from resadapt_jax.training.backbone_step import Setting
 from resadapt_jax.training.config import BackboneTrainingConfig
-from resadapt_jax.training.rollout import Draw, Geometry, RolloutConfig
+from resadapt_jax.training.rollout import Draw
+from resadapt_jax.training.setting import Geometry, RolloutConfig, Setting
 from resadapt_jax.training.size_levels import SizeLevels
 from resadapt_jax.training.step_flops import answer_flops, own_flops, passes_of_step, tower_flops
 from resadapt_jax.training.update import UpdateConfig
@@ -77,9 +77,9 @@ def test_a_step_counts_prompts_as_they_are_laid_out():
         num_allocations=2, token_capacity=5, decoding=DecodingConfig(max_new_tokens=3)
     )
     limits = SizeLimits(min_pixels=28 * 28)
-    geometry = Geometry(56, 56, 6, ScaleRange(s_min=0.2, s_max=1.0), limits)
-    assert geometry.levels(rollouts) is None
+    geometry = Geometry(((56, 56),), ScaleRange(s_min=0.2, s_max=1.0), limits)
     setting = Setting(CONFIG, "float32", geometry, rollouts)
+    assert setting.levels(3) is None
     unused = jnp.zeros((2, 2))
     drawn = Draw(unused, unused, unused, unused, unused, unused, jnp.asarray(GRIDS), None)
     mask = np.array([[[[1, 1, 1]], [[1, 0, 0]]], [[[1, 1, 0]], [[1, 1, 1]]]], bool)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [
     *(sys.executable, "train.py", "--config", "configs/toy_joint.py"),
     *("--num-steps", "2", "--batch-size", "4", "--backbone-training.remat", "none"),
-    *("--world.size", "56", "--world.num-pairs", "3", "--world.num-signs", "2"),
+    *("--data.size", "56", "--data.num-pairs", "3", "--data.num-signs", "2"),
     *("--rollouts.num-allocations", "2", "--rollouts.decoding.max-new-tokens", "3"),
     *("--rollouts.token-capacity", "9", "--allocator.num-space-time-layers", "1"),
 ]

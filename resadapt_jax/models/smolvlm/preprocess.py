@@ -5,10 +5,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kernels.resize_patchify import PatchSpec, resize_patchify
 from kernels.resize_patchify.weights import resize_weights
-from resadapt_jax.typing import Array, Float, UInt8
+from resadapt_jax.typing import Array, Float, Int, UInt8
 
 FrameFilter = Literal["lanczos", "bicubic"]
 """What the checkpoints' settings name, or what transformers takes instead off the CPU."""
@@ -36,7 +37,11 @@ class PreprocessConfig:
 
 
 def preprocess(
-    frames: UInt8[Array, "B height width 3"], config: PreprocessConfig, patch_size: int
+    frames: UInt8[Array, "B height width 3"],
+    index: Int[Array, " B"],
+    sizes: tuple[tuple[int, int], ...],
+    config: PreprocessConfig,
+    patch_size: int,
 ) -> Float[Array, "B rows cols C"]:
     """Patches of ``(resize(resize(frame, longest edge), square) / 255 - μ) / σ``.
 
@@ -45,12 +50,20 @@ def preprocess(
     pass is that of `resize_patchify`, which normalises and patchifies as it goes.
 
     Args:
+        index: which of ``sizes`` a frame has.
+        sizes: how many rows and columns may be picture, from the top left.
         patch_size: side of a patch; it divides the square's.
     """
-    height, width = scaled_size(*frames.shape[1:3], config.longest_edge)
+    first = np.array([scaled_size(*size, config.longest_edge) for size in sizes])
+    (rows, cols), (heights, widths) = (
+        jnp.asarray(table)[index].T for table in (np.array(sizes), first)
+    )
+    most_rows, most_cols = first.max(axis=0).tolist()
+    square = jnp.full(len(frames), config.size)
     levels = frames.astype(jnp.float32)
-    for axis, side in ((2, width), (1, height), (2, config.size)):
-        levels = _resized(levels, axis, side, config.filter)
+    levels = _resized(levels, 2, cols, widths, most_cols, config.filter)
+    levels = _resized(levels, 1, rows, heights, most_rows, config.filter)
+    levels = _resized(levels, 2, widths, square, config.size, config.filter)
     patches_a_side = config.size // patch_size
     spec = PatchSpec(
         capacity=len(frames) * patches_a_side**2,
@@ -65,8 +78,8 @@ def preprocess(
         mean=config.mean,
         std=config.std,
     )
-    sizes = jnp.full(len(frames), config.size)
-    patches = resize_patchify(levels, sizes, sizes, spec).patches
+    sources = {"source_heights": heights, "source_widths": square}
+    patches = resize_patchify(levels, square, square, spec, **sources).patches
     return patches.reshape(len(frames), patches_a_side, patches_a_side, spec.features)
 
 
@@ -80,12 +93,19 @@ def scaled_size(height: int, width: int, longest_edge: int) -> tuple[int, int]:
     return longest_edge, max(other + other % 2, 1)
 
 
-def _resized(levels: Array, axis: int, size: int, filter: FrameFilter) -> Array:
-    """One antialiased pass from whole grey levels to whole grey levels."""
-    if levels.shape[axis] == size:
-        return levels
-    weights = resize_weights(levels.shape[axis], size, size, filter=filter)
-    return _whole(_apply("yY,bYxc->byxc" if axis == 1 else "xX,bYXc->bYxc", weights, levels))
+def _resized(
+    levels: Array, axis: int, sizes: Array, new_sizes: Array, most: int, filter: FrameFilter
+) -> Array:
+    """One antialiased pass from whole grey levels to whole grey levels; ``most`` bounds the sizes.
+
+    Levels beyond a new size are 0.
+    """
+
+    def resize(frame, size, new_size):
+        weights = resize_weights(size, new_size, most, levels.shape[axis], filter=filter)
+        return _apply("yY,YXc->yXc" if axis == 1 else "xX,YXc->Yxc", weights, frame)
+
+    return _whole(jax.vmap(resize)(levels, sizes, new_sizes))
 
 
 def _apply(product: str, weights: Array, levels: Array) -> Array:

@@ -27,11 +27,13 @@ class StepResult(NamedTuple):
         state: after the step.
         metrics: of some, such as ``flops``, the rate is logged too (`throughput.rates`).
         samples: makes what the sample table shows; called at once, and only where one is due.
+        skipped: why each of this process's rows that do not count could not be read.
     """
 
     state: Any
     metrics: Metrics
     samples: Callable[[], Sequence[Sample]] = tuple
+    skipped: Sequence[str] = ()
 
 
 Step = Callable[[Any, Any], StepResult]

@@ -17,6 +17,7 @@ from resadapt_jax.training.loop.progress import Progress
 from resadapt_jax.training.loop.protocols import StepResult
 from resadapt_jax.training.loop.resume import save_batch
 from resadapt_jax.training.loop.sample_log import SampleLog
+from resadapt_jax.training.loop.skip_log import SkipLog
 
 
 class RunLog:
@@ -59,6 +60,7 @@ class RunLog:
             self._compiled = opened.enter_context(CompileCounter())
             self._opened = opened.pop_all()
         self._samples = SampleLog(output_dir, done=done)
+        self._skips = SkipLog(output_dir, done=done)
         self._batches: dict[int, Any] = {}  # of the steps whose metrics are not known yet
         self._scores: list[float] = []
         self._turned = time.monotonic()
@@ -68,6 +70,8 @@ class RunLog:
 
     def __exit__(self, *exception) -> None:
         self._opened.__exit__(*exception)
+        if summary := self._skips.summary():
+            print(summary)
 
     def add(self, step: int, batch: Any, result: StepResult) -> None:
         """Queues the metrics of ``step`` and settles the step before, whose metrics are there.
@@ -79,6 +83,7 @@ class RunLog:
         counted = {"seconds": seconds, "compilations": self._compiled.count}
         self._batches[step] = batch
         self._settle(self._metrics.log(step, {**result.metrics, **counted}))
+        self._skips.add(step, result.skipped)
         if self._run.samples_every and step % self._run.samples_every == 0:
             self._samples.add(step, result.samples())
 
