@@ -81,6 +81,8 @@ def capo(group: Group, config: CapoConfig = CapoConfig()) -> Advantages:
     cost, pivot = group.cost[..., None], _pivot(group, config)[..., None, None]
     base = normalise(rewards, mask, axis=(-2, -1), norm=config.norm)
     shaping = _shaping(accuracy, success, cost - pivot, config)
+    # A prompt of text alone costs nothing that an allocation could save.
+    shaping = jnp.where(group.unit_mask.any(-1)[..., None, None], shaping, 0.0)
     values = base + config.lambda_capo * shaping - config.gamma * cost
     if config.positive_floor is not None:
         values = jnp.where(success, jnp.maximum(values, config.positive_floor), values)

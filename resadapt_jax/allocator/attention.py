@@ -188,7 +188,7 @@ class SpaceTimeLayer(nn.Module):
             **shared,
         )
         together = segment_ids[:, :, None] == segment_ids[:, None, :]
-        x = x + time(x, places(segment_ids), together & frame_mask[:, None, :])
+        x = x + time(x, places(segment_ids, frame_mask), together & frame_mask[:, None, :])
         x = x + space(x)
         feed_forward = FeedForward(self.ff_mult * x.shape[-1], self.dtype, name="feed_forward")
         return x + feed_forward(x)

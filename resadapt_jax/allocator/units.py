@@ -34,11 +34,11 @@ def pair_scales(
     return jnp.moveaxis(pair_mean(jnp.moveaxis(scales, 1, 2), frame_mask), 2, 1)
 
 
-def places(segment_ids: Int[Array, "B F"]) -> Int[Array, "B F"]:
-    """How many of its segment are before each frame."""
+def places(segment_ids: Int[Array, "B F"], frame_mask: Bool[Array, "B F"]) -> Int[Array, "B F"]:
+    """How many frames of its segment are before each; what only fills a pair is none."""
     before = jnp.tri(segment_ids.shape[1], k=-1, dtype=bool)
     together = segment_ids[:, :, None] == segment_ids[:, None, :]
-    return jnp.sum(together & before[None, :, :], axis=2)
+    return jnp.sum(together & before[None] & frame_mask[:, None, :], axis=2)
 
 
 def follows(segment_ids: Int[Array, "*B K"]) -> Bool[Array, "*B K"]:

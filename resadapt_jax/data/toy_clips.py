@@ -20,17 +20,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from resadapt_jax.data.toy_source import ToyClips
-from resadapt_jax.data.toy_world import FRAMES_PER_SECOND, ToyWorldConfig
+from resadapt_jax.data.toy_world import FRAMES_PER_SECOND, PROBLEM_TYPES, ToyWorldConfig
 from resadapt_jax.errors import UserError, run_cli
 from resadapt_jax.files import atomic_write, require_writable
 from resadapt_jax.typing import UInt8
-
-PROBLEM_TYPES = {
-    "which": "multiple choice",
-    "how_many": "numerical",
-    "when": "temporal grounding",
-}
-"""What a task of the embedded world is graded as."""
 
 _PICTURE_EVERY = 5
 _RATE = Fraction(FRAMES_PER_SECOND)

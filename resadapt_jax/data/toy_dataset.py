@@ -1,4 +1,4 @@
-"""The embedded world as a tensorflow-datasets builder, so that it is read as any corpus is.
+"""The embedded world as a tensorflow-datasets builder, read through `tfds.data_source`.
 
     ToyWorld(data_dir="data", file_format="array_record").download_and_prepare()
     source = tfds.data_source("toy_world", data_dir="data", split="train")

@@ -18,6 +18,7 @@ from resadapt_jax.data.query import encode_query
 from resadapt_jax.data.toy_source import ToyDialogues
 from resadapt_jax.data.toy_world import (
     COLOURS,
+    PROBLEM_TYPES,
     TASKS,
     ToyWorldConfig,
     question_text,
@@ -136,7 +137,7 @@ def encode_question(
         "query_ids": pad_to(query, room.query, 0),
         "query_mask": np.arange(room.query) < len(query),
         "question": record["question"],
-        "task": record["task"],
+        "problem_type": PROBLEM_TYPES[record["task"]],
         "answer": record["answer"],
         "problem": "",
     }
@@ -175,12 +176,12 @@ def held_out_batches(
     convention: Convention = Convention.HF_5,
     query_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> BatchIterator:
-    """`question_batches` for evaluation: adds ``index``, ``times``, ``evidence``."""
+    """`question_batches` for evaluation: adds ``index``, ``task``, ``times``, ``evidence``."""
     query_tokenizer = tokenizer if query_tokenizer is None else query_tokenizer
     room = Room.measure(tokenizer, query_tokenizer, source.config, convention)
 
     def encode(record: dict[str, Any]) -> dict[str, Any]:
-        kept = {name: record[name] for name in ("index", "times", "evidence")}
+        kept = {name: record[name] for name in ("index", "task", "times", "evidence")}
         return kept | encode_question(record, tokenizer, query_tokenizer, room, convention)
 
     return BatchIterator(grain.MapDataset.source(source).map(encode), batch_size)

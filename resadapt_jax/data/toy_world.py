@@ -33,6 +33,12 @@ LETTERS = "ABCDEFGH"
 DIGITS = "123456789"
 MARKS = "+x"
 TASKS = ("which", "how_many", "when")
+PROBLEM_TYPES = {
+    "which": "multiple choice",
+    "how_many": "numerical",
+    "when": "temporal grounding",
+}
+"""How an answer to a question of a task is graded (`rewards.TaskType`)."""
 
 # 5 x 7 bitmaps, a row per number, most significant bit on the left.
 _GLYPH_ROWS = {

@@ -24,7 +24,7 @@ class Clips:
     Attributes:
         batch: all that allocator and backbone may see.
         index: number of each clip in its source.
-        questions, tasks, answers: strings, one per clip.
+        questions, tasks, problem_types, answers: strings, one per clip.
         times: seconds of each frame.
         evidence: pairs that show the answer. Only the oracle and the plots read it.
     """
@@ -33,6 +33,7 @@ class Clips:
     index: Int[np.ndarray, " B"]
     questions: list[str]
     tasks: list[str]
+    problem_types: list[str]
     answers: list[str]
     times: Float[np.ndarray, "B F"]
     evidence: Bool[np.ndarray, "B K"]
@@ -45,6 +46,7 @@ class Clips:
             index=np.asarray(records["index"]),
             questions=[str(question) for question in records["question"]],
             tasks=[str(task) for task in records["task"]],
+            problem_types=[str(kind) for kind in records["problem_type"]],
             answers=[str(answer) for answer in records["answer"]],
             times=records["times"],
             evidence=records["evidence"],

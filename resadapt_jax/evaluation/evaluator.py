@@ -165,12 +165,12 @@ def _count(
     answers = jax.device_get(answers)
     if answers.overflow.any():
         raise RuntimeError("a plan overflowed the capacity chosen for it")
-    tasks, truths = clips.tasks[:counted], clips.answers[:counted]
+    kinds, truths = clips.problem_types[:counted], clips.answers[:counted]
     written = answers.generation
     token_ids, mask = written.token_ids[:counted], written.mask[:counted]
     tally.cache_bytes = max(tally.cache_bytes, written.cache_bytes)
     tally.tokens += answers.num_tokens[:counted].tolist()
     texts = read_texts(token_ids, mask, decode)
-    tally.scores += grade(texts, mask, tasks, truths, rewards)["accuracy"].tolist()
-    tally.tasks += tasks
+    tally.scores += grade(texts, mask, kinds, truths, rewards)["accuracy"].tolist()
+    tally.tasks += clips.tasks[:counted]
     tally.texts += [text.strip() for text in texts]

@@ -33,7 +33,7 @@ from resadapt_jax.generation.backbone import Backbone, load_backbone
 from resadapt_jax.models.families import check_convention
 from resadapt_jax.report.frontier import frontier_png
 from resadapt_jax.report.scale_traces import ScaleTrace, scale_traces_png
-from resadapt_jax.training.config import AFTER_TRAINING, TrainConfig, check_limits, resolve
+from resadapt_jax.training.config import MAY_DIFFER_ON_RESUME, TrainConfig, check_limits, resolve
 from resadapt_jax.training.encoder import open_cache
 from resadapt_jax.training.loop.progress import Progress
 from resadapt_jax.versions import versions
@@ -200,7 +200,7 @@ def _changes_since_training(output_dir: Path, config: TrainConfig) -> list[str]:
     if not path.is_file():
         return []
     try:
-        return differences(path.read_text(), config, ignore=(*AFTER_TRAINING, *NOT_EVALUATED))
+        return differences(path.read_text(), config, ignore=(*MAY_DIFFER_ON_RESUME, *NOT_EVALUATED))
     except ValueError as error:  # not a config, or not even text
         raise UserError(f"{path} is damaged: {error}") from error
 

@@ -26,7 +26,14 @@ from resadapt_jax.operators import (
     sizes_from_scales,
     token_counts,
 )
-from resadapt_jax.training.measures import gini, masked_mean, ratio_extremes, scale_span, scale_std
+from resadapt_jax.training.measures import (
+    gini,
+    mean_of_rows,
+    mean_where,
+    ratio_extremes,
+    scale_span,
+    scale_std,
+)
 from resadapt_jax.training.mesh import keep_rows
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import Draw, draw_allocations, fit_allocations
@@ -132,7 +139,7 @@ def _metrics_of_policy(
         "retention_of_mean_policy": _mean(retention(tokens, shown, native.tokens), batch),
         "scale_std_of_mean_policy": _mean(scale_std(scales, shown), batch),
         "scale_gini_of_mean_policy": _mean(gini(scales, shown), batch),
-        "entropy": jnp.mean(policy.entropy(), where=units),
+        "entropy": mean_where(policy.entropy(), units),
         "concentration_max": jnp.max(policy.concentration(), where=units, initial=0.0),
     }
 
@@ -147,7 +154,7 @@ def _metrics_of_draw(drawn: Draw, batch: PromptBatch, geometry: Geometry) -> dic
         "retention": _mean(drawn.tokens / jnp.maximum(full, 1), batch),
         "layer_retention": _mean(layer_retention(layer_tokens, full), batch),
         "cache_retention": _mean(cache_retention(kept=layer_tokens, produced=layer_tokens), batch),
-        "scale_mean": jnp.mean(drawn.scales, where=units),
+        "scale_mean": mean_where(drawn.scales, units),
         "scale_std": _mean(scale_std(drawn.scales, units), batch),
         "scale_span": _mean(scale_span(drawn.scales, units), batch),
         "scale_gini": _mean(gini(drawn.scales, units), batch),
@@ -157,5 +164,4 @@ def _metrics_of_draw(drawn: Draw, batch: PromptBatch, geometry: Geometry) -> dic
 
 def _mean(values: Shaped[Array, "B *M"], batch: PromptBatch) -> Float[Array, ""]:
     """Over prompts that show anything: texts alone keep no share of nothing."""
-    shows = batch.valid & batch.frame_mask.any(axis=1)
-    return masked_mean(values, shows.reshape(-1, *(1,) * (values.ndim - 1)))
+    return mean_of_rows(values, batch.valid & batch.frame_mask.any(axis=1))

@@ -29,7 +29,7 @@ from resadapt_jax.training.update import UpdateConfig
 
 Instruction = Literal["none", "direct", "reasoning"]
 
-AFTER_TRAINING = (
+MAY_DIFFER_ON_RESUME = (
     "output_dir",
     "run",
     "mesh",
@@ -96,7 +96,7 @@ class BackboneTrainingConfig:
     ispred: bool = False
     """Weigh advantages by the ratio of an allocation's probabilities after and before the
     allocator's update."""
-    released: GrpoConfig = GrpoConfig()
+    grpo: GrpoConfig = GrpoConfig()
     """How ``advantages="released"`` compares answers; Dr.GRPO only centres them."""
     informative_prompts_only: bool = False
     """Leave out prompts whose answers are all as right, as DAPO's dynamic sampling does."""

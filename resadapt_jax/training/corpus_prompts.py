@@ -113,7 +113,7 @@ class PromptEncoder:
             "query_ids": pad_to(query, shape.query_tokens, 0),
             "query_mask": np.arange(shape.query_tokens) < len(query),
             "question": user_text(row),
-            "task": row.problem_type,
+            "problem_type": row.problem_type,
             "answer": row.truth,
             "problem": loaded.problem,
         }

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from resadapt_jax.advantages import Advantages, Group, GrpoConfig, grpo, informative, make_group
 from resadapt_jax.allocator import ScaleRange
 from resadapt_jax.rewards import RewardConfig
-from resadapt_jax.training.measures import masked_mean
+from resadapt_jax.training.measures import mean_of_rows
 from resadapt_jax.training.mesh import keep_rows
 from resadapt_jax.typing import Array, Bool, Float, PyTree
 
@@ -47,27 +47,25 @@ def judge(
     )
     earned = estimator(group)
 
-    def mean(values: Array) -> Array:
-        return masked_mean(values, valid.reshape(-1, *(1,) * (values.ndim - 1)))
-
-    metrics = {f"reward_{name}": mean(part) for name, part in group.reward_parts.items()}
-    metrics |= {name: mean(term) for name, term in earned.terms.items()}
+    decided = valid & unit_mask.any(axis=1)  # texts alone leave nothing to allocate
+    metrics = {f"reward_{name}": mean_of_rows(x, valid) for name, x in group.reward_parts.items()}
+    metrics |= {name: mean_of_rows(term, decided) for name, term in earned.terms.items()}
     metrics |= {
-        "reward": mean(group.rewards),
-        "reward_spread": mean(jnp.std(group.rewards.reshape(shape[0], -1), axis=1)),
-        "cost": mean(group.cost),
+        "reward": mean_of_rows(group.rewards, valid),
+        "reward_spread": mean_of_rows(jnp.std(group.rewards.reshape(shape[0], -1), axis=1), valid),
+        "cost": mean_of_rows(group.cost, decided),
         "advantage_max": jnp.max(jnp.abs(earned.values)),
     }
     return group, earned, metrics
 
 
-@partial(jax.jit, static_argnames=("released", "informative_only"))
+@partial(jax.jit, static_argnames=("plain", "informative_only"))
 def credit_answers(
     group: Group,
     earned: Advantages,
     weights: Float[Array, "B M"] | None,
     *,
-    released: GrpoConfig | None,
+    plain: GrpoConfig | None,
     informative_only: bool,
 ) -> tuple[Float[Array, "B M N"], Bool[Array, "B M N"], Bool[Array, " B"]]:
     """What the backbone learns from: advantages of answers, which count, informative prompts.
@@ -76,10 +74,10 @@ def credit_answers(
 
     Args:
         weights: of allocations (``ispred``); None weighs them alike.
-        released: compares the total rewards of all answers instead of taking ``earned``.
+        plain: GRPO that compares the total rewards of all answers instead of taking ``earned``.
         informative_only: leaves out the answers to prompts that are not informative.
     """
-    values = earned.per_answer if released is None else grpo(group, released).per_answer
+    values = earned.per_answer if plain is None else grpo(group, plain).per_answer
     if weights is not None:
         values = values * weights[:, :, None]
     differ = informative(group.accuracy, group.mask)
@@ -89,21 +87,27 @@ def credit_answers(
 
 @partial(jax.jit, static_argnames="oversampling")
 def keep_informative(
-    tree: PyTree[Array], informative: Bool[Array, " B"], *, oversampling: int
+    tree: PyTree[Array],
+    informative: Bool[Array, " B"],
+    valid: Bool[Array, " B"],
+    *,
+    oversampling: int,
 ) -> PyTree[Array]:
     """The rows of a batch that are learnt from: of ``oversampling`` prompts in turn, one.
 
-    It is the first that is informative, or the first of all. Prompts are
-    compared with their neighbours alone, so no row leaves its device, and the choice is the same on
-    every mesh.
+    It is the first that is informative, or else the first that counts. Prompts are compared with
+    their neighbours alone, so no row leaves its device, and the choice is the same on every mesh.
 
     Args:
         tree: arrays [B, ...], B a multiple of ``oversampling``.
+        informative: prompts whose answers differ; they all count.
+        valid: prompts that count.
 
     Returns:
         Arrays [B / oversampling, ...].
     """
-    place = jnp.argmax(informative.reshape(-1, oversampling), axis=1)
+    rank = 2 * informative + valid
+    place = jnp.argmax(rank.reshape(-1, oversampling), axis=1)
 
     def keep(x: Array) -> Array:
         pools = x.reshape(len(place), oversampling, *x.shape[1:])

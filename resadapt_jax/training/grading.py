@@ -11,12 +11,6 @@ from resadapt_jax.rewards.scoring import RewardConfig
 from resadapt_jax.training.mesh import sum_over_processes
 from resadapt_jax.typing import Bool, Float, Int, Shaped
 
-# What a task of the embedded world is graded as.
-TASK_TYPES = {
-    "which": rewards.TaskType.MULTIPLE_CHOICE,
-    "how_many": rewards.TaskType.NUMERICAL,
-    "when": rewards.TaskType.TEMPORAL_GROUNDING,
-}
 _UNKNOWN = "unknown task"
 
 
@@ -35,7 +29,7 @@ def read_texts(
 def grade(
     texts: Shaped[np.ndarray, "B *S"],
     mask: Bool[np.ndarray, "B *S T"],
-    tasks: Sequence[str],
+    problem_types: Sequence[str],
     truths: Sequence[str],
     config: RewardConfig,
 ) -> dict[str, Float[np.ndarray, "B *S"]]:
@@ -45,10 +39,10 @@ def grade(
 
     Args:
         mask: of the answers' tokens; T is the longest that an answer can be.
-        tasks: of each prompt, one of the embedded world's or a label of `rewards.TaskType`.
+        problem_types: of each prompt, a label of `rewards.TaskType`.
     """
     prompts = [place[0] for place in np.ndindex(texts.shape)]
-    kinds = [TASK_TYPES.get(tasks[b], tasks[b]) for b in prompts]
+    kinds = [problem_types[b] for b in prompts]
     scores = rewards.shared_pool(config.num_workers).score_batch(
         kinds, texts.ravel().tolist(), [str(truths[b]) for b in prompts], config
     )
@@ -62,12 +56,14 @@ def grade(
     return parts
 
 
-def reward_per_task(accuracy: Float[np.ndarray, "B M N"], tasks: np.ndarray) -> dict[str, float]:
-    """Mean accuracy of the tasks that occur anywhere in the batch, of all processes together."""
+def reward_per_kind(
+    accuracy: Float[np.ndarray, "B M N"], problem_types: Sequence[str]
+) -> dict[str, float]:
+    """Mean accuracy of the kinds that occur anywhere in the batch, of all processes together."""
     per_prompt = accuracy.mean(axis=(1, 2))
-    names = np.array([_task_name(task) for task in tasks])
+    names = np.array([_kind_name(label) for label in problem_types])
     # every process counts the same names, whether its prompts have them or not
-    known = (*TASK_TYPES, *(kind.value for kind in rewards.TaskType), _UNKNOWN)
+    known = (*(kind.value for kind in rewards.TaskType), _UNKNOWN)
     sums = np.array([[per_prompt[names == name].sum(), (names == name).sum()] for name in known])
     totals = sum_over_processes(sums)
     return {
@@ -77,11 +73,9 @@ def reward_per_task(accuracy: Float[np.ndarray, "B M N"], tasks: np.ndarray) -> 
     }
 
 
-def _task_name(task: str) -> str:
-    if task in TASK_TYPES:
-        return task
+def _kind_name(label: str) -> str:
     try:
-        return rewards.TaskType(task).value
+        return rewards.TaskType(label).value
     except UserError:  # graded as the config's default
         return _UNKNOWN
 

@@ -46,7 +46,15 @@ def ratio_extremes(
     return jnp.where(some, smallest, 1.0), jnp.where(some, largest, 1.0)
 
 
-def masked_mean(values: Shaped[Array, "*B"], mask: Bool[Array, "*#B"]) -> Float[Array, ""]:
-    """Mean of what is masked in, whatever the rest holds; 0 of nothing."""
+def mean_of_rows(values: Shaped[Array, "B *S"], rows: Bool[Array, " B"]) -> Float[Array, ""]:
+    """Mean over the rows that count, whatever the others hold.
+
+    NaN where none do: nothing was measured, and a log leaves it out.
+    """
+    return mean_where(values, rows.reshape(-1, *(1,) * (values.ndim - 1)))
+
+
+def mean_where(values: Shaped[Array, "*S"], mask: Bool[Array, "*#S"]) -> Float[Array, ""]:
+    """Mean of what is masked in, whatever the rest holds; NaN of nothing."""
     mask = jnp.broadcast_to(mask, values.shape)
-    return jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(jnp.sum(mask), 1)
+    return jnp.sum(jnp.where(mask, values, 0)) / jnp.sum(mask)

@@ -8,7 +8,7 @@ from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.models.compute import Remat, with_compute
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
-from resadapt_jax.operators import CapacityLadder, NativeSizes, SizeLimits
+from resadapt_jax.operators import CapacityLadder, NativeSizes, SizeLimits, scaled_size
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.size_levels import SizeLevels, size_levels, worth_encoding
 from resadapt_jax.typing import Array, Int
@@ -97,7 +97,8 @@ class Geometry(NamedTuple):
     @property
     def least_tokens(self) -> int:
         """Of a pair at the smallest legal size of any native size, the largest of these."""
-        return max(int(levels.tokens[0]) for levels in self.levels)
+        sizes = [scaled_size(*size, 0.0, self.limits) for size in self.native_sizes]
+        return max(height * width for height, width in sizes) // self.limits.factor**2
 
     @property
     def most_pixels(self) -> tuple[int, int]:

@@ -31,8 +31,9 @@ from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.credit import Estimator, credit_answers, judge, keep_informative
 from resadapt_jax.training.engine import Engine
 from resadapt_jax.training.engine_rollout import answer_by_engine, hand_over
-from resadapt_jax.training.grading import grade, read_texts, reward_per_task
+from resadapt_jax.training.grading import grade, read_texts, reward_per_kind
 from resadapt_jax.training.loop.protocols import StepResult
+from resadapt_jax.training.measures import mean_of_rows
 from resadapt_jax.training.mesh import own_rows, put_batch, sum_over_processes
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import Draw, Pass, plan_passes
@@ -118,7 +119,8 @@ def run_step(
         )
         learnt |= of_backbone
     read = records["valid"]
-    metrics |= judged | learnt | reward_per_task(parts["accuracy"][read], records["task"][read])
+    per_kind = reward_per_kind(parts["accuracy"][read], records["problem_type"][read])
+    metrics |= judged | learnt | per_kind
     return StepResult(
         state=state.replace(step=state.step + 1),
         metrics=metrics,
@@ -240,12 +242,13 @@ def learn_backbone(
         group,
         earned,
         moved if config.ispred else None,
-        released=config.released if config.advantages == "released" else None,
+        plain=config.grpo if config.advantages == "released" else None,
         informative_only=config.informative_prompts_only,
     )
+    informative_share = mean_of_rows(differ, batch.valid)
     learnt = batch, rolled.drawn, rolled.answers, per_answer, counted
     if config.oversampling > 1:
-        learnt = keep_informative(learnt, differ, oversampling=config.oversampling)
+        learnt = keep_informative(learnt, differ, batch.valid, oversampling=config.oversampling)
     batch, drawn, answers, per_answer, counted = learnt
     scored = partial(
         backbone_step.score_all,
@@ -278,8 +281,8 @@ def learn_backbone(
         optimizer=trainer.backbone_optimizer,
         mesh=trainer.mesh,
     )
-    metrics = _values(sums) | {"grad_norm": norm, "informative_share": jnp.mean(differ)}
-    metrics["counted_share"] = jnp.mean(counted)
+    metrics = _values(sums) | {"grad_norm": norm, "informative_share": informative_share}
+    metrics["counted_share"] = mean_of_rows(counted, batch.valid)
     return state.replace(backbone=part), {f"backbone_{k}": v for k, v in metrics.items()}
 
 
@@ -309,7 +312,7 @@ def samples(
     drawn = rolled.drawn
     scales, present, tokens = own_rows((drawn.scales, drawn.unit_mask, drawn.tokens))
     frames_per_unit = -(-records["frames"].shape[1] // present.shape[1])
-    native = np.array(setting.geometry.native_sizes)[records["native_index"]]
+    native = np.array(setting.geometry.native_sizes)[records["native_index"]] * present[..., None]
     most = native.max(axis=1)  # of each prompt's pictures, of which others leave a part of empty
     return [
         Sample(
@@ -331,7 +334,7 @@ def _grade(
     trainer: Trainer, rolled: Rolled, records: dict[str, np.ndarray]
 ) -> tuple[dict[str, Float[np.ndarray, "B M N"]], float]:
     """Reward parts of this process's own prompts, and the seconds that grading their texts took."""
-    mask, truths = own_rows(rolled.answers.mask), (records["task"], records["answer"])
+    mask, truths = own_rows(rolled.answers.mask), (records["problem_type"], records["answer"])
     start = time.perf_counter()
     parts = grade(rolled.texts, mask, *truths, trainer.config.rewards)
     return parts, time.perf_counter() - start

@@ -87,11 +87,15 @@ def update_part(
     weight: Float[Array, ""],
     optimizer: optax.GradientTransformation,
 ) -> tuple[Part, Float[Array, ""]]:
-    """One update by summed gradients over their weight, and the norm of their mean."""
+    """One update by summed gradients over their weight, and the norm of their mean.
+
+    What nothing counted in teaches nothing: neither momentum nor weight decay moves the part.
+    """
     counted = weight > 0
     scale = jnp.where(counted, 1.0, 0.0) / jnp.where(counted, weight, 1.0)
     mean = jax.tree.map(lambda g: g * scale, gradients)
-    return descend(part, mean, optimizer)
+    moved, norm = descend(part, mean, optimizer)
+    return jax.tree.map(lambda new, old: jnp.where(counted, new, old), moved, part), norm
 
 
 def learn(

@@ -174,6 +174,15 @@ def test_several_answers_with_partial_accuracy(form, by_hand):
         )
 
 
+def test_texts_alone_are_not_shaped():
+    """Nothing could be saved: what is left is the z-score of 1, 0, 1, 0."""
+    nothing = jnp.zeros_like(UNIT_MASK)
+    for config in (PAPER, RELEASED):
+        result = capo(group_of(MIXED, unit_mask=nothing), config)
+        np.testing.assert_allclose(result.values, [0.999998, -0.999998] * 2, atol=1e-6)
+        np.testing.assert_array_equal(result.terms["shaping"], 0.0)
+
+
 def test_forms_judge_different_units():
     # Accuracies 1 and 0 average .5 > .35: one of two answers is right, but so is the allocation.
     # First allocation, c = .125, z = 2.0625: σ(z) = .887204, σ(-z) = .112796.

@@ -24,6 +24,7 @@ from resadapt_jax.allocator import (
     count_params,
     init_params,
 )
+from resadapt_jax.allocator.units import places
 
 TINY = AllocatorConfig(
     frame_width=6, text_width=5, width=12, num_heads=2, head_dim=8, ff_mult=2,
@@ -245,6 +246,13 @@ def test_segments_are_as_prompts_of_their_own(unit):
     # It would show if all were one segment.
     joined = run(params, config, features.replace(segment_ids=np.zeros((1, 10), np.int32)))
     assert np.abs(joined.policy.alpha - output.policy.alpha).max() > 1e-2
+
+
+def test_places_count_the_frames_that_are_there():
+    """A video of 3 frames whose fourth only fills a pair, an image, 2 further frames."""
+    segments = jnp.array([[0, 0, 0, 0, 1, 1, 0, 0]])
+    mask = jnp.array([[1, 1, 1, 0, 1, 0, 1, 1]], bool)
+    assert places(segments, mask)[mask].tolist() == [0, 1, 2, 0, 3, 4]
 
 
 def test_the_statement_would_notice_a_changed_architecture():

@@ -1,21 +1,49 @@
 """Which prompts of a batch are learnt from."""
 
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax.training.credit import keep_informative
+from resadapt_jax.advantages import CapoConfig, capo
+from resadapt_jax.allocator import ScaleRange
+from resadapt_jax.rewards import RewardConfig
+from resadapt_jax.training.credit import judge, keep_informative
 from resadapt_jax.training.mesh import MeshConfig, batch_sharding, build_mesh, put_batch
 
 
 @pytest.mark.parametrize("data", [1, 2])
 def test_of_each_few_prompts_the_first_informative_one_is_kept(data):
-    """Three and three on a mesh, whole or in halves; where none is informative, the first."""
+    """Three and three on a mesh, whole or in halves; where none is informative, the first valid."""
     mesh = build_mesh(MeshConfig(data=data))
     informative = np.array([0, 0, 1, 0, 1, 1, 0, 0, 0, 1, 1, 1], bool)
+    valid = np.array([1, 1, 1, 0, 1, 1, 0, 1, 1, 1, 1, 1], bool)
     rows = {"place": np.arange(12), "pair": np.arange(24).reshape(12, 2)}
     with jax.set_mesh(mesh):
-        kept = keep_informative(put_batch(rows, mesh), put_batch(informative, mesh), oversampling=3)
-    np.testing.assert_array_equal(kept["place"], [2, 4, 6, 9])
-    np.testing.assert_array_equal(kept["pair"], [[4, 5], [8, 9], [12, 13], [18, 19]])
+        put = (put_batch(x, mesh) for x in (rows, informative, valid))
+        kept = keep_informative(*put, oversampling=3)
+    np.testing.assert_array_equal(kept["place"], [2, 4, 7, 9])
+    np.testing.assert_array_equal(kept["pair"], [[4, 5], [8, 9], [14, 15], [18, 19]])
     assert kept["pair"].sharding.is_equivalent_to(batch_sharding(mesh), 2)
+
+
+def test_a_prompt_of_text_costs_nothing_and_a_row_that_does_not_count_is_not_measured():
+    """A clip at 1.0 and 1.4 of [.2, 1.8], c = .5 and .75; a text; a row that could not be read."""
+    accuracy = jnp.array([[[1.0], [0.0]], [[1.0], [1.0]], [[jnp.nan], [jnp.nan]]])
+    _, earned, metrics = judge(
+        {"accuracy": accuracy},
+        jnp.array([[[1.0], [1.4]]] * 3),
+        jnp.array([[True], [False], [True]]),
+        jnp.array([True, True, False]),
+        scale_range=ScaleRange(s_min=0.2, s_max=1.8),
+        rewards=RewardConfig(format_weight=0.0),
+        success_threshold=0.35,
+        estimator=partial(capo, config=CapoConfig()),
+    )
+    np.testing.assert_allclose(metrics["cost"], 0.625)
+    np.testing.assert_allclose(metrics["pivot"], 0.5 * 0.625 + 0.5 * 0.4)
+    np.testing.assert_allclose(metrics["reward"], 0.75)
+    np.testing.assert_allclose(metrics["reward_spread"], 0.25)
+    np.testing.assert_array_equal(earned.values[2], 0.0)

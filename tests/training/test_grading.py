@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 
-from resadapt_jax.data.toy_world import TASKS
+from resadapt_jax.data.toy_world import PROBLEM_TYPES, TASKS
 from resadapt_jax.errors import UserError
 from resadapt_jax.rewards import RewardConfig
-from resadapt_jax.training.grading import TASK_TYPES, grade, read_texts, reward_per_task
+from resadapt_jax.training.grading import grade, read_texts, reward_per_kind
 
 
 def test_answers_are_graded_by_their_task():
     texts = np.array([["C", "7"], ["7", "C"], ["4 to 5", "4 to 6"]])[:, :, None]
     mask = np.ones((*texts.shape, 1), bool)
-    tasks = np.array(["which", "how_many", "when"])
+    kinds = [PROBLEM_TYPES[task] for task in TASKS]
     truths = np.array(["C", "7", "4 to 5"])
     config = RewardConfig(format_weight=0.0)
-    parts = grade(texts, mask, tasks, truths, config)
+    parts = grade(texts, mask, kinds, truths, config)
     # [4, 6] against [4, 5]: intersection 1 second, union 2.
     np.testing.assert_allclose(parts["accuracy"][:, :, 0], [[1, 0], [1, 0], [1, 0.5]])
     assert parts.keys() == {"accuracy"}
@@ -32,7 +32,7 @@ def test_answers_are_graded_by_the_labels_of_real_data():
     expected = np.array([[1, 2 / 3], [2 / 3, 0], [0, 1]])
     np.testing.assert_allclose(parts["accuracy"][:, :, 0], expected, atol=1e-6)
     np.testing.assert_array_equal(parts["format"], 0.0)
-    means = reward_per_task(parts["accuracy"], tasks)
+    means = reward_per_kind(parts["accuracy"], tasks)
     named = {"reward_multiple_choice": 5 / 6, "reward_grounding_qa": 1 / 3}
     assert means == pytest.approx({**named, "reward_unknown_task": 0.5})
     with pytest.raises(UserError, match="unknown task type 'juggling'"):
@@ -42,7 +42,7 @@ def test_answers_are_graded_by_the_labels_of_real_data():
 def test_processes_that_grade_give_the_same():
     texts = np.array([["C", "7"], ["7", "<think>"]])[:, :, None]
     mask = np.ones((*texts.shape, 3), bool)
-    batch = texts, mask, np.array(["which", "how_many"]), np.array(["C", "7"])
+    batch = texts, mask, np.array(["multiple choice", "numerical"]), np.array(["C", "7"])
     alone = grade(*batch, RewardConfig(overlong_buffer=2))
     together = grade(*batch, RewardConfig(overlong_buffer=2, num_workers=1))
     assert together.keys() == alone.keys() == {"accuracy", "format", "overlong"}
@@ -55,7 +55,3 @@ def test_texts_are_read_from_the_tokens_that_count():
     ids = np.array([[[3, 4, 0], [5, 0, 0]]])
     mask = np.array([[[True, True, False], [True, False, False]]])
     assert read_texts(ids, mask, lambda row: str(row.tolist())).tolist() == [["[3, 4]", "[5]"]]
-
-
-def test_only_one_class_per_task():
-    assert set(TASK_TYPES) == set(TASKS)

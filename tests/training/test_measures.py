@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax.training.measures import gini, ratio_extremes, scale_span, scale_std
+from resadapt_jax.training.measures import (
+    gini,
+    mean_of_rows,
+    mean_where,
+    ratio_extremes,
+    scale_span,
+    scale_std,
+)
 
 # Two clips of three and one units; what is not there is poison.
 SCALES = jnp.array([[0.5, jnp.nan, 2.0, 0.5], [jnp.inf, 1.5, jnp.nan, jnp.nan]])
@@ -34,6 +41,13 @@ def test_gini_is_its_definition():
         np.abs(row[:, None] - row[None, :]).sum() / (2 * 7**2 * row.mean()) for row in scales
     ]
     np.testing.assert_allclose(gini(jnp.asarray(scales), jnp.ones((3, 7), bool)), expected, 1e-5)
+
+
+def test_a_mean_of_what_counts_and_none_of_nothing():
+    values = jnp.array([[1.0, 3.0], [jnp.nan, jnp.inf]])
+    assert mean_of_rows(values, jnp.array([True, False])) == 2.0
+    assert mean_where(values, jnp.array([[False, True], [False, False]])) == 3.0
+    assert np.isnan(mean_of_rows(values, jnp.zeros(2, bool)))
 
 
 def test_ratio_extremes():

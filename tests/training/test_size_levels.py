@@ -6,7 +6,8 @@ import numpy as np
 
 from resadapt_jax.allocator import ScaleRange
 from resadapt_jax.generation.answer import encode_pairs
-from resadapt_jax.operators import NativeSizes, SizeLimits
+from resadapt_jax.operators import NativeSizes, SizeLimits, scaled_size
+from resadapt_jax.training.setting import Geometry
 from resadapt_jax.training.size_levels import (
     SizeLevels,
     encode_levels,
@@ -87,3 +88,14 @@ def test_a_budget_leads_to_levels_only():
 def test_levels_count_their_tokens():
     levels = SizeLevels(rows=np.array([1, 2]), cols=np.array([2, 3]))
     assert levels.tokens.tolist() == [2, 6] and levels.first_token.tolist() == [0, 2]
+
+
+def test_the_least_a_prompt_can_be_fitted_to_is_where_fitting_ends():
+    """With limits far from a frame's shape a scale drawn may give less: 2 tokens, 3, 4, ..."""
+    limits = SizeLimits(min_pixels=2 * 28**2)
+    geometry = Geometry(
+        native_sizes=((100, 200),), scale_range=ScaleRange(s_min=0.2, s_max=1.8), limits=limits
+    )
+    assert geometry.levels[0].tokens[0] == 2
+    assert scaled_size(100, 200, 0.0, limits) == (56, 56)
+    assert geometry.least_tokens == 4

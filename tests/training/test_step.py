@@ -253,7 +253,8 @@ def test_an_engines_texts_are_what_is_graded():
         run = Run(CONFIG, engine=Right(gives_token_ids=gives_token_ids))
         rolled, metrics = run.roll_out(records())
         assert rolled.texts.tolist() == [[[truth]] * 4 for truth in truths]
-        parts = grade(rolled.texts, np.ones((2, 4, 1, 3)), records()["task"], truths, run.rewards)
+        kinds, mask = records()["problem_type"], np.ones((2, 4, 1, 3))
+        parts = grade(rolled.texts, mask, kinds, truths, run.rewards)
         np.testing.assert_array_equal(parts["accuracy"], 1.0)
         if not gives_token_ids:
             lengths = [len(backbone().tokenizer.encode(truth)) + 1 for truth in truths]
@@ -394,7 +395,7 @@ def test_format_and_length_are_rewarded_where_they_are_asked_for():
     # Answers of one, three and four tokens; the buffer is the last two of four.
     mask = np.arange(4) < np.array([1, 3, 4]).reshape(1, 3, 1, 1)
     config = RewardConfig(format_weight=0.2, overlong_buffer=2)
-    which = np.array(["which"]), np.array(["C"])
+    which = np.array(["multiple choice"]), np.array(["C"])
     parts = grade(texts, mask, *which, config)
     np.testing.assert_array_equal(parts["accuracy"].ravel(), [1, 1, 1])
     np.testing.assert_array_equal(parts["format"].ravel(), [1, -1, 0])

@@ -84,6 +84,16 @@ def test_a_mini_batch_of_nothing_changes_nothing():
     assert norm == 0 and sums["loss"].mean() == 0
 
 
+def test_neither_momentum_nor_decay_moves_what_nothing_counted_for():
+    optimizer = optax.adamw(0.1, weight_decay=0.5)
+    config = UpdateConfig(epochs=1)
+    once, _, _ = learn(squares, part(optimizer), BATCH, optimizer, config)
+    assert np.abs(once.params["w"] - PARAMS["w"]).min() > 0.01
+    nothing = BATCH | {"mask": jnp.zeros(8, bool)}
+    again, _, _ = learn(squares, once, nothing, optimizer, config)
+    jax.tree.map(np.testing.assert_array_equal, again, once)
+
+
 @pytest.mark.parametrize("field", ["epochs", "mini_batches", "micro_batches"])
 def test_no_updates_are_refused(field):
     with pytest.raises(ValueError, match=field):

@@ -9,7 +9,7 @@ import numpy as np
 
 from resadapt_jax.config import differences
 from resadapt_jax.errors import UserError
-from resadapt_jax.training.config import AFTER_TRAINING
+from resadapt_jax.training.config import MAY_DIFFER_ON_RESUME
 from resadapt_jax.training.loop.checkpoint import Checkpoints, Restored
 from resadapt_jax.training.loop.protocols import Batches
 
@@ -85,7 +85,7 @@ def _newest_usable(
     refused: list[int] = []
     for step in reversed(checkpoints.steps):
         try:
-            changed = differences(checkpoints.config(step), config, ignore=AFTER_TRAINING)
+            changed = differences(checkpoints.config(step), config, ignore=MAY_DIFFER_ON_RESUME)
             restored = None if changed else checkpoints.restore(template, step)
         except UserError as error:
             if not config.run.resume_from_previous:
