@@ -127,7 +127,7 @@ class BackboneTrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Training of an allocator, of the backbone, or of both, on the embedded world."""
+    """Training of an allocator, of the backbone, or of both, on generated clips or on files."""
 
     output_dir: str = "runs/toy"
     """Where config, logs, checkpoints, the trained allocator and the evaluation go."""
