@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from timing import save
 from tqdm import tqdm
 
-from resadapt_jax.rewards import RewardConfig, TaskType, checker, score
-from resadapt_jax.rewards.scoring import Form
+from resadapt_jax.rewards import RewardConfig, TaskType, expressions, score
+from resadapt_jax.rewards.config import Form
 
 MAX_CHARS = 1_000_000
 """Of an output: several times what the largest limits on generated tokens let through."""
@@ -108,13 +108,13 @@ def seconds_of(task: TaskType, output: str, truth: str, config: RewardConfig) ->
 
 
 def least_seconds(task: TaskType, output: str, truth: str, config: RewardConfig) -> float:
-    checker.equivalent.cache_clear()
+    expressions.equivalent.cache_clear()
     return min(seconds_of(task, output, truth, config) for _ in range(2))
 
 
 def checker_seconds() -> float:
     """CPU time that the checker's process has used, 0 if there is none."""
-    child = checker.running()
+    child = expressions.running()
     # Linux derives the clock of a process from its id
     return 0.0 if child is None else time.clock_gettime(~child.process.pid << 3 | 2)
 

@@ -17,16 +17,11 @@ from resadapt_jax.config import override
 from resadapt_jax.errors import UserError, run_cli
 from resadapt_jax.files import atomic_write, require_writable
 from resadapt_jax.rewards.answers_file import AnswerRow, FieldNames, read_answers
+from resadapt_jax.rewards.config import RewardConfig
 from resadapt_jax.rewards.pool import ScoringPool
-from resadapt_jax.rewards.scoring import (
-    SUCCESS_THRESHOLD,
-    RewardConfig,
-    Score,
-    is_success,
-    to_record,
-)
+from resadapt_jax.rewards.results import SUCCESS_THRESHOLD, Score, is_success, to_record
+from resadapt_jax.rewards.scoring import check_truth
 from resadapt_jax.rewards.text import brief
-from resadapt_jax.rewards.truths import check_truth
 from resadapt_jax.versions import versions
 
 

@@ -2,11 +2,11 @@
 
 import re
 
-from resadapt_jax.rewards.grade import Grade
 from resadapt_jax.rewards.mathematics import compare_expressions, refusal, to_latex
 from resadapt_jax.rewards.multiple_choice import multiple_choice, option_letter
 from resadapt_jax.rewards.numeric import close, parse_number
 from resadapt_jax.rewards.quantity import parse_quantity, same_quantity
+from resadapt_jax.rewards.results import Grade
 from resadapt_jax.rewards.text import brief, plain, same_text, unwrap_latex
 
 RELATIVE, ABSOLUTE = 1e-3, 1e-4

@@ -2,8 +2,8 @@
 
 import json
 
-from resadapt_jax.rewards.grade import Grade
 from resadapt_jax.rewards.multiple_choice import option_letter
+from resadapt_jax.rewards.results import Grade
 from resadapt_jax.rewards.temporal import temporal_iou
 from resadapt_jax.rewards.text import brief, plain, same_text
 

@@ -3,9 +3,9 @@
 import re
 import unicodedata
 
-from resadapt_jax.rewards.checker import Verdict, equivalent
-from resadapt_jax.rewards.grade import Grade
+from resadapt_jax.rewards.expressions import Verdict, equivalent
 from resadapt_jax.rewards.quantity import parse_quantity, same_quantity
+from resadapt_jax.rewards.results import Grade
 from resadapt_jax.rewards.text import brief, plain, same_text
 
 MAX_CHARS = 256

@@ -3,7 +3,7 @@
 import re
 from typing import Literal
 
-from resadapt_jax.rewards.grade import Grade
+from resadapt_jax.rewards.results import Grade
 from resadapt_jax.rewards.text import brief, plain, same_text, unwrap_latex
 
 # ASCII neighbours only, so that a letter next to Chinese text still stands alone.

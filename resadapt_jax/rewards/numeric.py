@@ -3,7 +3,7 @@
 import math
 import re
 
-from resadapt_jax.rewards.grade import Grade
+from resadapt_jax.rewards.results import Grade
 from resadapt_jax.rewards.text import brief, plain, same_text
 
 # Digits are bounded, so that no run of them is scanned twice at length.

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from resadapt_jax.rewards.grade import Grade
+from resadapt_jax.rewards.results import Grade
 from resadapt_jax.rewards.text import plain
 
 MAX_WORDS = 1024

@@ -4,7 +4,7 @@ import itertools
 import re
 from typing import Literal
 
-from resadapt_jax.rewards.grade import Grade
+from resadapt_jax.rewards.results import Grade
 from resadapt_jax.rewards.text import brief, plain
 
 Interval = tuple[float, float]

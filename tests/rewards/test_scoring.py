@@ -18,9 +18,8 @@ from resadapt_jax.rewards import (
     extract_answer,
     is_success,
     score,
-    score_batch,
 )
-from resadapt_jax.rewards.scoring import from_record, to_record
+from resadapt_jax.rewards.results import from_record, to_record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -140,14 +139,6 @@ def test_the_config_goes_to_json_and_the_command_line():
     assert override(RewardConfig(), flags) == config
     with pytest.raises(UserError, match="unknown field"):
         override(RewardConfig(), ["--require-boxed", "True"])
-
-
-def test_batch_keeps_the_order():
-    tasks = ["multiple choice", "numerical", "iou"]
-    scores = score_batch(tasks, ["B", "6", "5 to 9"], ["B", "7", "[3, 7]"])
-    assert [one.accuracy for one in scores] == pytest.approx([1.0, 0.0, 1 / 3])
-    with pytest.raises(ValueError):
-        score_batch(tasks, ["B"], ["B"])
 
 
 def test_success_is_strictly_above_the_threshold():

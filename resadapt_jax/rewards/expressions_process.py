@@ -1,6 +1,6 @@
 """Whether two expressions are equivalent, by math-verify; run as a process of its own.
 
-    python -m resadapt_jax.rewards.symbolic
+    python -m resadapt_jax.rewards.expressions_process
 
 An expression is read by a LaTeX grammar, never evaluated as code. What a model writes can keep a
 computer algebra system busy for ever, or fill the memory; timers of Python cannot stop a long
@@ -131,6 +131,6 @@ def _raise_out_of_time(signum: int, frame: Any) -> None:
 
 
 if __name__ == "__main__":
-    from resadapt_jax.rewards.child import serve
+    from resadapt_jax.rewards.json_process import serve
 
     serve(reply, prepare)
