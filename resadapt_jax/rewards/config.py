@@ -14,7 +14,7 @@ class RewardConfig:
     """Where paper and released code differ, and what is rewarded beside a right answer.
 
     Attributes:
-      multiple_choice: ``"released"`` is F1 of the letters, ``"paper"`` their equality.
+      multiple_choice: ``"paper"`` is equality of the letters, ``"released"`` their F1.
       numerical: ``"paper"`` is the tolerance alone; ``"released"`` gives what is not within it to
         the general matcher.
       mathematics: ``"paper"`` is the tolerance for numbers and a checker for expressions; in
@@ -41,7 +41,7 @@ class RewardConfig:
       num_workers: processes that grade a batch; 0 for this one alone.
     """
 
-    multiple_choice: Form = "released"
+    multiple_choice: Form = "paper"
     numerical: Form = "paper"
     mathematics: Form = "paper"
     open_ended: Form = "paper"

@@ -6,7 +6,8 @@ import unicodedata
 from resadapt_jax.rewards.expressions import Verdict, equivalent
 from resadapt_jax.rewards.quantity import parse_quantity, same_quantity
 from resadapt_jax.rewards.results import Grade
-from resadapt_jax.rewards.text import brief, plain, same_text
+from resadapt_jax.rewards.same_text import same_text
+from resadapt_jax.rewards.text import brief, plain
 
 MAX_CHARS = 256
 MAX_DEPTH = 8

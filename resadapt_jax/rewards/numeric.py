@@ -4,7 +4,8 @@ import math
 import re
 
 from resadapt_jax.rewards.results import Grade
-from resadapt_jax.rewards.text import brief, plain, same_text
+from resadapt_jax.rewards.same_text import same_text
+from resadapt_jax.rewards.text import brief, plain
 
 # Digits are bounded, so that no run of them is scanned twice at length.
 _NUMBER = re.compile(

@@ -146,9 +146,10 @@ def test_success_is_strictly_above_the_threshold():
     assert not is_success(0.35)
     assert is_success(0.351)
     assert not is_success(0.5, threshold=0.5)
-    # Naming all of four options is above it, of five below.
-    assert is_success(score("multiple choice", "A B C D", "B").accuracy)
-    assert not is_success(score("multiple choice", "A B C D E", "B").accuracy)
+    # As released, naming all of four options is above it; it is no way to succeed by default.
+    released = RewardConfig(multiple_choice="released")
+    assert is_success(score("multiple choice", "A B C D", "B", released).accuracy)
+    assert not is_success(score("multiple choice", "A B C D", "B").accuracy)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
