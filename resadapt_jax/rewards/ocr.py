@@ -42,6 +42,6 @@ def _edit_distance(first: list[str], second: list[str]) -> int:
         right_falls = rises & diagonal
         distance += bool(right_rises & last) - bool(right_falls & last)
         right_rises = right_rises << 1 | 1
-        rises = every & (right_falls << 1 | ~((same | falls) | right_rises))
-        falls = right_rises & (same | falls) & every
+        rises = every & (right_falls << 1 | ~(diagonal | right_rises))
+        falls = right_rises & diagonal & every
     return distance
