@@ -108,7 +108,7 @@ def seconds_of(task: TaskType, output: str, truth: str, config: RewardConfig) ->
 
 
 def least_seconds(task: TaskType, output: str, truth: str, config: RewardConfig) -> float:
-    expressions.equivalent.cache_clear()
+    expressions.decide.cache_clear()
     return min(seconds_of(task, output, truth, config) for _ in range(2))
 
 

@@ -20,7 +20,6 @@ class Verdict:
     reason: str
 
 
-@functools.lru_cache(maxsize=1 << 14)
 def equivalent(
     answer: str, truth: str, *, relative: float, absolute: float, seconds: float
 ) -> Verdict:
@@ -32,6 +31,15 @@ def equivalent(
     Raises:
       ImportError: math-verify is not installed.
     """
+    try:
+        return decide(answer, truth, relative=relative, absolute=absolute, seconds=seconds)
+    except Undecided as why:
+        return Verdict(equal=False, reason=f"not decided{why}")
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def decide(answer: str, truth: str, *, relative: float, absolute: float, seconds: float) -> Verdict:
+    """As `equivalent`, remembered; raises `Undecided`, which is not, where nothing was found."""
     question = {"answer": answer, "truth": truth, "relative": relative, "absolute": absolute}
     return _CHECKER.ask({**question, "seconds": seconds}, patience=_PATIENCE + 20.0 * seconds)
 
@@ -39,6 +47,10 @@ def equivalent(
 def running() -> JsonProcess | None:
     """The process, if one was started."""
     return _CHECKER.child
+
+
+class Undecided(Exception):
+    """Time or memory ran out, or the process ended: another try may end otherwise."""
 
 
 class _Checker:
@@ -52,13 +64,16 @@ class _Checker:
             child = self._started()
             try:
                 child.send(question)
-                return Verdict(**child.receive(patience))
+                reply = child.receive(patience)
             except ProcessDied as died:
                 self._close()
-                return Verdict(equal=False, reason=f"not decided: the checker is gone, {died}")
+                raise Undecided(f": the checker is gone, {died}") from died
             except BaseException:  # Ctrl-C: its reply must not be taken for that to the next pair
                 self._close()
                 raise
+        if "undecided" in reply:
+            raise Undecided(reply["undecided"])
+        return Verdict(**reply)
 
     def _started(self) -> JsonProcess:
         # a forked copy of this process must not talk on the same pipes

@@ -83,7 +83,8 @@ def _mathematics(config: RewardConfig) -> Grader:
         )
 
     def released(answer: str, truth: str) -> Grade:
-        if parse_quantity(answer) is None or parse_quantity(truth) is None:
+        numbers = parse_quantity(answer), parse_quantity(truth)
+        if None in numbers or numbers[0].one_letter or numbers[1].one_letter:
             return Grade(accuracy=0.0, reason="not both plain numbers", extracted=answer)
         near = mathematics(answer, truth, seconds)
         return near if near.accuracy else general(answer, truth, seconds)

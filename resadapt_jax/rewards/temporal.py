@@ -21,8 +21,6 @@ _CLOCK = (
 # A dash is a sign where it is glued to a number and nothing ends right before it.
 _SIGN = r"(?:(?<![\w.)\]}>'\"])-)?"
 _UNIT = r"(?:[ \t]{0,2}(?:seconds?|secs?|s)\b\.?)?"
-
-
 _WEAK, _STRONG = r",|\band\b", r"-{1,2}>?|~|→|\bto\b|\buntil\b"
 
 

@@ -27,7 +27,7 @@ TOWERS = (
 
 
 def compare(answer, truth, seconds=5.0):
-    expressions.equivalent.cache_clear()
+    expressions.decide.cache_clear()
     return expressions.equivalent(answer, truth, relative=1e-2, absolute=1e-2, seconds=seconds)
 
 
@@ -131,6 +131,24 @@ def test_a_verdict_is_remembered():
         assert expressions.equivalent("x+1", "1+x", **pair).equal
     finally:
         os.kill(child().pid, signal.SIGCONT)
+
+
+def test_what_was_not_decided_is_tried_again(monkeypatch):
+    pair = {"relative": 1e-2, "absolute": 1e-2}
+    slow = "x+3", "3+x"
+    assert compare("x+1", "1+x").equal
+    with monkeypatch.context() as patch:
+        patch.setattr(expressions, "_PATIENCE", 0.1)
+        os.kill(child().pid, signal.SIGSTOP)
+        gone = expressions.equivalent(*slow, seconds=0.01, **pair)
+    assert gone.reason == "not decided: the checker is gone, no reply in 0.3 s"
+    assert expressions.equivalent(*slow, seconds=0.01, **pair).reason != gone.reason
+    before = expressions.decide.cache_info()
+    for _ in range(2):
+        late = expressions.equivalent(ENDLESS, r"\sqrt{\pi}", seconds=0.1, **pair)
+        assert late.reason == "not decided in 0.1 s of CPU time"
+    after = expressions.decide.cache_info()
+    assert (after.misses, after.currsize) == (before.misses + 2, before.currsize)
 
 
 def test_a_library_that_is_missing_is_said(monkeypatch, tmp_path):
