@@ -58,15 +58,15 @@ def same_text(first: str, second: str) -> bool:
 
     Brackets count where both strings have numbers in some.
     """
-    signs = _counted(first), _counted(second)
+    signs = counted_signs(first), counted_signs(second)
     if not any(signs):
         return bool(first.strip()) and first.strip() == second.strip()
     return signs[0] == signs[1] and _same_brackets(first, second)
 
 
 @functools.lru_cache(maxsize=256)
-def _counted(text: str) -> tuple[str, ...]:
-    """What of ``text`` counts, in order. A line stands for itself."""
+def counted_signs(text: str) -> tuple[str, ...]:
+    """The words, numbers and signs of ``text`` that count, in order; lines stand for themselves."""
     folded = _fold(text)
     bullet = _BULLET if len(_BULLET.findall(folded)) > 1 else _BULLET_OF_WORD
     counted = []
