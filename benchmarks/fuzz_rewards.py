@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from timing import save
 from tqdm import tqdm
 
-from resadapt_jax.rewards import RewardConfig, TaskType, checker, score
-from resadapt_jax.rewards.scoring import Form
+from resadapt_jax.rewards import RewardConfig, TaskType, expressions, same_text, score
+from resadapt_jax.rewards.config import Form
 
 MAX_CHARS = 1_000_000
 """Of an output: several times what the largest limits on generated tokens let through."""
@@ -34,6 +34,7 @@ PIECES = [
     *("9" * 50, "50%", "12 km", "[3, 7]", "\\frac{1}{2}", "\\sqrt", "\\text{", "\\pi", "^", "**"),
     *("!", "x", "+", "/", "|", "'", '"', "[", "]", "(", ")", "$", "\\", "_", "&", "%", "#", "~"),
     *("\x00", "\ud800", "\u202e", "\u200b", "\u0301", "😀", "ﬁ", "½", "²", "٣", "字", "−", "∞"),
+    *("±", "√", "£", "≤", "→", "½", "million", "k", "4m", "(b)", "00:00:13,000", "- ", "[0, 9]"),
     *("nan", "inf", "__import__('os')", "9**9**9", '{"answer": "B", ', '"start": 3, "end": 7'),
 ]
 ANSWERS = {
@@ -108,13 +109,18 @@ def seconds_of(task: TaskType, output: str, truth: str, config: RewardConfig) ->
 
 
 def least_seconds(task: TaskType, output: str, truth: str, config: RewardConfig) -> float:
-    checker.equivalent.cache_clear()
-    return min(seconds_of(task, output, truth, config) for _ in range(2))
+    """What scoring takes where nothing else, such as collecting garbage, is charged to it."""
+    times = []
+    for _ in range(2):
+        expressions.decide.cache_clear()
+        same_text.counted_signs.cache_clear()
+        times.append(seconds_of(task, output, truth, config))
+    return min(times)
 
 
 def checker_seconds() -> float:
     """CPU time that the checker's process has used, 0 if there is none."""
-    child = checker.running()
+    child = expressions.running()
     # Linux derives the clock of a process from its id
     return 0.0 if child is None else time.clock_gettime(~child.process.pid << 3 | 2)
 

@@ -18,7 +18,7 @@ from resadapt_jax.evaluation.respond import respond, show
 from resadapt_jax.generation.answer import Answers
 from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.operators import CapacityLadder, native_grids
-from resadapt_jax.rewards.scoring import RewardConfig
+from resadapt_jax.rewards import RewardConfig
 from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.encoder import encode
 from resadapt_jax.training.grading import grade, read_texts

@@ -1,14 +1,16 @@
 """Rewards: strings in, scores out, on the host; no string makes a grader raise.
 
-One file per kind of answer; ``score`` picks the grader by task type, ``ScoringPool`` spreads a
-batch over processes, and ``python -m resadapt_jax.rewards FILE`` scores a file.
+One file per kind of answer, and `kinds` the table of them; ``score`` picks the grader by task type,
+``ScoringPool`` spreads a batch over processes, and ``python -m resadapt_jax.rewards FILE`` scores a
+file.
 """
 
+from resadapt_jax.rewards.config import RewardConfig, task_type
 from resadapt_jax.rewards.extraction import extract_answer, extract_passage
 from resadapt_jax.rewards.formatting import format_reward
 from resadapt_jax.rewards.general import exact_match, general
-from resadapt_jax.rewards.grade import Grade
 from resadapt_jax.rewards.grounding_qa import grounding_qa
+from resadapt_jax.rewards.instructions import instruction
 from resadapt_jax.rewards.mathematics import mathematics
 from resadapt_jax.rewards.multiple_choice import multiple_choice
 from resadapt_jax.rewards.numeric import numeric, parse_number
@@ -16,24 +18,14 @@ from resadapt_jax.rewards.ocr import ocr
 from resadapt_jax.rewards.open_ended import open_ended
 from resadapt_jax.rewards.overlong import overlong_penalty
 from resadapt_jax.rewards.pool import ScoringPool, shared_pool
-from resadapt_jax.rewards.prompts import SYSTEM_PROMPT, instruction
 from resadapt_jax.rewards.regression import regression
-from resadapt_jax.rewards.scoring import (
-    SUCCESS_THRESHOLD,
-    RewardConfig,
-    Score,
-    is_success,
-    score,
-    score_batch,
-    task_type,
-)
+from resadapt_jax.rewards.results import SUCCESS_THRESHOLD, Grade, Score, is_success
+from resadapt_jax.rewards.scoring import check_truth, score
 from resadapt_jax.rewards.tasks import TaskType
 from resadapt_jax.rewards.temporal import interval_iou, parse_intervals, temporal_iou
-from resadapt_jax.rewards.truths import check_truth
 
 __all__ = [
     "SUCCESS_THRESHOLD",
-    "SYSTEM_PROMPT",
     "Grade",
     "RewardConfig",
     "Score",
@@ -59,7 +51,6 @@ __all__ = [
     "parse_number",
     "regression",
     "score",
-    "score_batch",
     "shared_pool",
     "task_type",
     "temporal_iou",

@@ -1,6 +1,6 @@
 """Scores a file of answers: ``python -m resadapt_jax.rewards answers.jsonl``.
 
-Prints what every answer scored and why, and the mean of each task type.
+Prints what the first answers scored and why, and the mean of each task type; ``--json`` has all.
 """
 
 import dataclasses
@@ -17,16 +17,11 @@ from resadapt_jax.config import override
 from resadapt_jax.errors import UserError, run_cli
 from resadapt_jax.files import atomic_write, require_writable
 from resadapt_jax.rewards.answers_file import AnswerRow, FieldNames, read_answers
+from resadapt_jax.rewards.config import RewardConfig
 from resadapt_jax.rewards.pool import ScoringPool
-from resadapt_jax.rewards.scoring import (
-    SUCCESS_THRESHOLD,
-    RewardConfig,
-    Score,
-    is_success,
-    to_record,
-)
+from resadapt_jax.rewards.results import SUCCESS_THRESHOLD, Score, is_success, to_record
+from resadapt_jax.rewards.scoring import check_truth
 from resadapt_jax.rewards.text import brief
-from resadapt_jax.rewards.truths import check_truth
 from resadapt_jax.versions import versions
 
 
@@ -137,10 +132,11 @@ def format_summary(summary: dict[str, dict[str, float]]) -> str:
 
 def _check(path: Path, rows: list[AnswerRow], config: RewardConfig) -> None:
     checked = ((row.place, check_truth(row.task, row.truth, config)) for row in rows)
-    wrong = [(place, reason) for place, reason in checked if reason is not None]
+    wrong = [f"{place}: {reason}" for place, reason in checked if reason is not None]
     if wrong:
-        others = f" ({len(wrong) - 1} more rows have mistakes)" if len(wrong) > 1 else ""
-        raise UserError(f"{path}, {wrong[0][0]}: {wrong[0][1]}{others}")
+        # a mean over some of the rows would pass for one over all
+        count = f"{len(wrong)} of {len(rows)} rows cannot be graded"
+        raise UserError("\n  ".join([f"{path}, {count}, so none was:", *wrong]))
 
 
 def _score(rows: list[AnswerRow], config: RewardConfig) -> list[Score]:

@@ -10,7 +10,7 @@ import re
 MAX_OUTPUT_CHARS = 1 << 16
 MAX_ANSWER_CHARS = 1 << 12
 
-_THINK_END = "</think>"
+_THINK, _THINK_END = "<think>", "</think>"
 _ANSWER, _ANSWER_END = "<answer>", "</answer>"
 _BOX = "\\boxed{"
 _CUE = re.compile(
@@ -42,9 +42,9 @@ def extract_answer(output: str) -> str:
 def extract_passage(output: str) -> str:
     """The answer of a kind that may span lines: code fences and a box are taken off, no more.
 
-    Of a long passage the end is kept.
+    Of reasoning that is never closed nothing is an answer. Of a long passage the end is kept.
     """
-    region = _FENCE.sub("", _narrow(output))
+    region = _FENCE.sub("", _narrow(output).partition(_THINK)[0])
     boxed = last_boxed(region)
     return (region if boxed is None else boxed)[-MAX_ANSWER_CHARS:].strip()
 

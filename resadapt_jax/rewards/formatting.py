@@ -15,7 +15,7 @@ def format_reward(
     """1 for a think block followed by an answer block and nothing else, 0 if not.
 
     released: the blocks may hold anything, further tags included; paper: each tag occurs once, and
-    the answer has a ``\\boxed{}`` that is closed.
+    the last ``\\boxed{}`` of the answer is closed and holds something. Words beside it may stay.
 
     Args:
       malformed: what an output gets of which as many think or answer tags are opened as are not
@@ -30,5 +30,5 @@ def format_reward(
         return 0.0
     if form == "released":
         return 1.0
-    boxed = last_boxed(text.rpartition("<answer>")[2]) is not None
-    return float(boxed and counts == [1, 1, 1, 1])
+    boxed = last_boxed(text.rpartition("<answer>")[2])
+    return float(bool(boxed and boxed.strip()) and counts == [1, 1, 1, 1])

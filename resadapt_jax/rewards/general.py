@@ -2,12 +2,13 @@
 
 import re
 
-from resadapt_jax.rewards.grade import Grade
 from resadapt_jax.rewards.mathematics import compare_expressions, refusal, to_latex
 from resadapt_jax.rewards.multiple_choice import multiple_choice, option_letter
 from resadapt_jax.rewards.numeric import close, parse_number
 from resadapt_jax.rewards.quantity import parse_quantity, same_quantity
-from resadapt_jax.rewards.text import brief, plain, same_text, unwrap_latex
+from resadapt_jax.rewards.results import Grade
+from resadapt_jax.rewards.same_text import same_text
+from resadapt_jax.rewards.text import brief, plain, unwrap_latex
 
 RELATIVE, ABSOLUTE = 1e-3, 1e-4
 MAX_ELEMENTS = 32
@@ -69,10 +70,7 @@ def _as_yes_no(answer: str, truth: str) -> bool | None:
 
 def _as_option(answer: str, truth: str) -> bool | None:
     expected = option_letter(truth)
-    if expected is None:
-        return None
-    alone = option_letter(answer) == expected
-    return alone or multiple_choice(answer, expected, "paper").accuracy == 1.0
+    return None if expected is None else multiple_choice(answer, expected).accuracy == 1.0
 
 
 def _as_quantity(answer: str, truth: str) -> bool | None:

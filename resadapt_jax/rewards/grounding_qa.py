@@ -2,10 +2,11 @@
 
 import json
 
-from resadapt_jax.rewards.grade import Grade
 from resadapt_jax.rewards.multiple_choice import option_letter
+from resadapt_jax.rewards.results import Grade
+from resadapt_jax.rewards.same_text import same_text
 from resadapt_jax.rewards.temporal import temporal_iou
-from resadapt_jax.rewards.text import brief, plain, same_text
+from resadapt_jax.rewards.text import brief, plain
 
 _ANSWER_KEYS = ("answer", "qa", "option", "text")
 

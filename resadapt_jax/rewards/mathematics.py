@@ -3,10 +3,11 @@
 import re
 import unicodedata
 
-from resadapt_jax.rewards.checker import Verdict, equivalent
-from resadapt_jax.rewards.grade import Grade
-from resadapt_jax.rewards.quantity import parse_quantity, same_quantity
-from resadapt_jax.rewards.text import brief, plain, same_text
+from resadapt_jax.rewards.expressions import Verdict, equivalent
+from resadapt_jax.rewards.quantity import Quantity, parse_quantity, same_quantity
+from resadapt_jax.rewards.results import Grade
+from resadapt_jax.rewards.same_text import same_text
+from resadapt_jax.rewards.text import brief, plain
 
 MAX_CHARS = 256
 MAX_DEPTH = 8
@@ -72,14 +73,15 @@ def mathematics(answer: str, truth: str, seconds: float = 1.0) -> Grade:
 
     The same without spaces, or the same words; or two quantities with
     |answer - truth| ≤ max(1e-2, 1e-2·|truth|) and units that agree; or expressions that math-verify
-    finds equivalent in a process of its own, constants within the same tolerance.
+    finds equivalent in a process of its own, constants within the same tolerance. The letter of
+    "4m" is a unit if the other side has that unit too, else it is a variable.
 
     Args:
       seconds: CPU time that the checker may take.
     """
     answer, truth = plain(answer), plain(truth)
     given, expected = parse_quantity(answer), parse_quantity(truth)
-    if given is not None and expected is not None:
+    if given is not None and expected is not None and not _has_variable(given, expected):
         right = same_quantity(given, expected)
         reason = f"{brief(answer)} {'≈' if right else '≠'} {brief(truth)}"
         return Grade(accuracy=float(right), reason=reason, extracted=answer)
@@ -150,6 +152,10 @@ def refusal(latex: str) -> str | None:
 def is_worded(latex: str) -> bool:
     """Whether there are any outside commands and quoted text; such a truth is compared as text."""
     return _WORDS.search(_COMMAND.sub(" ", _QUOTED.sub(" ", latex))) is not None
+
+
+def _has_variable(given: Quantity, expected: Quantity) -> bool:
+    return given.unit != expected.unit and (given.one_letter or expected.one_letter)
 
 
 def _digits(found: re.Match[str]) -> str:

@@ -3,8 +3,9 @@
 import math
 import re
 
-from resadapt_jax.rewards.grade import Grade
-from resadapt_jax.rewards.text import brief, plain, same_text
+from resadapt_jax.rewards.results import Grade
+from resadapt_jax.rewards.same_text import same_text
+from resadapt_jax.rewards.text import brief, plain
 
 # Digits are bounded, so that no run of them is scanned twice at length.
 _NUMBER = re.compile(
@@ -14,21 +15,46 @@ _NUMBER = re.compile(
     r"(?:[eE][-+]?[0-9]{1,3})?(?!\.?[0-9])"
 )
 
-_ARITHMETIC = re.compile(r"[0-9)][ ]{0,4}(?:[+*/^×÷·-]|\\times|\\cdot)[ ]{0,4}[(0-9]")
+_ARITHMETIC = re.compile(r"[0-9)][ ]{0,4}(?:[+*/^×÷·xX-]|\\times|\\cdot)[ ]{0,4}[(0-9]")
+# What makes a number part of an expression: a power, a root, a fraction, a constant.
+_EXPRESSION = re.compile(
+    r"[0-9)}](?:[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]|[ ]?\^[ ]?\{?[ ]?-?[0-9(])|[¼-¾⅐-⅞√π∞]|"
+    r"\\(?:[dt]?frac|sqrt|pi|log|ln|binom)"
+)
+_POWERS = {
+    **{"hundred": 1e2, "thousand": 1e3, "k": 1e3, "million": 1e6, "bn": 1e9, "billion": 1e9},
+    **{"trillion": 1e12, "百": 1e2, "千": 1e3, "万": 1e4, "萬": 1e4, "亿": 1e8, "億": 1e8},
+}
+_POWER = re.compile(
+    r"[ ]?(?:(hundred|thousand|million|billion|trillion)s?\b|((?-i:k)|bn)\b|([百千万萬亿億]))",
+    re.IGNORECASE,
+)
 
 
 def parse_number(text: str) -> float | None:
     """The one number that ``text`` states; None if it has none, several that differ, or a sum.
 
     After an equals sign only what follows the last one is read. Thousands separators, a currency
-    or per cent sign and words around the number are passed over.
+    or per cent sign and words around the number are passed over; "thousand", "million" and the
+    like multiply it, as do "bn" and a small "k" right after it. ("m" may be metres.) A number in a
+    product, a power, a root or a fraction is none.
     """
     stated = plain(text).rpartition("=")[2]
-    if _ARITHMETIC.search(stated):
+    if _ARITHMETIC.search(stated) or _EXPRESSION.search(stated):
         return None
-    values = {float(found.replace(",", "")) for found in _NUMBER.findall(stated)}
+    numbers = _NUMBER.finditer(stated)
+    values = {float(n[0].replace(",", "")) * powers_of_ten(stated, n.end())[0] for n in numbers}
     value = values.pop() if len(values) == 1 else math.inf
     return value if math.isfinite(value) else None
+
+
+def powers_of_ten(text: str, start: int) -> tuple[float, int]:
+    """The product of the words at ``start`` that multiply a number ("million"), and their end."""
+    factor, end = 1.0, start
+    while (power := _POWER.match(text, end)) is not None:
+        factor *= _POWERS[next(filter(None, power.groups())).lower()]
+        end = power.end()
+    return factor, end
 
 
 def close(given: float, expected: float, relative: float = 1e-2, absolute: float = 1e-2) -> bool:

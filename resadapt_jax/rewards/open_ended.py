@@ -4,7 +4,7 @@ import functools
 import re
 from typing import TYPE_CHECKING, Literal
 
-from resadapt_jax.rewards.grade import Grade
+from resadapt_jax.rewards.results import Grade
 from resadapt_jax.rewards.text import plain
 
 if TYPE_CHECKING:

@@ -7,15 +7,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from resadapt_jax.rewards.child import Child, ChildDied
+from resadapt_jax.rewards.config import DEFAULT, RewardConfig, task_type
 from resadapt_jax.rewards.formatting import format_reward
-from resadapt_jax.rewards.scoring import DEFAULT, RewardConfig, Score, from_record, score, task_type
+from resadapt_jax.rewards.json_process import JsonProcess, ProcessDied
+from resadapt_jax.rewards.results import Score, from_record
+from resadapt_jax.rewards.scoring import score
 from resadapt_jax.rewards.tasks import TaskType
 
 CHUNK = 16
 """Answers that a process is given at a time."""
 
-_MODULE = "resadapt_jax.rewards.worker"
+_MODULE = "resadapt_jax.rewards.pool_process"
 # More than any answer can take, symbolic comparison on a busy machine included.
 _PATIENCE = 300.0
 
@@ -34,7 +36,7 @@ class ScoringPool:
             raise ValueError(f"num_workers must not be negative, got {num_workers}")
         self._num_workers = num_workers
         self._threads = ThreadPoolExecutor(max(1, num_workers), "scoring")
-        self._idle: queue.SimpleQueue[Child | None] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[JsonProcess | None] = queue.SimpleQueue()
         for _ in range(num_workers):
             self._idle.put(None)
 
@@ -90,9 +92,9 @@ class ScoringPool:
         try:
             while len(scores) < len(rows):
                 try:
-                    child = child or Child(_MODULE)
+                    child = child or JsonProcess(_MODULE)
                     _ask(child, rows[len(scores) :], config, scores)
-                except ChildDied as died:
+                except ProcessDied as died:
                     child.close()
                     child = None
                     if failed_at == len(scores):
@@ -116,7 +118,9 @@ def shared_pool(num_workers: int) -> ScoringPool:
     return ScoringPool(num_workers)
 
 
-def _ask(child: Child, rows: Sequence[Row], config: RewardConfig, scores: list[Score]) -> None:
+def _ask(
+    child: JsonProcess, rows: Sequence[Row], config: RewardConfig, scores: list[Score]
+) -> None:
     """Adds the score of each row to ``scores`` as it comes."""
     child.send({"config": dataclasses.asdict(config), "rows": rows})
     for _ in rows:

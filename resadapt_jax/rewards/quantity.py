@@ -1,9 +1,10 @@
 """Quantities: a number, alone or with a unit, and nothing else."""
 
 import dataclasses
+import math
 import re
 
-from resadapt_jax.rewards.numeric import close
+from resadapt_jax.rewards.numeric import close, powers_of_ten
 from resadapt_jax.rewards.text import plain, unwrap_latex
 
 _DECIMAL = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3}){1,6}|[0-9]{1,40})(?:\.[0-9]{0,40})?|\.[0-9]{1,40})"
@@ -39,10 +40,15 @@ _OPERATORS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """A number and its unit in its shortest form; empty for none."""
+    """A number and its unit in its shortest form; empty for none.
+
+    ``one_letter``: the unit is one letter right after the number, as of "4m", which in mathematics
+    may be a variable.
+    """
 
     value: float
     unit: str
+    one_letter: bool = False
 
 
 def parse_quantity(text: str) -> Quantity | None:
@@ -50,11 +56,18 @@ def parse_quantity(text: str) -> Quantity | None:
     found = _QUANTITY.fullmatch(unwrap_latex(plain(text)))
     if found is None:
         return None
-    unit = _canonical(found["unit"] or "", glued=not found["gap"])
-    value = _value(found)
-    if unit is None or value is None:
+    name, gap = found["unit"] or "", found["gap"]
+    # one letter is a unit, or a variable
+    factor, end = powers_of_ten(name, 0) if len(name) > 1 else (1.0, 0)
+    unit, value = _canonical(name[end:], glued=not (gap or end)), _value(found)
+    if unit is None or value is None or not math.isfinite(value * factor):
         return None
-    return Quantity(value=-value if found["sign"] == "-" else value, unit=found["currency"] or unit)
+    value *= factor
+    return Quantity(
+        value=-value if found["sign"] == "-" else value,
+        unit=found["currency"] or unit,
+        one_letter=not gap and len(name) == 1 and name.isalpha(),
+    )
 
 
 def same_quantity(
@@ -75,6 +88,7 @@ def same_quantity(
 
 
 def _value(found: re.Match[str]) -> float | None:
+    """None of a fraction of nothing."""
     over = found["over"] or found["upper"]
     if over is None:
         return float(found["decimal"].replace(",", "") + (found["exponent"] or ""))

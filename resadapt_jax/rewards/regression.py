@@ -1,7 +1,7 @@
 """Regression: how near a number comes."""
 
-from resadapt_jax.rewards.grade import Grade
 from resadapt_jax.rewards.numeric import parse_number
+from resadapt_jax.rewards.results import Grade
 from resadapt_jax.rewards.text import brief
 
 

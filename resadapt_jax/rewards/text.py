@@ -1,4 +1,4 @@
-"""Plain text: what its characters stand for, and when two texts say the same."""
+"""Plain text: what its characters stand for."""
 
 import re
 import unicodedata
@@ -14,10 +14,6 @@ _SAME_AS_ASCII = str.maketrans(
         "。": ".",
     }
 )
-# A sign belongs to the number it stands before, unless something ends right before the sign.
-_WORD = re.compile(r"(?:(?<![\w)\]}])[-+])?[0-9]+(?:[.:/][0-9]+)*|[^\W_]+|[+*/^=<>%°√]")
-_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
-_BRACKET = re.compile(r"[()\[\]{}]")
 _TEXT_COMMAND = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox|operatorname)[ ]?\{([^{}]*)\}"
 )
@@ -58,18 +54,6 @@ def unwrap_latex(text: str) -> str:
     return _EMPHASIS.sub("", text.replace("$", "")).strip()
 
 
-def same_text(first: str, second: str) -> bool:
-    """Whether two strings have the same words, numbers and signs of arithmetic, in order.
-
-    Case, punctuation and spacing are passed over. Brackets count where both strings have numbers
-    in some.
-    """
-    words = _words(first), _words(second)
-    if not any(words):
-        return bool(first.strip()) and first.strip() == second.strip()
-    return words[0] == words[1] and _same_brackets(first, second)
-
-
 def brief(text: str, limit: int = 40) -> str:
     """``text`` on one line, in quotes and cut, for a reason."""
     line = " ".join(text[: 4 * limit].split())
@@ -99,14 +83,3 @@ def _few_marks(text: str) -> str:
         if run <= MAX_MARKS:
             kept.append(char)
     return "".join(kept)
-
-
-def _words(text: str) -> list[str]:
-    folded = unicodedata.normalize("NFKC", unwrap_latex(plain(text))).casefold()
-    return _WORD.findall(_THOUSANDS.sub("", folded))
-
-
-def _same_brackets(first: str, second: str) -> bool:
-    brackets = [_BRACKET.findall(text) for text in (first, second)]
-    numbers = all(any(char.isdigit() for char in text) for text in (first, second))
-    return not (numbers and all(brackets)) or brackets[0] == brackets[1]

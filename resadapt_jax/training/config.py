@@ -20,7 +20,7 @@ from resadapt_jax.models.compute import Remat
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.operators import SizeLimits
-from resadapt_jax.rewards.scoring import SUCCESS_THRESHOLD, RewardConfig
+from resadapt_jax.rewards import SUCCESS_THRESHOLD, RewardConfig
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.optimizer import OptimizerConfig

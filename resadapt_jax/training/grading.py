@@ -7,7 +7,7 @@ import numpy as np
 
 from resadapt_jax import rewards
 from resadapt_jax.errors import UserError
-from resadapt_jax.rewards.scoring import RewardConfig
+from resadapt_jax.rewards import RewardConfig
 from resadapt_jax.training.mesh import sum_over_processes
 from resadapt_jax.typing import Bool, Float, Int, Shaped
 

@@ -70,6 +70,10 @@ def test_extract_answer(output, answer):
         ("a\nb", "a\nb"),
         ("<think>1 to 2</think>\n3 to\n4", "3 to\n4"),
         ("<answer>3 to 4</answer> 5 to 6", "3 to 4"),
+        # reasoning that breaks off
+        ("<think>0 to 1, 1 to 2, 2 to", ""),
+        ("3 to 4 <think>0 to 1", "3 to 4"),
+        ("<think>0 to 1 <answer>3 to 4</answer>", "3 to 4"),
         ("```json\n[3, 4]\n```", "[3, 4]"),
         ("So \\boxed{[3, 4]}", "[3, 4]"),
         ("the answer is here:\n3 to 4", "the answer is here:\n3 to 4"),

@@ -36,6 +36,8 @@ from resadapt_jax.rewards import RewardConfig, exact_match, general, score
         ("50%", "0.5", 1, "per cent"),
         ("12 km", "12 kilometers", 1, "a unit in full"),
         ("12 km", "12 m", 0, "another unit"),
+        ("1e999", "1e998", 0, "numbers that no float holds"),
+        ("1.5 million of them", "1500000", 1, "a million in a sentence"),
         ("12", "12 km", 1, "a unit left out"),
         ("1, 2, 3", "{3, 2, 1}", 1, "a set in another order"),
         ("a dog and a cat", "a cat, a dog", 1, "a list of words in another order"),

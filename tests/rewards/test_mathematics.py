@@ -29,6 +29,20 @@ from resadapt_jax.rewards.mathematics import refusal, to_latex
         ("x = 5", "5", 1, "the value of a name"),
         ("y = 5", "x = 5", 0, "of another name"),
         ("5x", "5", 0, "a product, not a unit"),
+        ("4m", "4", 0, "a product by a letter that may be a unit"),
+        ("4", "4s", 0, "on the other side"),
+        ("2h", "2g", 0, "on both"),
+        ("x + 4m", "x + 4", 0, "at the end of a sum"),
+        ("x + m", "m + x", 1, "a letter that may be a unit as a term"),
+        (r"\frac{1}{2}h", r"\frac{1}{2}", 0, "as a factor of a fraction"),
+        ("1.5 million", "1500000", 1, "a million"),
+        ("1.5 million", "1.5", 0, "which is no unit"),
+        ("2g", "g + g", 1, "a product by a letter"),
+        ("4m", "4 m", 1, "a unit that both sides have"),
+        ("4m", "4 meters", 1, "in full"),
+        (r"\log_2x", r"\log_2 x", 1, "an argument, no factor"),
+        ("1e999", "7", 0, "a number that no float holds"),
+        ("7", "1e999", 0, "as a truth"),
         (r"5\sqrt{5}", "5", 0, "a number and more"),
         ("√12", "2√3", 1, "roots in Unicode"),
         (r"\frac{\sqrt{3}}{2}", r"\frac{3}{2\sqrt{3}}", 1, "a root in the denominator"),
@@ -116,6 +130,7 @@ def test_the_released_form_knows_plain_numbers_alone():
     # out of tolerance goes on to the general matcher, which reads 200 per cent no otherwise
     assert score("math", r"\boxed{2.1}", "2", released).accuracy == 0.0
     assert score("math", r"\boxed{\sqrt{4}}", "2").accuracy == 1.0
+    assert score("math", "4m", "4", released).accuracy == 0.0
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -32,7 +32,22 @@ from resadapt_jax.rewards.multiple_choice import option_letter
         ("I'd say B", "B", 1.0, 1.0, "the I of I'd is not alone"),
         ("", "B", 0.0, 0.0, "nothing"),
         ("the second one", "B", 0.0, 0.0, "no letter"),
-        ("b", "B", 0.0, 0.0, "a small letter is no option"),
+        ("b", "B", 0.0, 1.0, "a small letter alone"),
+        ("(b)", "B", 0.0, 1.0, "in brackets"),
+        ("**b.**", "B", 0.0, 1.0, "in bold with a full stop"),
+        ("a", "B", 0.0, 0.0, "another small letter"),
+        ("b or c", "B", 0.0, 0.0, "two small letters"),
+        ("a dog", "A", 0.0, 0.0, "an article is no option"),
+        ("C. A man is running", "C", 1.0, 1.0, "an option with an article in what it says"),
+        ("C. A man is running", "A", 0.0, 0.0, "the article is not its letter"),
+        ("B", "B. A red car", 1.0, 1.0, "nor is it the truth's"),
+        ("A", "B. A red car", 0.0, 0.0, "whoever answers so"),
+        ("D", "D. Both A and C.", 1.0, 1.0, "an option that speaks of others"),
+        ("C. A.M.", "C", 1.0, 1.0, "an option with an abbreviation"),
+        ("A car", "A red car", 0.0, 0.0, "a truth that starts with an article is text"),
+        ("A red car.", "A red car", 1.0, 1.0, "and matched by it"),
+        ("A", "A red car", 0.0, 0.0, "not by its article"),
+        ("C#", "C", 0.0, 0.0, "part of a name with a sign"),
         ("B_", "B", 0.0, 0.0, "part of a name"),
         ("BC", "B", 0.0, 0.0, "part of an abbreviation"),
         ("B2", "B", 0.0, 0.0, "part of a code"),
@@ -48,6 +63,10 @@ from resadapt_jax.rewards.multiple_choice import option_letter
         ("C and A", "A, C", 1.0, 1.0, "both letters, in another order"),
         ("A", "A, C", 2 / 3, 0.0, "one of two: 2·1/(1 + 2)"),
         ("A, B, C", "A, C", 4 / 5, 0.0, "one too many: 2·2/(3 + 2)"),
+        ("A, C", "A. red\nC. blue", 1.0, 1.0, "a truth of two options, line by line"),
+        ("A. red, C. blue", "A, C", 1.0, 1.0, "two options on a line"),
+        ("A and C", "A) and C)", 1.0, 1.0, "two options without what they say"),
+        ("A. B. C. D.", "B", 2 / 5, 0.0, "options one after another are all named: 2·1/(4 + 1)"),
         ("A, B", "C, D", 0.0, 0.0, "two wrong ones"),
         ("A\ud800B", "B", 2 / 3, 0.0, "parted by a lone surrogate: 2·1/(2 + 1)"),
         ("yes", "yes", 1.0, 1.0, "a truth without letters is text"),
@@ -62,8 +81,8 @@ from resadapt_jax.rewards.multiple_choice import option_letter
     ),
 )
 def test_multiple_choice(answer, truth, released, paper):
-    assert multiple_choice(answer, truth).accuracy == pytest.approx(released)
-    assert multiple_choice(answer, truth, "paper").accuracy == paper
+    assert multiple_choice(answer, truth, "released").accuracy == pytest.approx(released)
+    assert multiple_choice(answer, truth).accuracy == paper
 
 
 def test_it_explains_itself():

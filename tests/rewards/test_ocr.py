@@ -49,6 +49,9 @@ from resadapt_jax.rewards import ocr
         ("", "", 0.0, "nor are two of them the same"),
         ("😀 b", "😀 b", 1.0, "emoji are words"),
         ("x " * 3000, "a b", 0.0, "far too many"),
+        ("字" * 1500, "字" * 1500, 1.0, "a long text, word for word"),
+        ("字" * 1200, "字" * 1500, 1200 / 1500, "of which the end is missing"),
+        ("口" + "字" * 4094, "字" * 4095, 4094 / 4095, "as long as texts can be"),
     ),
 )
 def test_ocr(answer, truth, score):

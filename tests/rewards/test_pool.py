@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.rewards import RewardConfig, ScoringPool, score_batch, shared_pool
+from resadapt_jax.rewards import RewardConfig, ScoringPool, score, shared_pool
 from resadapt_jax.rewards import pool as pool_module
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ def processes(pool):
 def test_scores_are_those_of_one_process_in_order(pool):
     rows = [*ROWS, *many(120)]
     config = RewardConfig(multiple_choice="paper", format_weight=0.5)
-    expected = score_batch(*zip(*rows, strict=True), config)
+    expected = [score(*row, config) for row in rows]
     counts = []
     scores = pool.score_batch(*zip(*rows, strict=True), config, on_scored=counts.append)
     assert scores == expected
@@ -72,7 +72,7 @@ def test_an_empty_batch(pool):
 
 def test_without_workers_it_scores_here():
     with ScoringPool(0) as pool:
-        assert pool.score_batch(*zip(*ROWS, strict=True)) == score_batch(*zip(*ROWS, strict=True))
+        assert pool.score_batch(*zip(*ROWS, strict=True)) == [score(*row) for row in ROWS]
         assert processes(pool) == []
 
 
@@ -95,7 +95,7 @@ def test_closing_ends_the_processes():
 
 @pytest.fixture
 def deadly(monkeypatch):
-    monkeypatch.setattr(pool_module, "_MODULE", "deadly_worker")
+    monkeypatch.setattr(pool_module, "_MODULE", "deadly_process")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     with ScoringPool(1) as pool:
         yield pool

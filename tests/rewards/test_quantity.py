@@ -37,12 +37,21 @@ from resadapt_jax.rewards.quantity import Quantity, parse_quantity, same_quantit
         ("12 kilometers", 12.0, "km", "in full"),
         ("12 apples", 12.0, "apple", "things"),
         ("5 m/s", 5.0, "m/", "a ratio of units, less its plural"),
+        ("4 m", 4.0, "m", "one letter apart"),
+        ("1.5 million", 1.5e6, "", "a million"),
+        ("-2 thousand km", -2e3, "km", "a power of ten and a unit"),
+        ("€5bn", 5e9, "€", "a power of ten and a currency"),
         ("€12", 12.0, "€", "a currency"),
         ("$12", 12.0, "", "dollars are LaTeX's signs"),
     ),
 )
 def test_what_a_quantity_is(text, value, unit):
     assert parse_quantity(text) == Quantity(value=value, unit=unit)
+
+
+def test_one_letter_right_after_a_number():
+    for text, one_letter in (("4m", True), ("4h", True), ("4 m", False), ("4cm", False), ("4%", 0)):
+        assert parse_quantity(text).one_letter == one_letter
 
 
 @pytest.mark.parametrize(
@@ -63,6 +72,9 @@ def test_what_a_quantity_is(text, value, unit):
             "7 ab",
             "1 1",
             "11/2/3",
+            "1e999",
+            "-1e400",
+            "5k",
         ),
     ],
 )

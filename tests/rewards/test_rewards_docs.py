@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from resadapt_jax.rewards import RewardConfig, TaskType, score
-from resadapt_jax.rewards.scoring import Form
+from resadapt_jax.rewards.config import Form
 
 DOCS = (Path(__file__).resolve().parents[2] / "docs" / "rewards.md").read_text()
 ROW = re.compile(

@@ -60,7 +60,7 @@ def test_rows_and_summary(run, answers):
     assert lines[0] == header
     letters = ["letters {B} vs {B}", "letters {A, B} vs {B}"]
     assert lines[1] == ["1", "multiple choice", "1.000", "+1", "1.200", "'B'", "'B'", letters[0]]
-    assert lines[2] == ["2", "multiple choice", "0.667", "0", "0.667", "'A, B'", "'B'", letters[1]]
+    assert lines[2] == ["2", "multiple choice", "0.000", "0", "0.000", "'A, B'", "'B'", letters[1]]
     # 5 to 7 of 3 to 9
     assert lines[3][2:] == [
         *("0.333", "0", "0.333", "'[5, 9]'", "'[3, 7]'"),
@@ -70,16 +70,17 @@ def test_rows_and_summary(run, answers):
     assert lines[4][2] == "0.667" and lines[4][-1].endswith("; answer 1; iou 0.333")
     assert lines[5][-1] == "no one number in ''"
     assert lines[7] == ["task", "count", "accuracy", "format", "total", "success"]
-    # accuracies 1 and 2/3; totals 1.2 and 2/3; both above .35
-    assert lines[8] == ["multiple choice", "2", "0.833", "0.500", "0.933", "100.0%"]
+    # accuracies 1 and 0; totals 1.2 and 0; one of two above .35
+    assert lines[8] == ["multiple choice", "2", "0.500", "0.500", "0.600", "50.0%"]
     assert lines[9] == ["temporal grounding", "1", "0.333", "0.000", "0.333", "0.0%"]
-    # 1, 2/3, 1/3, 2/3, 0: mean 8/15; three of five
-    assert lines[12] == ["all", "5", "0.533", "0.200", "0.573", "60.0%"]
+    # 1, 0, 1/3, 2/3, 0: mean 2/5; two of five
+    assert lines[12] == ["all", "5", "0.400", "0.200", "0.440", "40.0%"]
 
 
 def test_the_config_is_on_the_command_line(run, answers):
-    _, printed, _ = run(answers, "--rewards.multiple-choice", "paper", "--threshold", "0.1")
-    assert columns(printed.splitlines()[2])[2] == "0.000"
+    _, printed, _ = run(answers, "--rewards.multiple-choice", "released", "--threshold", "0.1")
+    # F1 of {A, B} and {B}
+    assert columns(printed.splitlines()[2])[2] == "0.667"
     assert columns(printed.splitlines()[9])[-1] == "100.0%"
 
 
@@ -91,8 +92,8 @@ def test_rows_are_written(run, answers, tmp_path):
         "5 more rows: --show -1 prints all, --json FILE writes them"
     ]
     record = json.loads(out.read_text())
-    assert record["config"]["multiple_choice"] == "released"
-    assert record["summary"]["all"]["success"] == pytest.approx(3 / 5)
+    assert record["config"]["multiple_choice"] == "paper"
+    assert record["summary"]["all"]["success"] == pytest.approx(2 / 5)
     assert len(record["rows"]) == 5
     fourth = record["rows"][3]
     assert fourth["place"] == "line 4"
@@ -118,7 +119,7 @@ def test_parquet_in_the_shape_of_training_data(run, tmp_path):
     pq.write_table(pa.Table.from_pylist(records), path)
     code, printed, _ = run(path)
     assert code == 0
-    assert [columns(line)[2] for line in printed.splitlines()[1:4]] == ["1.000", "0.667", "0.333"]
+    assert [columns(line)[2] for line in printed.splitlines()[1:4]] == ["1.000", "0.000", "0.333"]
 
 
 def test_fields_and_a_task_can_be_named(run, tmp_path):
@@ -144,13 +145,16 @@ def test_fields_and_a_task_can_be_named(run, tmp_path):
         ('{"output": "7", "ground_truth": null, "task": "ocr"}', "{path}, line 1: no truth"),
         (
             '{"output": "7", "ground_truth": "7", "task": "juggling"}',
-            "{path}, line 1: unknown task type 'juggling'; known are 'multiple choice'",
+            "{path}, 1 of 1 rows cannot be graded, so none was:\n"
+            "  line 1: unknown task type 'juggling'; known are 'multiple choice'",
         ),
         (
             '{"output": "7", "ground_truth": "7", "task": "ocr"}\n'
             '{"output": "7", "ground_truth": "seven", "task": "numerical"}\n'
             '{"output": "7", "ground_truth": "", "task": "ocr"}\n',
-            "{path}, line 2: no one number in ground truth 'seven' (1 more rows have mistakes)",
+            "{path}, 2 of 3 rows cannot be graded, so none was:\n"
+            "  line 2: no one number in ground truth 'seven'\n"
+            "  line 3: the ground truth is empty\n",
         ),
         ('{"output": "7", "ground_truth": "7", "task": 3}', "{path}, line 1: a task type is text"),
         ("\udcff\udcfe", "{path}, line 1: not JSON: "),
@@ -163,7 +167,8 @@ def test_mistakes_in_the_file(run, tmp_path, content, complaint):
     code, printed, complaints = run(path)
     assert (code, printed) == (2, "")
     assert complaints.startswith("error: " + complaint.format(path=path))
-    assert complaints.count("\n") == 1
+    # one line, but where several rows are named
+    assert complaints.count("\n") == max(1, complaint.count("\n  ") + 1)
 
 
 def test_other_mistakes(run, tmp_path, answers):
@@ -172,7 +177,7 @@ def test_other_mistakes(run, tmp_path, answers):
     fake = tmp_path / "a.parquet"
     fake.write_text("no")
     assert run(fake)[2].startswith(f"error: {fake} is no Parquet file: ")
-    assert "--rewards.multiple-choice" in run(answers, "--multiple-choice", "paper")[2]
+    assert "--rewards.multiple-choice" in run(answers, "--multiple-choice", "released")[2]
     assert run(answers, "--rewards.maths-seconds", "0")[0] == 2
     assert "default_task" not in run(answers)[2]
     assert run(answers, "--json", answers / "x")[0] == 2

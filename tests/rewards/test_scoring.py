@@ -18,9 +18,8 @@ from resadapt_jax.rewards import (
     extract_answer,
     is_success,
     score,
-    score_batch,
 )
-from resadapt_jax.rewards.scoring import from_record, to_record
+from resadapt_jax.rewards.results import from_record, to_record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,6 +54,7 @@ TRUTHS = {
         ("regression", "about 14 in all, or rather \\boxed{10.5}", (0.5, 0.0, 0.5)),
         ("temporal grounding", "It happens\nfrom 3 to\n7 seconds.", (1.0, 0.0, 1.0)),
         ("temporal grounding", "<think>3 to 7</think>5 to 9", (1 / 3, 0.0, 1 / 3)),
+        ("temporal grounding", "<think>3 to 7", (0.0, -1.0, -0.2)),
         ("gqa", "<answer>A <> [3, 7]</answer>", (0.5, 0.0, 0.5)),
         ("exact_match", "The answer is: Dog.", (1.0, 0.0, 1.0)),
         (None, "\\boxed{2, 1}", (1.0, 0.0, 1.0)),
@@ -93,7 +93,7 @@ def test_a_truth_may_stand_in_tags(truth):
         ("mathematics", "math", "1+x", "x+1", 1.0, 0.0),
         ("open_ended", "open-ended", "dogs run", "run dogs", 0.5, (1 + 0 + 0.5) / 3),
         ("free_form", "free-form", "7.0", "7", 2 / 3, 1.0),
-        ("temporal_grounding", "iou", "[[0, 1], [3, 7]]", "[3, 7]", 1.0, 0.0),
+        ("temporal_grounding", "iou", "[[0, 1], [3, 7]]", "[3, 7]", 0.5, 0.0),
         ("grounding_qa", "gqa", "A <> [3, 7]", "B <> [3, 7]", 0.5, 0.0),
         ("exact_match", "exact_match", "7.0", "7", 0.0, 1.0),
         ("general", "none", "7.0", "7", 0.0, 1.0),
@@ -142,22 +142,15 @@ def test_the_config_goes_to_json_and_the_command_line():
         override(RewardConfig(), ["--require-boxed", "True"])
 
 
-def test_batch_keeps_the_order():
-    tasks = ["multiple choice", "numerical", "iou"]
-    scores = score_batch(tasks, ["B", "6", "5 to 9"], ["B", "7", "[3, 7]"])
-    assert [one.accuracy for one in scores] == pytest.approx([1.0, 0.0, 1 / 3])
-    with pytest.raises(ValueError):
-        score_batch(tasks, ["B"], ["B"])
-
-
 def test_success_is_strictly_above_the_threshold():
     assert SUCCESS_THRESHOLD == 0.35
     assert not is_success(0.35)
     assert is_success(0.351)
     assert not is_success(0.5, threshold=0.5)
-    # Naming all of four options is above it, of five below.
-    assert is_success(score("multiple choice", "A B C D", "B").accuracy)
-    assert not is_success(score("multiple choice", "A B C D E", "B").accuracy)
+    # As released, naming all of four options is above it; it is no way to succeed by default.
+    released = RewardConfig(multiple_choice="released")
+    assert is_success(score("multiple choice", "A B C D", "B", released).accuracy)
+    assert not is_success(score("multiple choice", "A B C D", "B").accuracy)
 
 
 @pytest.mark.parametrize("text", HOSTILE)

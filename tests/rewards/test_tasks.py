@@ -4,6 +4,7 @@ import pytest
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.rewards import RewardConfig, TaskType, score, task_type
+from resadapt_jax.rewards.kinds import KINDS
 
 
 @pytest.mark.parametrize(
@@ -54,3 +55,7 @@ def test_unless_a_default_is_configured():
     assert score("juggling", "Dog", "dog", config).task is TaskType.EXACT_MATCH
     with pytest.raises(UserError, match="unknown task type 'nonsense'"):
         RewardConfig(default_task="nonsense")
+
+
+def test_every_task_type_has_a_row_in_the_table_of_kinds():
+    assert list(KINDS) == list(TaskType)

@@ -56,6 +56,16 @@ from resadapt_jax.rewards import interval_iou, parse_intervals, temporal_iou
         ("1:5 to 1:7", [], "a clock has two digits of seconds"),
         ("1:75 to 1:80", [], "and fewer than sixty"),
         ("1:2:3 to 4:5:6", [], "and of minutes"),
+        ("00:00:13,000 --> 00:00:29,500", [(13, 29.5)], "times as in subtitles"),
+        ("[0:13, 0:29]", [(13, 29)], "a comma after a clock time is no decimal point"),
+        ("0:13,100", [(13, 100)], "not even before three digits"),
+        ("13 → 29", [(13, 29)], "an arrow in one character"),
+        ("starts at 0 and ends at 30; the event is [3, 7]", [(3, 7)], "brackets before names"),
+        ("of 0 to 30 seconds it is [3.0 s, 7.0 s]", [(3, 7)], "brackets before a sentence"),
+        ("Scene 2, 5 to 9 seconds", [(5, 9)], "a comma before a pair that is joined by more"),
+        ("Scene 2 and 5 s - 9 s", [(5, 9)], "so is and"),
+        ("1-2, 5-9", [(1, 2), (5, 9)], "a comma between pairs"),
+        ("3, 7 and 10, 12", [(3, 7), (10, 12)], "and between pairs"),
         ("-2 to 4", [(-2, 4)], "a negative start stays negative"),
         ("[-2, 4]", [(-2, 4)], "in brackets"),
         ("[2, -4]", [(-4, 2)], "a negative end comes first"),
@@ -116,10 +126,15 @@ def test_interval_iou(first, second, iou):
         ("0 to 10", "[3, 7]", 4 / 10, 4 / 10, "around it"),
         ("0 to 2", "[3, 7]", 0.0, 0.0, "before it"),
         ("7 to 9", "[3, 7]", 0.0, 0.0, "touching it"),
-        ("[[1, 2], [3, 7]]", "[3, 7]", 1.0, 0.0, "the second is right"),
-        ("[[3, 7], [1, 2]]", "[3, 7]", 1.0, 1.0, "the first is right"),
+        ("[[1, 2], [3, 7]]", "[3, 7]", 1 / 2, 0.0, "the second is right: 1 times 1/2"),
+        ("[[3, 7], [1, 2]]", "[3, 7]", 1 / 2, 1.0, "the first is right: 1 times 1/2"),
+        ("3 to 7, that is [3, 7]", "[3, 7]", 1.0, 1.0, "said twice is named once"),
+        ("[1, 2], [3, 7], [8, 9]", "[[3, 7], [20, 21]]", 2 / 3, 0.0, "three for two: 1 times 2/3"),
+        ("[1, 2], [3, 7]", "[[3, 7], [20, 21]]", 1.0, 0.0, "two for two"),
+        (str([[t, t + 4] for t in range(55)]), "[3, 7]", 1 / 55, 1 / 7, "a grid: 1 times 1/55"),
         ("3 to 7", "[[1, 2], [3, 7]]", 1.0, 1.0, "one of two truths"),
         ("[[0, 1], [4, 8]]", "[[10, 20], [4, 6]]", 2 / 4, 0.0, "the best pair: 4 to 6 of 4 to 8"),
+        ("[[0, 1], [4, 8]]", "[[4, 6], [4, 6]]", 1 / 4, 0.0, "the same truth twice: times 1/2"),
         ("[[0, 1], [2, 3]]", "[[4, 5], [6, 7]]", 0.0, 0.0, "no pair overlaps"),
         ("1:00 to 1:10", "[60, 70]", 1.0, 0.0, "clock times, which the released code cannot read"),
         ("60 to 70", "1:00 to 1:10", 1.0, 1.0, "a truth in clock times"),
@@ -154,7 +169,9 @@ def test_it_explains_itself():
     grade = temporal_iou("maybe 5 to 9", "[3, 7]")
     assert (grade.extracted, grade.reason) == ("[5, 9]", "IoU 0.333 of [5, 9] with [3, 7]")
     two = temporal_iou("[[0, 1], [3, 7]]", "[3, 7]")
-    assert two.reason == "IoU 1 of [3, 7] with [3, 7], best of 2 pairs"
+    assert two.reason == (
+        "IoU 1 of [3, 7] with [3, 7], best of 2 pairs, times 1/2 for naming so many"
+    )
     assert temporal_iou("never", "[3, 7]").reason == "no interval in 'never'"
     assert temporal_iou("3 to 7", "never").reason == "no interval in truth 'never'"
 

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from reward_tables import HOSTILE, rows
 
-from resadapt_jax.rewards.text import brief, plain, same_text, unwrap_latex
+from resadapt_jax.rewards.text import brief, plain, unwrap_latex
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,3 @@ def test_a_reason_is_short_and_printable(text):
     assert len(shown) <= 42 and shown.isprintable()
     assert brief("a  b\nc") == "'a b c'"
     assert brief("x" * 100, 10) == "'" + "x" * 9 + "…'"
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_a_text_is_the_same_as_itself(text):
-    assert same_text(text, text) is bool(text.strip())

@@ -28,12 +28,12 @@ def test_answers_are_graded_by_the_labels_of_real_data():
     truths = np.array(["C", "B <> [3, 7]", "dog"], object)
     config = RewardConfig(format_weight=0.2, default_task="exact_match")
     parts = grade(texts, mask, tasks, truths, config)
-    # F1 of {A, C} and {C}; the mean of 1 and an IoU of 2/6
-    expected = np.array([[1, 2 / 3], [2 / 3, 0], [0, 1]])
+    # {A, C} is not {C}; the mean of 1 and an IoU of 2/6
+    expected = np.array([[1, 0], [2 / 3, 0], [0, 1]])
     np.testing.assert_allclose(parts["accuracy"][:, :, 0], expected, atol=1e-6)
     np.testing.assert_array_equal(parts["format"], 0.0)
     means = reward_per_kind(parts["accuracy"], tasks)
-    named = {"reward_multiple_choice": 5 / 6, "reward_grounding_qa": 1 / 3}
+    named = {"reward_multiple_choice": 1 / 2, "reward_grounding_qa": 1 / 3}
     assert means == pytest.approx({**named, "reward_unknown_task": 0.5})
     with pytest.raises(UserError, match="unknown task type 'juggling'"):
         grade(texts, mask, tasks, truths, RewardConfig())

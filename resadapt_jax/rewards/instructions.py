@@ -7,10 +7,8 @@ alone.
 
 from typing import Literal
 
+from resadapt_jax.rewards.kinds import KINDS
 from resadapt_jax.rewards.tasks import TaskType
-
-SYSTEM_PROMPT = "You are a helpful assistant."
-"""The paper's system turn, in both modes."""
 
 _REASONING = (
     "Think about it first: put all of your thoughts between <think> and </think>. Then put the "
@@ -18,24 +16,6 @@ _REASONING = (
     "after the two blocks. The box holds {answer}."
 )
 _DIRECT = "Reply with {answer}, and nothing else."
-_ANSWERS = {
-    TaskType.MULTIPLE_CHOICE: "the letter of the right option",
-    TaskType.NUMERICAL: "one number",
-    TaskType.MATHEMATICS: "the final number or expression",
-    TaskType.OCR: "the text that you read, letter by letter as it is written",
-    TaskType.OPEN_ENDED: "the answer in one or two sentences",
-    TaskType.FREE_FORM: "the answer in one or two sentences",
-    TaskType.REGRESSION: "one number",
-    TaskType.TEMPORAL_GROUNDING: (
-        "when it starts and when it ends as [start, end], in seconds with one decimal"
-    ),
-    TaskType.GROUNDING_QA: (
-        "the answer and the moment that shows it as answer <> [start, end], the times in seconds "
-        "with one decimal and the answer by its letter where there are options"
-    ),
-    TaskType.EXACT_MATCH: "the answer in as few words as possible",
-    TaskType.GENERAL: "the answer in as few words as possible",
-}
 
 
 def instruction(mode: Literal["reasoning", "direct"], task: TaskType | str | None) -> str:
@@ -48,4 +28,4 @@ def instruction(mode: Literal["reasoning", "direct"], task: TaskType | str | Non
     if mode not in ("reasoning", "direct"):
         raise ValueError(f"mode must be reasoning or direct, got {mode!r}")
     template = _REASONING if mode == "reasoning" else _DIRECT
-    return template.format(answer=_ANSWERS[TaskType(task)])
+    return template.format(answer=KINDS[TaskType(task)].wanted)

@@ -3,7 +3,7 @@
 import pytest
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.rewards import SYSTEM_PROMPT, RewardConfig, TaskType, instruction, score
+from resadapt_jax.rewards import RewardConfig, TaskType, instruction, score
 
 STRICT = RewardConfig(multiple_choice="paper", format="paper")
 
@@ -60,7 +60,6 @@ def test_the_instruction_itself_is_no_answer():
 
 
 def test_mistakes():
-    assert SYSTEM_PROMPT
     with pytest.raises(ValueError, match="mode must be reasoning or direct, got 'thinking'"):
         instruction("thinking", "math")
     with pytest.raises(UserError, match="juggling"):

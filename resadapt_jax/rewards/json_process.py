@@ -21,11 +21,11 @@ START_SECONDS = 120.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-class ChildDied(Exception):
+class ProcessDied(Exception):
     """The process ended, or gave no reply in time."""
 
 
-class Child:
+class JsonProcess:
     """A process running ``python -m module``, whose main is `serve`; it ends with this object.
 
     Raises:
@@ -48,7 +48,7 @@ class Child:
         self._finalizer = weakref.finalize(self, _end, self.process, self._replies)
         try:
             ready = self.receive(START_SECONDS)
-        except ChildDied as died:
+        except ProcessDied as died:
             self.close()
             raise RuntimeError(f"python -m {module} did not start: {died}") from died
         if ready != "ready":
@@ -61,23 +61,23 @@ class Child:
         return self.process.poll() is None
 
     def send(self, message: Any) -> None:
-        """Asks a question; raises `ChildDied` if the process is gone, which must be closed then."""
+        """Asks a question; raises `ProcessDied` if the process is gone, to be closed then."""
         line = json.dumps(message).encode() + b"\n"
         try:
             self.process.stdin.write(line)
             self.process.stdin.flush()
         except OSError as error:
-            raise ChildDied(f"it took no question: {error}") from error
+            raise ProcessDied(f"it took no question: {error}") from error
 
     def receive(self, seconds: float) -> Any:
-        """The next reply; raises `ChildDied` as `send`, or if there is none in so many seconds."""
+        """The next reply; raises `ProcessDied` as `send`, or if none comes in so many seconds."""
         deadline = time.monotonic() + seconds
         while b"\n" not in self._received:
             if not self._replies.select(max(0.0, deadline - time.monotonic())):
-                raise ChildDied(f"no reply in {seconds:g} s")
+                raise ProcessDied(f"no reply in {seconds:g} s")
             data = os.read(self.process.stdout.fileno(), 1 << 16)
             if not data:
-                raise ChildDied(self._last_words())
+                raise ProcessDied(self._last_words())
             self._received += data
         line, _, self._received = self._received.partition(b"\n")
         return json.loads(line)
@@ -95,7 +95,7 @@ class Child:
 
 
 def serve(answer: Callable[[Any], Iterator[Any]], prepare: Callable[[], None]) -> None:
-    """A child's main: says "ready" once prepared, then writes the replies to each question.
+    """Main of such a process: says "ready" once prepared, then writes the replies to each question.
 
     Returns when the process that asks is gone. Ctrl-C is that process's to handle. What libraries
     print goes nowhere.

@@ -1,6 +1,6 @@
 """Whether two expressions are equivalent, by math-verify; run as a process of its own.
 
-    python -m resadapt_jax.rewards.symbolic
+    python -m resadapt_jax.rewards.expressions_process
 
 An expression is read by a LaTeX grammar, never evaluated as code. What a model writes can keep a
 computer algebra system busy for ever, or fill the memory; timers of Python cannot stop a long
@@ -12,6 +12,7 @@ memory.
 import contextlib
 import functools
 import logging
+import re
 import resource
 import signal
 import sys
@@ -22,6 +23,11 @@ MEMORY_BYTES = 2 << 30
 
 # Parsed and compared at the start, so that the first answers are not charged for a cold start.
 _WARM_UP = ((r"\frac{x^2-1}{x-1}", "x+1"), (r"[0,\sqrt{2})", r"(1,\pi)"))
+
+# Of "x + 4m" and "x + m" the m would be taken off as a unit. The imaginary i is none.
+_LAST_LETTER = re.compile(
+    r"(?:(?<=[0-9}])(?<!circ\})|(?<=[-+*/=<>][ ])|(?<=\\times[ ])|(?<=\\cdot[ ]))[A-Za-hj-z]$"
+)
 
 
 class _OutOfTime(BaseException):
@@ -45,7 +51,7 @@ def prepare() -> None:
 def reply(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """``{"equal": bool, "reason": str}`` for a question with the arguments of `equivalent`.
 
-    ``seconds`` is the CPU time it may take.
+    ``seconds`` is the CPU time it may take. ``{"undecided": str}`` if that or memory runs out.
     """
     seconds = question.pop("seconds")
     try:
@@ -54,14 +60,15 @@ def reply(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
             equal, reason = equivalent(**question)
         finally:
             _set_timers(0.0)
+        found = {"equal": equal, "reason": reason}
     except _OutOfTime:
         _set_timers(0.0)
-        equal, reason = False, f"not decided in {seconds:g} s of CPU time"
+        found = {"undecided": f" in {seconds:g} s of CPU time"}
     except MemoryError:
-        equal, reason = False, "not decided within the memory allowed"
+        found = {"undecided": " within the memory allowed"}
     except Exception as error:  # a grammar and a computer algebra system raise whatever they like
-        equal, reason = False, f"not comparable ({type(error).__name__})"
-    yield {"equal": equal, "reason": reason}
+        found = {"equal": False, "reason": f"not comparable ({type(error).__name__})"}
+    yield found
 
 
 def equivalent(answer: str, truth: str, relative: float, absolute: float) -> tuple[bool, str]:
@@ -94,7 +101,7 @@ def _parse(text: str) -> Any:
     from math_verify.grader import should_treat_as_complex
 
     config = NormalizationConfig(units=True, malformed_operators=True, nits=True, boxed="none")
-    latex = normalize_latex(text, config)
+    latex = normalize_latex(_LAST_LETTER.sub(r"{\g<0>}", text), config)
     try:
         return latex2sympy(
             latex,
@@ -131,6 +138,6 @@ def _raise_out_of_time(signum: int, frame: Any) -> None:
 
 
 if __name__ == "__main__":
-    from resadapt_jax.rewards.child import serve
+    from resadapt_jax.rewards.json_process import serve
 
     serve(reply, prepare)

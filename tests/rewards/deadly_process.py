@@ -1,12 +1,13 @@
-"""A worker of the pool's that some answers end: for the tests of what happens then."""
+"""A process of a pool that some answers end: for the tests of what happens then."""
 
 import os
 import time
 from pathlib import Path
 
-from resadapt_jax.rewards.child import serve
+from resadapt_jax.rewards.json_process import serve
 from resadapt_jax.rewards.pool import questions
-from resadapt_jax.rewards.scoring import score, to_record
+from resadapt_jax.rewards.results import to_record
+from resadapt_jax.rewards.scoring import score
 
 
 def reply(message):

@@ -5,9 +5,9 @@ import functools
 import os
 import threading
 
-from resadapt_jax.rewards.child import Child, ChildDied
+from resadapt_jax.rewards.json_process import JsonProcess, ProcessDied
 
-_MODULE = "resadapt_jax.rewards.symbolic"
+_MODULE = "resadapt_jax.rewards.expressions_process"
 # On a machine that is busy with other things CPU time takes much longer than itself.
 _PATIENCE = 60.0
 
@@ -20,7 +20,6 @@ class Verdict:
     reason: str
 
 
-@functools.lru_cache(maxsize=1 << 14)
 def equivalent(
     answer: str, truth: str, *, relative: float, absolute: float, seconds: float
 ) -> Verdict:
@@ -32,24 +31,32 @@ def equivalent(
     Raises:
       ImportError: math-verify is not installed.
     """
+    try:
+        return decide(answer, truth, relative=relative, absolute=absolute, seconds=seconds)
+    except Undecided as why:
+        return Verdict(equal=False, reason=f"not decided{why}")
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def decide(answer: str, truth: str, *, relative: float, absolute: float, seconds: float) -> Verdict:
+    """As `equivalent`, remembered; raises `Undecided`, which is not, where nothing was found."""
     question = {"answer": answer, "truth": truth, "relative": relative, "absolute": absolute}
     return _CHECKER.ask({**question, "seconds": seconds}, patience=_PATIENCE + 20.0 * seconds)
 
 
-def running() -> Child | None:
+def running() -> JsonProcess | None:
     """The process, if one was started."""
     return _CHECKER.child
 
 
-def close_checker() -> None:
-    """Ends the process if there is one; the next question starts another."""
-    _CHECKER.close()
+class Undecided(Exception):
+    """Time or memory ran out, or the process ended: another try may end otherwise."""
 
 
 class _Checker:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.child: Child | None = None
+        self.child: JsonProcess | None = None
         self._owner = 0
 
     def ask(self, question: dict[str, str | float], patience: float) -> Verdict:
@@ -57,25 +64,24 @@ class _Checker:
             child = self._started()
             try:
                 child.send(question)
-                return Verdict(**child.receive(patience))
-            except ChildDied as died:
+                reply = child.receive(patience)
+            except ProcessDied as died:
                 self._close()
-                return Verdict(equal=False, reason=f"not decided: the checker is gone, {died}")
+                raise Undecided(f": the checker is gone, {died}") from died
             except BaseException:  # Ctrl-C: its reply must not be taken for that to the next pair
                 self._close()
                 raise
+        if "undecided" in reply:
+            raise Undecided(reply["undecided"])
+        return Verdict(**reply)
 
-    def close(self) -> None:
-        with self._lock:
-            self._close()
-
-    def _started(self) -> Child:
+    def _started(self) -> JsonProcess:
         # a forked copy of this process must not talk on the same pipes
         mine = self.child is not None and self._owner == os.getpid()
         if not mine or not self.child.alive:
             if mine:
                 self._close()
-            self.child, self._owner = Child(_MODULE), os.getpid()
+            self.child, self._owner = JsonProcess(_MODULE), os.getpid()
         return self.child
 
     def _close(self) -> None:

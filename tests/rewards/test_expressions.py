@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from reward_tables import HOSTILE, TOUCHED
 
-from resadapt_jax.rewards import checker
+from resadapt_jax.rewards import expressions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,12 +27,12 @@ TOWERS = (
 
 
 def compare(answer, truth, seconds=5.0):
-    checker.equivalent.cache_clear()
-    return checker.equivalent(answer, truth, relative=1e-2, absolute=1e-2, seconds=seconds)
+    expressions.decide.cache_clear()
+    return expressions.equivalent(answer, truth, relative=1e-2, absolute=1e-2, seconds=seconds)
 
 
 def child():
-    return checker.running().process
+    return expressions.running().process
 
 
 def test_it_compares_from_any_thread():
@@ -40,7 +40,7 @@ def test_it_compares_from_any_thread():
     thread = threading.Thread(target=lambda: verdicts.append(compare("x+1", "1+x")))
     thread.start()
     thread.join()
-    assert verdicts == [checker.Verdict(equal=True, reason="equivalent")]
+    assert verdicts == [expressions.Verdict(equal=True, reason="equivalent")]
 
 
 def test_cpu_time_is_limited_and_the_process_lives_on():
@@ -66,11 +66,11 @@ def test_limits_hold_for_what_is_not_given_to_it(pair):
 
 UNSTOPPABLE = """
 import itertools
-from resadapt_jax.rewards import symbolic
+from resadapt_jax.rewards import expressions_process
 
-symbolic.prepare()
-symbolic.equivalent = lambda **question: sum(itertools.repeat(1, 10**12))
-list(symbolic.reply({"seconds": 0.2}))
+expressions_process.prepare()
+expressions_process.equivalent = lambda **question: sum(itertools.repeat(1, 10**12))
+list(expressions_process.reply({"seconds": 0.2}))
 """
 
 
@@ -83,7 +83,7 @@ def test_what_no_exception_can_stop_ends_the_process():
 def test_a_process_that_does_not_answer_is_replaced(monkeypatch):
     assert compare("x+1", "1+x").equal
     process = child()
-    monkeypatch.setattr(checker, "_PATIENCE", 0.3)
+    monkeypatch.setattr(expressions, "_PATIENCE", 0.3)
     os.kill(process.pid, signal.SIGSTOP)
     verdict = compare("x+1", "1+x", seconds=0.01)
     assert not verdict.equal
@@ -117,18 +117,10 @@ def test_a_reply_that_came_too_late_is_not_taken_for_the_next(monkeypatch):
 
     assert compare("x+1", "1+x").equal
     with monkeypatch.context() as patch:
-        patch.setattr(checker.Child, "receive", interrupted)
+        patch.setattr(expressions.JsonProcess, "receive", interrupted)
         with pytest.raises(KeyboardInterrupt):
             compare("x+1", "1+x")
     assert not compare("x+1", "2+x").equal
-
-
-def test_it_can_be_closed():
-    assert compare("x+1", "1+x").equal
-    process = child()
-    checker.close_checker()
-    assert process.poll() is not None
-    assert compare("x+1", "1+x").equal
 
 
 def test_a_verdict_is_remembered():
@@ -136,26 +128,45 @@ def test_a_verdict_is_remembered():
     os.kill(child().pid, signal.SIGSTOP)
     try:
         pair = {"relative": 1e-2, "absolute": 1e-2, "seconds": 5.0}
-        assert checker.equivalent("x+1", "1+x", **pair).equal
+        assert expressions.equivalent("x+1", "1+x", **pair).equal
     finally:
         os.kill(child().pid, signal.SIGCONT)
+
+
+def test_what_was_not_decided_is_tried_again(monkeypatch):
+    pair = {"relative": 1e-2, "absolute": 1e-2}
+    slow = "x+3", "3+x"
+    assert compare("x+1", "1+x").equal
+    with monkeypatch.context() as patch:
+        patch.setattr(expressions, "_PATIENCE", 0.1)
+        os.kill(child().pid, signal.SIGSTOP)
+        gone = expressions.equivalent(*slow, seconds=0.01, **pair)
+    assert gone.reason == "not decided: the checker is gone, no reply in 0.3 s"
+    assert expressions.equivalent(*slow, seconds=0.01, **pair).reason != gone.reason
+    before = expressions.decide.cache_info()
+    for _ in range(2):
+        late = expressions.equivalent(ENDLESS, r"\sqrt{\pi}", seconds=0.1, **pair)
+        assert late.reason == "not decided in 0.1 s of CPU time"
+    after = expressions.decide.cache_info()
+    assert (after.misses, after.currsize) == (before.misses + 2, before.currsize)
 
 
 def test_a_library_that_is_missing_is_said(monkeypatch, tmp_path):
     (tmp_path / "math_verify.py").write_text("raise ImportError('no math-verify here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    checker.close_checker()
+    assert compare("x+1", "1+x").equal
+    expressions.running().close()
     with pytest.raises(ImportError, match="no math-verify here"):
         compare("x+1", "1+x")
 
 
 AUDIT = """
 import sys
-from resadapt_jax.rewards import symbolic
+from resadapt_jax.rewards import expressions_process
 from resadapt_jax.rewards import TaskType, general, mathematics, score
 from tests_hostile import HOSTILE, TOUCHED
 
-symbolic.prepare()
+expressions_process.prepare()
 for task in TaskType:
     score(task, "x + 1 to 7", "1 + x, 7")  # what is imported late is compiled late
 
@@ -171,7 +182,7 @@ assert len(events) == 1, "the hook sees nothing"
 for text in HOSTILE:
     for pair in ((text, "x+1"), ("x+1", text)):
         question = {"answer": pair[0], "truth": pair[1], "relative": 0.01, "absolute": 0.01}
-        list(symbolic.reply({**question, "seconds": 0.05}))
+        list(expressions_process.reply({**question, "seconds": 0.05}))
         for task in TaskType if pair[1] == "x+1" else ():
             score(task, *pair)
 print(len(events) - 1, events[1:])
