@@ -12,6 +12,7 @@ more than ``--limit-ms``, or the checker more than twice the time it is allowed.
 
 import argparse
 import dataclasses
+import gc
 import random
 import sys
 import time
@@ -169,6 +170,7 @@ def warm_up() -> None:
         for config in CONFIGS:
             score(task, f"{answer} or so", answer, config)
     score(TaskType.MATHEMATICS, "x+1", "1+x")
+    gc.freeze()  # a collection then looks at what grading left, not at all that was imported
 
 
 def main() -> None:
