@@ -63,7 +63,7 @@ class Share(Sequence):
         return self._source[batch * self._batch_size + self._share.index * self._rows + row]
 
 
-class Reading(NamedTuple):
+class ReadAhead(NamedTuple):
     """How records are read ahead; it changes no record and no order.
 
     Attributes:
@@ -77,7 +77,7 @@ class Reading(NamedTuple):
     ahead: int = 1
 
 
-BY_THREADS = Reading()
+BY_THREADS = ReadAhead()
 
 
 class BatchIterator:
@@ -89,7 +89,7 @@ class BatchIterator:
     The rows of one batch have arrays of one shape; another batch's may differ.
     """
 
-    def __init__(self, dataset: grain.MapDataset, batch_size: int, reading: Reading = BY_THREADS):
+    def __init__(self, dataset: grain.MapDataset, batch_size: int, reading: ReadAhead = BY_THREADS):
         self._dataset, self._batch_size, self._reading = dataset, batch_size, reading
         self._iterator = None
         self.set_state({"batches": 0})
@@ -121,7 +121,7 @@ class BatchIterator:
 
 
 def _read_ahead(
-    dataset: grain.MapDataset, batch_size: int, reading: Reading
+    dataset: grain.MapDataset, batch_size: int, reading: ReadAhead
 ) -> grain.IterDataset[Any]:
     """Rows in order, read by threads of this process or of several others."""
     processes = max(reading.workers, 1)

@@ -36,7 +36,7 @@ from tqdm import tqdm
 from resadapt_jax.data.row import Medium, Row, RowError, parse_row
 from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.sources import JsonRows, Rows, folder_of, open_rows
-from resadapt_jax.data.survey import Rules, plan_of
+from resadapt_jax.data.survey import RowFilter, plan_medium
 from resadapt_jax.errors import UserError, run_cli
 from resadapt_jax.files import require_writable
 from resadapt_jax.operators.sizes import SizeLimits
@@ -180,11 +180,11 @@ def check_rows(rows: Rows, root: Path, threads: int = 8) -> list[tuple[int, ...]
 
 
 def _check_row(rows: Rows, root: Path, position: int) -> RowError | tuple[int, ...]:
-    rules = Rules(sampling=SamplingConfig(), limits=SizeLimits(), max_prompt_tokens=1)
+    row_filter = RowFilter(sampling=SamplingConfig(), limits=SizeLimits(), max_prompt_tokens=1)
     try:
         row = parse_row(rows[position])
         for medium in row.media:
-            plan_of(medium, root, rules)
+            plan_medium(medium, root, row_filter)
         return tuple(row.cached_lengths)
     except RowError as error:
         return error

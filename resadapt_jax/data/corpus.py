@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import grain
 import numpy as np
 
-from resadapt_jax.data.batches import BatchIterator, HostShare, Reading, Share
+from resadapt_jax.data.batches import BatchIterator, HostShare, ReadAhead, Share
 from resadapt_jax.data.frames_cache import FramesCache
 from resadapt_jax.data.load import LoadedRow, Loading, empty_row, load_row
 from resadapt_jax.data.row import Row, RowError, parse_row
@@ -25,7 +25,7 @@ from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.schedule import Schedule, plan_batches
 from resadapt_jax.data.shapes import BatchShape, assign, choose_shapes, padding
 from resadapt_jax.data.sources import Rows, folder_of, open_rows
-from resadapt_jax.data.survey import Check, Measure, Rules, Survey, cached_survey, survey
+from resadapt_jax.data.survey import Check, CountTokens, RowFilter, Survey, cached_survey, survey
 from resadapt_jax.errors import UserError
 from resadapt_jax.files import require_writable
 from resadapt_jax.operators.sizes import SizeLimits
@@ -114,7 +114,7 @@ class Corpus(NamedTuple):
 def open_corpus(
     config: CorpusConfig,
     limits: SizeLimits,
-    measure: Measure,
+    count_tokens: CountTokens,
     check: Check | None,
     *,
     batch_size: int,
@@ -128,12 +128,12 @@ def open_corpus(
 
     Args:
         limits: legal sizes of frames.
-        measure, check: see ``survey``.
+        count_tokens, check: see ``survey``.
         batch_size: rows of a batch, on all hosts together.
         share: which rows of each batch this process reads.
         encode: what a row becomes; has to be picklable if ``config.workers``.
-        settings: whatever ``measure`` and ``check`` depend on, with a ``repr`` that tells: a kept
-            survey holds for these only.
+        settings: whatever ``count_tokens`` and ``check`` depend on, with a ``repr`` that tells: a
+            kept survey holds for these only.
 
     Raises:
         UserError: a file that cannot be read, or not one row of a file that can be used.
@@ -142,12 +142,12 @@ def open_corpus(
         require_writable(folder)
     sources = [open_rows(file) for file in config.files]
     roots = tuple(_media_root(config, file) for file in config.files)
-    looks = _Looks(config, limits, measure, check, settings)
+    looks = _SurveyFile(config, limits, count_tokens, check, settings)
     surveys = [looks(*each) for each in zip(config.files, sources, roots, strict=True)]
-    needs = np.concatenate([found.room for found in surveys])
+    needs = np.concatenate([found.batch_needs for found in surveys])
     shapes = choose_shapes(needs, config.max_shapes)
     schedule = plan_batches(
-        [assign(found.room, shapes) for found in surveys],
+        [assign(found.batch_needs, shapes) for found in surveys],
         config.weights or [len(found.positions) for found in surveys],
         batch_size=batch_size,
         num_batches=num_batches,
@@ -155,11 +155,13 @@ def open_corpus(
     )
     # A corpus of texts alone has no frames, but its batches have room for a pair.
     smallest = ((limits.factor, limits.factor),)
-    native_sizes = tuple(sorted({size for found in surveys for size in found.sizes})) or smallest
+    native_sizes = (
+        tuple(sorted({size for found in surveys for size in found.frame_sizes})) or smallest
+    )
     items = _Items(sources, [found.positions for found in surveys], schedule)
-    reader = _Reader(roots, shapes, native_sizes, encode, _loading(config, limits))
+    reader = _RowLoader(roots, shapes, native_sizes, encode, _loading(config, limits))
     rows = grain.MapDataset.source(Share(items, batch_size, share)).map(reader)
-    reading = Reading(workers=config.workers, threads=config.threads, ahead=config.ahead)
+    reading = ReadAhead(workers=config.workers, threads=config.threads, ahead=config.ahead)
     return Corpus(
         batches=BatchIterator(rows, share.rows(batch_size), reading),
         shapes=shapes,
@@ -176,7 +178,7 @@ def _loading(config: CorpusConfig, limits: SizeLimits) -> Loading:
         sampling=config.sampling,
         limits=limits,
         cache=FramesCache(config.frames_cache) if config.frames_cache else None,
-        seconds=config.seconds_per_video,
+        time_limit=config.seconds_per_video,
     )
 
 
@@ -186,12 +188,12 @@ def _media_root(config: CorpusConfig, file: str) -> Path:
     return Path(config.media_root or folder_of(file))
 
 
-class _Looks(NamedTuple):
+class _SurveyFile(NamedTuple):
     """How every file is surveyed."""
 
     config: CorpusConfig
     limits: SizeLimits
-    measure: Measure
+    count_tokens: CountTokens
     check: Check | None
     settings: Any
 
@@ -202,7 +204,7 @@ class _Looks(NamedTuple):
             UserError: not one row can be used.
         """
         config = self.config
-        rules = Rules(
+        row_filter = RowFilter(
             sampling=config.sampling,
             limits=self.limits,
             max_prompt_tokens=config.max_prompt_tokens,
@@ -212,11 +214,11 @@ class _Looks(NamedTuple):
 
         def make() -> Survey:
             how = {"threads": threads, "name": file}
-            return survey(rows, root, rules, self.measure, self.check, **how)
+            return survey(rows, root, row_filter, self.count_tokens, self.check, **how)
 
         if config.survey_cache:
             settings = str(root), self.settings
-            found = cached_survey(config.survey_cache, file, rules, settings, make)
+            found = cached_survey(config.survey_cache, file, row_filter, settings, make)
         else:
             found = make()
         if not len(found.positions):
@@ -249,7 +251,7 @@ class _Items(Sequence):
         return _Item(self._sources[corpus][int(row)], corpus, int(schedule.shape[batch]))
 
 
-class _Reader(NamedTuple):
+class _RowLoader(NamedTuple):
     """From an item to the arrays of its row."""
 
     roots: tuple[Path, ...]

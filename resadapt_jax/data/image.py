@@ -11,7 +11,7 @@ from PIL import Image
 
 from resadapt_jax.data.row import RowError
 
-MAX_IMAGE_PIXELS = 2**26
+REFUSED_ABOVE_PIXELS = 2**26
 """Images above this are refused before anything of them is decoded."""
 
 # Among the others are some that run programs (EPS) or fetch other files.
@@ -35,7 +35,7 @@ def image_size(source: Path | bytes) -> tuple[int, int]:
     """Upright height and width, by the header alone.
 
     Raises:
-        RowError: not an image of a known format, or more pixels than MAX_IMAGE_PIXELS.
+        RowError: not an image of a known format, or more pixels than REFUSED_ABOVE_PIXELS.
     """
     with _opened(source) as image:
         width, height = image.size
@@ -65,7 +65,7 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
-            if width * height > MAX_IMAGE_PIXELS:
+            if width * height > REFUSED_ABOVE_PIXELS:
                 raise RowError("too many pixels", f"{name}: {width} x {height}")
             yield image
     except RowError:

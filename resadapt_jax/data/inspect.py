@@ -27,7 +27,7 @@ from resadapt_jax.data.row import Row, parse_row
 from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.data.sources import Rows, folder_of, open_rows
-from resadapt_jax.data.survey import Needs, Rules, Survey, survey
+from resadapt_jax.data.survey import RowFilter, RowSize, Survey, survey
 from resadapt_jax.errors import UserError, run_cli
 from resadapt_jax.files import atomic_write, require_writable
 from resadapt_jax.operators.sizes import SizeLimits
@@ -69,7 +69,7 @@ class Inspection:
     """
 
     name: str
-    rules: Rules
+    row_filter: RowFilter
     survey: Survey
     tasks: tuple[tuple[str, Counter[str]], ...]
     decoded: int
@@ -80,7 +80,7 @@ class Inspection:
     @property
     def histograms(self) -> tuple[tuple[str, tuple[Bin, ...]], ...]:
         """Lengths of the rows that can be used."""
-        needs = Needs(*self.survey.needs.T)
+        needs = RowSize(*self.survey.row_sizes.T)
         with_media = needs.native_tokens > 0
         of = {
             "Frames, with images as two": needs.num_frames[with_media],
@@ -102,23 +102,31 @@ def histogram(values: Int[np.ndarray, " N"], bins: int = _BINS) -> tuple[Bin, ..
 
 
 def inspect_rows(
-    rows: Rows, root: Path, rules: Rules, *, name: str, num_samples: int = 12, num_decoded: int = 0
+    rows: Rows,
+    root: Path,
+    row_filter: RowFilter,
+    *,
+    name: str,
+    num_samples: int = 12,
+    num_decoded: int = 0,
 ) -> Inspection:
     """Looks at every row's headers, decodes as many as asked for, spread over the corpus.
 
     Args:
         root: folder of the media.
     """
-    found = survey(rows, root, rules, estimate_tokens, name=name)
+    found = survey(rows, root, row_filter, estimate_tokens, name=name)
     tasks: dict[str, Counter[str]] = {}
     for position, task in zip(found.positions.tolist(), found.tasks, strict=True):
         tasks.setdefault(task, Counter())[modality(parse_row(rows[position]))] += 1
     chosen = np.linspace(0, len(found.positions) - 1, min(num_decoded, len(found.positions)))
     start = time.perf_counter()
-    loaded = [(at, _load(rows, root, rules, found, at)[1]) for at in np.round(chosen).astype(int)]
+    loaded = [
+        (at, _load(rows, root, row_filter, found, at)[1]) for at in np.round(chosen).astype(int)
+    ]
     return Inspection(
         name=name,
-        rules=rules,
+        row_filter=row_filter,
         survey=found,
         tasks=tuple(sorted(tasks.items(), key=lambda item: -item[1].total())),
         decoded=len(loaded),
@@ -127,7 +135,7 @@ def inspect_rows(
             (int(found.positions[at]), row.problem) for at, row in loaded if row.problem
         ),
         samples=tuple(
-            _sample(rows, root, rules, found, at)
+            _sample(rows, root, row_filter, found, at)
             for at in range(min(num_samples, len(found.positions)))
         ),
     )
@@ -145,15 +153,19 @@ def modality(row: Row) -> str:
     return " and ".join(sorted({medium.kind for medium in row.media})) or "text"
 
 
-def _load(rows: Rows, root: Path, rules: Rules, found: Survey, at: int) -> tuple[Row, LoadedRow]:
+def _load(
+    rows: Rows, root: Path, row_filter: RowFilter, found: Survey, at: int
+) -> tuple[Row, LoadedRow]:
     row = parse_row(rows[int(found.positions[at])])
-    shape = BatchShape(*found.room[at].tolist())
-    return row, load_row(row, shape, root, Loading(sampling=rules.sampling, limits=rules.limits))
+    shape = BatchShape(*found.batch_needs[at].tolist())
+    return row, load_row(
+        row, shape, root, Loading(sampling=row_filter.sampling, limits=row_filter.limits)
+    )
 
 
-def _sample(rows: Rows, root: Path, rules: Rules, found: Survey, at: int) -> Sample:
-    row, loaded = _load(rows, root, rules, found, at)
-    needs = Needs(*found.needs[at].tolist())
+def _sample(rows: Rows, root: Path, row_filter: RowFilter, found: Survey, at: int) -> Sample:
+    row, loaded = _load(rows, root, row_filter, found, at)
+    needs = RowSize(*found.row_sizes[at].tolist())
     shown = np.flatnonzero(loaded.frame_mask)
     some = np.unique(np.linspace(0, len(shown) - 1, _THUMBNAILS).round().astype(int))
     media = ", ".join(medium.path or f"{medium.kind} in the row" for medium in row.media)
@@ -177,7 +189,7 @@ def _thumbnail(loaded: LoadedRow, frame: int) -> str:
 
 def describe(found: Inspection) -> str:
     """The numbers as text."""
-    lines = [found.survey.report(found.name), "", _rules(found.rules), ""]
+    lines = [found.survey.report(found.name), "", _describe_filter(found.row_filter), ""]
     for task, counts in found.tasks:
         kinds = ", ".join(f"{counts[kind]} {kind}" for kind in _MODALITIES if counts[kind])
         lines.append(f"{counts.total():8} {task or '(no task)'}: {kinds}")
@@ -196,8 +208,8 @@ def describe(found: Inspection) -> str:
     return "\n".join(lines)
 
 
-def _rules(rules: Rules) -> str:
-    sampling, limits = rules.sampling, rules.limits
+def _describe_filter(row_filter: RowFilter) -> str:
+    sampling, limits = row_filter.sampling, row_filter.limits
     return (
         f"At {sampling.fps:g} frames a second, {sampling.min_frames} to {sampling.max_frames} of a "
         f"video, tokens of {limits.factor} x {limits.factor} pixels."
@@ -217,7 +229,7 @@ def page(found: Inspection) -> str:
         name=found.name,
         kept=kept,
         total=kept + len(found.survey.dropped),
-        rules=_rules(found.rules),
+        rules=_describe_filter(found.row_filter),
         modalities=_MODALITIES,
         tasks=found.tasks,
         histograms=found.histograms,
@@ -260,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.patch_size < 1:
         raise UserError(f"--patch-size must be positive, got {args.patch_size}")
     require_writable(out.parent)
-    rules = Rules(
+    row_filter = RowFilter(
         sampling=SamplingConfig(
             fps=args.fps, min_frames=min(4, max(args.frames, 1)), max_frames=args.frames
         ),
@@ -271,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = inspect_rows(
         open_rows(args.file),
         root,
-        rules,
+        row_filter,
         name=args.file,
         num_samples=args.rows,
         num_decoded=args.decode,

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from resadapt_jax.data.batches import pair_seconds
-from resadapt_jax.data.canvas import lay_out
+from resadapt_jax.data.canvas import place_media
 from resadapt_jax.data.container import Patience, Source, read_index
+from resadapt_jax.data.frame_size import native_size
 from resadapt_jax.data.frames_cache import Frames, FramesCache, frames_key
 from resadapt_jax.data.image import read_image
-from resadapt_jax.data.media import locate, reading
+from resadapt_jax.data.media import as_row_error, locate
 from resadapt_jax.data.pixels import resize
 from resadapt_jax.data.row import Medium, Row, RowError
-from resadapt_jax.data.sampling import SamplingConfig, native_size, planned_frames
+from resadapt_jax.data.sampling import SamplingConfig, planned_frames
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.data.video import read_clip
 from resadapt_jax.operators.sizes import SizeLimits
@@ -29,14 +30,14 @@ class Loading:
 
     Attributes:
         cache: of decoded videos.
-        seconds: that a video may take at most, see ``Patience``; a damaged one gets five from where
-            damage shows.
+        time_limit: seconds that a video may take at most, see ``Patience``; a damaged one gets five
+            from where damage shows.
     """
 
     sampling: SamplingConfig
     limits: SizeLimits
     cache: FramesCache | None = None
-    seconds: float = 120.0
+    time_limit: float = 120.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,7 +64,7 @@ class LoadedRow:
         return pair_seconds(self.times)
 
     @property
-    def seconds(self) -> tuple[Float[np.ndarray, " K"], ...]:
+    def seconds_per_medium(self) -> tuple[Float[np.ndarray, " K"], ...]:
         """Mean times of each medium's pairs."""
         count, pairs = int(self.medium.max(initial=-1)) + 1, self.pair_seconds
         return tuple(pairs[self.medium == number] for number in range(count))
@@ -94,7 +95,7 @@ def empty_row(shape: BatchShape, problem: str = "") -> LoadedRow:
 
 def _laid_out(media: list[Frames], shape: BatchShape, problem: str = "") -> LoadedRow:
     size = {"height": shape.height, "width": shape.width}
-    canvas = lay_out([frames for frames, _ in media], num_pairs=shape.num_frames // 2, **size)
+    canvas = place_media([frames for frames, _ in media], num_pairs=shape.num_frames // 2, **size)
     times = np.zeros(shape.num_frames)
     for number, (_, own) in enumerate(media):
         times[(canvas.medium == number).repeat(2)] = np.append(own, own[len(own) - len(own) % 2 :])
@@ -124,7 +125,7 @@ def load_medium(medium: Medium, shape: BatchShape, root: Path, loading: Loading)
 
 
 def _read(source: Source, medium: Medium, loading: Loading) -> Frames:
-    with reading(medium):
+    with as_row_error(medium):
         if medium.kind == "image":
             return _image(source, loading), np.zeros(1)
         return _video(source, medium, loading)
@@ -136,7 +137,7 @@ def _image(source: Source, loading: Loading) -> UInt8[np.ndarray, "1 height widt
 
 
 def _video(source: Source, medium: Medium, loading: Loading) -> Frames:
-    patience = Patience.with_file(source, loading.seconds)
+    patience = Patience.with_file(source, loading.time_limit)
     index = read_index(source, patience)
     within = {"start": medium.start, "end": medium.end}
     count = planned_frames(

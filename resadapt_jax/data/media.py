@@ -38,7 +38,7 @@ def locate(medium: Medium, root: str | os.PathLike) -> Path | bytes:
 
 
 @contextmanager
-def reading(medium: Medium) -> Iterator[None]:
+def as_row_error(medium: Medium) -> Iterator[None]:
     """Whatever is raised where a medium is read becomes a `RowError`."""
     kind = f"unreadable {medium.kind}"
     try:

@@ -11,7 +11,6 @@ from resadapt_jax import rewards
 from resadapt_jax.data.batches import pad_to
 from resadapt_jax.data.canvas import segment_ids
 from resadapt_jax.data.load import LoadedRow
-from resadapt_jax.data.query import encode_query
 from resadapt_jax.data.row import Row, RowError
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.errors import UserError
@@ -23,12 +22,13 @@ from resadapt_jax.models.prompt_text import (
     build_chat,
     without_markers,
 )
+from resadapt_jax.models.tokenizer import encode_query
 from resadapt_jax.training.config import Instruction
 from resadapt_jax.typing import Float
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptEncoder:
+class RowEncoder:
     """How rows become prompts; picklable, as other processes may do it.
 
     Attributes:
@@ -46,12 +46,12 @@ class PromptEncoder:
     grading: rewards.RewardConfig = rewards.RewardConfig()
 
     def settings(self) -> tuple[str, ...]:
-        """What `measure` and `check` depend on, as text."""
+        """What `count_tokens` and `check` depend on, as text."""
         tokenizers = self.tokenizer, self.query_tokenizer
         known = [f"{t.name_or_path} {len(t)} {t.chat_template}" for t in tokenizers]
         return *known, self.convention.value, self.instruction, repr(self.grading)
 
-    def measure(self, row: Row, seconds: Sequence[Float[np.ndarray, " k"]]) -> tuple[int, int]:
+    def count_tokens(self, row: Row, seconds: Sequence[Float[np.ndarray, " k"]]) -> tuple[int, int]:
         """Most tokens of the prompt, its pairs counting one each, and tokens of the query.
 
         A file need not keep what its header says, so there is room for any times up to a second
@@ -98,7 +98,7 @@ class PromptEncoder:
             RowError: the text holds a token that stands for pixels.
         """
         lost = bool(loaded.problem)
-        prompt = self._prompt(row, None if lost else loaded.seconds)
+        prompt = self._prompt(row, None if lost else loaded.seconds_per_medium)
         query = self._query(row)
         kinds = [medium.kind for medium in row.media]
         return {

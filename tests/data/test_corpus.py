@@ -16,7 +16,7 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.operators.sizes import SizeLimits
 
 
-def measure(row, seconds):
+def count_tokens(row, seconds):
     return 5 + sum(map(len, seconds)), 3
 
 
@@ -70,7 +70,7 @@ def opened(folder, files=("clips.jsonl",), share=ALONE, num_batches=9, encode=en
     return open_corpus(
         config,
         SizeLimits(),
-        measure,
+        count_tokens,
         None,
         batch_size=4,
         num_batches=num_batches,

@@ -54,7 +54,7 @@ def test_a_video_has_its_frames_in_the_corner_and_its_times(tmp_path):
     assert np.all(row.frames[7, :56, :84] == 39 * STEP)
     assert not row.frames[:8, 56:].any() and not row.frames[:8, :, 84:].any()
     assert not row.frames[8:].any()
-    (seconds,) = row.seconds
+    (seconds,) = row.seconds_per_medium
     np.testing.assert_allclose(seconds, [0.3, 1.4, 2.5, 3.6], atol=1e-9)
 
 
@@ -104,7 +104,7 @@ def test_a_rows_own_limits_count(tmp_path):
 def test_text_alone_is_an_empty_canvas_without_a_problem(tmp_path):
     row = loaded(tmp_path)
     assert row.problem == "" and not row.frames.any() and not row.frame_mask.any()
-    assert row.seconds == ()
+    assert row.seconds_per_medium == ()
 
 
 def test_bytes_in_the_row_are_as_good_as_files(tmp_path):
@@ -210,13 +210,13 @@ def test_more_frames_than_the_batch_holds_are_a_problem(tmp_path):
 
 def test_a_video_that_takes_too_long_is_given_up(tmp_path, monkeypatch):
     write_video(tmp_path / "a.mkv", flat_frames(40))
-    loading = Loading(sampling=LOADING.sampling, limits=LOADING.limits, seconds=0.0)
+    loading = Loading(sampling=LOADING.sampling, limits=LOADING.limits, time_limit=0.0)
     assert "takes too long" in loaded(tmp_path, video("a.mkv"), loading=loading).problem
     # A damaged one is given up sooner.
     path = write_intra_mp4(tmp_path / "a.mp4", block_frames(40))
     overwrite_packets(path, 0, 2)
     monkeypatch.setattr(container, "_DAMAGED_SECONDS", 0.0)
-    loading = Loading(sampling=LOADING.sampling, limits=LOADING.limits, seconds=60.0)
+    loading = Loading(sampling=LOADING.sampling, limits=LOADING.limits, time_limit=60.0)
     assert "takes too long" in loaded(tmp_path, video("a.mp4"), loading=loading).problem
 
 

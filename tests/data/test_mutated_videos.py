@@ -10,12 +10,12 @@ from resadapt_jax.data.load import Loading, load_row
 from resadapt_jax.data.row import Medium, Row, RowError
 from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.shapes import BatchShape
-from resadapt_jax.data.survey import Rules, plan_of
+from resadapt_jax.data.survey import RowFilter, plan_medium
 from resadapt_jax.operators.sizes import SizeLimits
 
 SHAPE = BatchShape(16, 280, 280, 16, 16)
 LOADING = Loading(sampling=SamplingConfig(max_frames=16), limits=SizeLimits())
-RULES = Rules(sampling=LOADING.sampling, limits=LOADING.limits, max_prompt_tokens=99)
+FILTER = RowFilter(sampling=LOADING.sampling, limits=LOADING.limits, max_prompt_tokens=99)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def outcomes(tmp_path_factory):
         medium = Medium(kind="video", path=path.name)
         loaded = load_row(Row(messages=(), media=(medium,)), SHAPE, folder, LOADING)
         try:
-            plan_of(medium, folder, RULES)
+            plan_medium(medium, folder, FILTER)
             reason = ""
         except RowError as error:
             reason = str(error)

@@ -14,10 +14,10 @@ from resadapt_jax.data.row import RowError, parse_row
 from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.data.sources import open_rows
-from resadapt_jax.data.survey import Rules, cached_survey, needs_of, survey
+from resadapt_jax.data.survey import RowFilter, cached_survey, filter_row, survey
 from resadapt_jax.operators.sizes import SizeLimits
 
-RULES = Rules(
+FILTER = RowFilter(
     sampling=SamplingConfig(fps=2.0, min_frames=4, max_frames=8),
     limits=SizeLimits(),
     max_prompt_tokens=40,
@@ -31,14 +31,14 @@ def row(content="Why?", **columns):
     } | columns
 
 
-def measure(row, seconds):
+def count_tokens(row, seconds):
     """A token a word, and one a pair; two of the query."""
     words = sum(len(message.content.split()) for message in row.messages)
     return words + sum(map(len, seconds)), 2
 
 
-def needs(folder, record, rules=RULES, measure=measure, check=None):
-    return needs_of(parse_row(record), folder, rules, measure, check)[0]
+def needs(folder, record, row_filter=FILTER, count_tokens=count_tokens, check=None):
+    return filter_row(parse_row(record), folder, row_filter, count_tokens, check)[0]
 
 
 def test_a_videos_needs_are_by_its_header(tmp_path):
@@ -64,15 +64,15 @@ def test_pairs_are_expected_when_they_will_be(tmp_path):
     write_video(tmp_path / "a.mkv", flat_frames(40))
     seen = []
 
-    def measure(row, seconds):
+    def count_tokens(row, seconds):
         seen.extend(seconds)
         return 1, 1
 
     record = row("<video><video>", videos=["a.mkv", {"video": "a.mkv", "start": 1.0, "end": 3.0}])
-    needs(tmp_path, record, measure=measure)
-    loading = Loading(sampling=RULES.sampling, limits=RULES.limits)
+    needs(tmp_path, record, count_tokens=count_tokens)
+    loading = Loading(sampling=FILTER.sampling, limits=FILTER.limits)
     loaded = load_row(parse_row(record), BatchShape(12, 56, 84, 9, 9), tmp_path, loading)
-    for expected, real in zip(seen, loaded.seconds, strict=True):
+    for expected, real in zip(seen, loaded.seconds_per_medium, strict=True):
         np.testing.assert_allclose(expected, real, atol=0.05 + 1e-9)  # half a frame's time
 
 
@@ -104,14 +104,14 @@ def corpus(folder):
 
 
 def surveyed(folder, **options):
-    return survey(open_rows(corpus(folder)), folder, RULES, measure, **options)
+    return survey(open_rows(corpus(folder)), folder, FILTER, count_tokens, **options)
 
 
 def test_rows_that_cannot_be_used_are_counted_with_their_reasons(tmp_path):
     found = surveyed(tmp_path)
     assert found.positions.tolist() == [0, 8]
     assert found.tasks == ("", "choice")
-    assert found.needs.shape == (2, 6)
+    assert found.row_sizes.shape == (2, 6)
     assert {at: kind for at, kind, _ in found.dropped} == {
         1: "markers",
         2: "no such file",
@@ -132,7 +132,7 @@ def test_rows_that_cannot_be_used_are_counted_with_their_reasons(tmp_path):
 
 def test_the_number_of_threads_changes_nothing(tmp_path):
     one, many = surveyed(tmp_path, threads=1), surveyed(tmp_path, threads=8)
-    np.testing.assert_array_equal(one.needs, many.needs)
+    np.testing.assert_array_equal(one.row_sizes, many.row_sizes)
     assert one.dropped == many.dropped
 
 
@@ -147,23 +147,23 @@ def test_answers_are_checked(tmp_path):
 
 def test_length_with_visual_tokens_is_limited_by_the_files_own_count_if_it_has_one(tmp_path):
     write_video(tmp_path / "a.mkv", flat_frames(40))
-    rules = Rules(**(vars(RULES) | {"max_length": 26}))
+    row_filter = RowFilter(**(vars(FILTER) | {"max_length": 26}))
     record = row("<video> Why?", videos=["a.mkv"])
     # Two words and 24 visual tokens: the four that stood for the pairs are among them.
-    assert needs(tmp_path, record, rules).native_tokens == 24
+    assert needs(tmp_path, record, row_filter).native_tokens == 24
     with pytest.raises(RowError, match="too long with its media: 26 tokens of 25"):
-        needs(tmp_path, record, Rules(**(vars(RULES) | {"max_length": 25})))
+        needs(tmp_path, record, RowFilter(**(vars(FILTER) | {"max_length": 25})))
     with pytest.raises(RowError, match="900 tokens of 26"):
-        needs(tmp_path, record | {"len_frames_8": 900}, rules)
-    needs(tmp_path, record | {"len_frames_32": 900}, rules)  # of other numbers of frames
+        needs(tmp_path, record | {"len_frames_8": 900}, row_filter)
+    needs(tmp_path, record | {"len_frames_32": 900}, row_filter)  # of other numbers of frames
 
 
 def test_an_error_in_measuring_is_not_a_bad_row(tmp_path):
-    def measure(row, seconds):
+    def count_tokens(row, seconds):
         raise KeyError("a bug")
 
     with pytest.raises(KeyError):
-        needs(tmp_path, row(), measure=measure)
+        needs(tmp_path, row(), count_tokens=count_tokens)
 
 
 def test_a_kept_survey_is_not_made_again(tmp_path):
@@ -172,18 +172,18 @@ def test_a_kept_survey_is_not_made_again(tmp_path):
 
     def make():
         made.append(1)
-        return survey(open_rows(path), tmp_path, RULES, measure)
+        return survey(open_rows(path), tmp_path, FILTER, count_tokens)
 
-    def again(rules=RULES, settings="tokenizer"):
-        return cached_survey(tmp_path / "cache", path, rules, settings, make)
+    def again(row_filter=FILTER, settings="tokenizer"):
+        return cached_survey(tmp_path / "cache", path, row_filter, settings, make)
 
     first, second = again(), again()
     assert len(made) == 1
     np.testing.assert_array_equal(first.positions, second.positions)
-    np.testing.assert_array_equal(first.needs, second.needs)
+    np.testing.assert_array_equal(first.row_sizes, second.row_sizes)
     assert (first.tasks, first.dropped) == (second.tasks, second.dropped)
     again(settings="another tokenizer")
-    again(Rules(**(vars(RULES) | {"max_prompt_tokens": 50})))
+    again(RowFilter(**(vars(FILTER) | {"max_prompt_tokens": 50})))
     os.utime(path, (0, 0))
     again()
     assert len(made) == 4

@@ -20,7 +20,7 @@ from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
-from resadapt_jax.training.corpus_prompts import PromptEncoder, user_text
+from resadapt_jax.training.corpus_prompts import RowEncoder, user_text
 from resadapt_jax.training.data import open_data
 from resadapt_jax.training.loop.metrics import read_metrics
 from resadapt_jax.training.mesh import MeshConfig
@@ -109,7 +109,7 @@ def opened(config):
 
 def encoder(**how):
     tokenizers = {"tokenizer": backbone().tokenizer, "query_tokenizer": backbone().tokenizer}
-    return PromptEncoder(**tokenizers, **{"convention": Convention.HF_5} | how)
+    return RowEncoder(**tokenizers, **{"convention": Convention.HF_5} | how)
 
 
 def test_a_row_of_three_media_is_one_prompt(config):
@@ -162,17 +162,17 @@ def test_the_query_is_what_the_user_says():
 )
 def test_an_instruction_follows_the_question(mode, wanted):
     row = parse_row(ROWS[1])
-    plain = encoder().measure(row, [np.zeros(2)])
+    plain = encoder().count_tokens(row, [np.zeros(2)])
     prompt = encoder(instruction=mode)._prompt(row, [np.zeros(2)])
     assert prompt.text.index("How many?") < prompt.text.index(wanted)
     assert wanted not in encoder()._prompt(row, [np.zeros(2)]).text
-    more, query = encoder(instruction=mode).measure(row, [np.zeros(2)])
+    more, query = encoder(instruction=mode).count_tokens(row, [np.zeros(2)])
     assert more > plain[0] and query == plain[1]
 
 
 def test_what_is_measured_is_room_for_later_times():
     row, shape = parse_row(ROWS[0]), BatchShape(4, 56, 84, 64, 16)
-    planned, _ = encoder().measure(row, [np.array([8.8, 9.2])])
+    planned, _ = encoder().count_tokens(row, [np.array([8.8, 9.2])])
     loaded = empty_row(shape)
     loaded.medium[:] = 0
     loaded.times[:] = [9.8, 10.0, 10.1, 10.3]
@@ -182,7 +182,7 @@ def test_what_is_measured_is_room_for_later_times():
 def test_a_placeholder_in_a_question_is_refused():
     row = parse_row(record("<video>what is <|video_pad|>?", "A", "multiple choice", videos=["a"]))
     with pytest.raises(RowError, match="2 visual placeholders for 1 entries"):
-        encoder().measure(row, [np.zeros(1)])
+        encoder().count_tokens(row, [np.zeros(1)])
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def test_rows_that_do_not_count_teach_nothing(config, monkeypatch):
 
     first = weights([0.0, 1.0])
     assert first == weights([1.0, 1.0])
-    monkeypatch.setattr(PromptEncoder, "__call__", count_all(PromptEncoder.__call__))
+    monkeypatch.setattr(RowEncoder, "__call__", count_all(RowEncoder.__call__))
     assert weights([0.9, 0.9])[1] != first[1]
 
 
