@@ -127,7 +127,7 @@ def measure(row: Any, seconds: Any) -> tuple[int, int]:
 
 
 def encode(row: Any, loaded: Any, shape: Any) -> dict[str, Any]:
-    return {"frames": loaded.frames, "mask": loaded.frame_mask, "problem": loaded.problem}
+    return {"frames": loaded.frames, "mask": loaded.frame_mask, "skipped": loaded.skipped}
 
 
 def opened(path: Path, num_clips: int, **options: int) -> Corpus:
@@ -235,7 +235,7 @@ def steady_run(corpus: Corpus, num_batches: int) -> Run:
 
     def work() -> None:
         for _ in range(num_batches):
-            assert not any(next(corpus.batches)["problem"])
+            assert not any(next(corpus.batches)["skipped"])
 
     run = timed(work, BATCH * num_batches)
     time.sleep(2 * STOCK * BATCH / run.rate)  # while it fills its stock, nothing else is timed
@@ -284,7 +284,7 @@ def memory_over(folder: Path, num_clips: int, threads: int) -> dict[str, Any]:
     corpus = opened(folder / "short.jsonl", num_clips, threads=threads)
     resident = []
     for number, batch in enumerate(corpus.batches):
-        assert not any(batch["problem"])
+        assert not any(batch["skipped"])
         if number % 25 == 0:
             resident.append(status("VmRSS"))
             done = BATCH * (number + 1)

@@ -18,12 +18,14 @@ def native_size(
         room: height and width of what the frame must fit in.
 
     Raises:
-        UserError: the frame has no legal size.
+        UserError: the frame has no legal size, or one that is no frame's by the same rule: whole
+            tokens make a long strip longer.
     """
     try:
         legal = smart_resize(height, width, limits)
+        smart_resize(*legal, limits)
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"{error} (of {height} x {width} pixels)") from error
     if room is None or (legal[0] <= room[0] and legal[1] <= room[1]):
         return legal
     shrink = min(room[0] / legal[0], room[1] / legal[1])

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 
 from resadapt_jax.data.row import RowError
@@ -16,6 +16,11 @@ REFUSED_ABOVE_PIXELS = 2**26
 
 # Among the others are some that run programs (EPS) or fetch other files.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+)
+"""Of files in these formats."""
 
 Image.init()  # else only the commonest formats are known
 
@@ -91,10 +96,19 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow would clip to 8 bits, not scale
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I"):  # Pillow would clip to 8 bits, not scale
+        return _from_sixteen_bits(np.asarray(image))
+    if image.mode == "F":
+        raise RowError("unreadable image", "its pixels are fractions, of no scale that is known")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _from_sixteen_bits(values: Int[np.ndarray, "height width"]) -> Image.Image:
+    """The upper of two bytes; Pillow has no other name for 16 bits of grey than for 32."""
+    if values.min() < 0 or values.max() >= 2**16:
+        raise RowError("unreadable image", "its pixels have more than 16 bits")
+    return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")

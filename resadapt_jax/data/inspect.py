@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -27,10 +28,11 @@ from resadapt_jax.data.row import Row, parse_row
 from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.data.sources import Rows, folder_of, open_rows
-from resadapt_jax.data.survey import RowFilter, RowSize, Survey, survey
+from resadapt_jax.data.survey import Check, RowFilter, RowSize, Survey, survey
 from resadapt_jax.errors import UserError, run_cli
 from resadapt_jax.files import atomic_write, require_writable
 from resadapt_jax.operators.sizes import SizeLimits
+from resadapt_jax.rewards import RewardConfig, check_truth
 from resadapt_jax.typing import Float, Int
 
 _MODALITIES = ("text", "image", "video", "image and video")
@@ -53,7 +55,7 @@ class Sample(NamedTuple):
     position: int
     row: Row
     note: str
-    problem: str
+    skipped: str
     thumbnails: tuple[str, ...]
 
 
@@ -105,6 +107,7 @@ def inspect_rows(
     rows: Rows,
     root: Path,
     row_filter: RowFilter,
+    check: Check | None = None,
     *,
     name: str,
     num_samples: int = 12,
@@ -114,8 +117,9 @@ def inspect_rows(
 
     Args:
         root: folder of the media.
+        check: of the answers.
     """
-    found = survey(rows, root, row_filter, estimate_tokens, name=name)
+    found = survey(rows, root, row_filter, estimate_tokens, check, name=name)
     tasks: dict[str, Counter[str]] = {}
     for position, task in zip(found.positions.tolist(), found.tasks, strict=True):
         tasks.setdefault(task, Counter())[modality(parse_row(rows[position]))] += 1
@@ -132,7 +136,7 @@ def inspect_rows(
         decoded=len(loaded),
         seconds=time.perf_counter() - start,
         failures=tuple(
-            (int(found.positions[at]), row.problem) for at, row in loaded if row.problem
+            (int(found.positions[at]), row.skipped) for at, row in loaded if row.skipped
         ),
         samples=tuple(
             _sample(rows, root, row_filter, found, at)
@@ -173,7 +177,7 @@ def _sample(rows: Rows, root: Path, row_filter: RowFilter, found: Survey, at: in
         position=int(found.positions[at]),
         row=row,
         note=f"{media or 'text only'} · {needs.native_tokens} visual tokens",
-        problem=loaded.problem,
+        skipped=loaded.skipped,
         thumbnails=tuple(_thumbnail(loaded, int(shown[one])) for one in some if len(shown)),
     )
 
@@ -204,7 +208,7 @@ def describe(found: Inspection) -> str:
         rate = found.decoded / found.seconds
         lines += ["", f"decoded {found.decoded} rows, {rate:.1f} a second on one thread"]
         lines += [f"{len(found.failures)} failed"]
-        lines += [f"  row {position}: {problem}" for position, problem in found.failures]
+        lines += [f"  row {position}: {reason}" for position, reason in found.failures]
     return "\n".join(lines)
 
 
@@ -263,6 +267,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--patch-size", type=int, default=14, help=f"of the backbone: {towers}")
     add("--rows", type=int, default=12, help="to show (default: 12)")
     add("--decode", type=int, default=0, metavar="N", help="rows to decode (default: 0)")
+    add("--default-task", default="", help="grader of problem types that are not known")
     add("--out", type=Path, metavar="HTML", help="default: runs/inspect/FILE.html")
     args = parser.parse_args(argv)
     out = args.out or Path("runs", "inspect", f"{Path(args.file).name}.html")
@@ -284,6 +289,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         open_rows(args.file),
         root,
         row_filter,
+        partial(check_truth, config=RewardConfig(default_task=args.default_task)),
         name=args.file,
         num_samples=args.rows,
         num_decoded=args.decode,

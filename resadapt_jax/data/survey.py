@@ -21,11 +21,12 @@ from resadapt_jax.data.container import VideoHeader
 from resadapt_jax.data.frame_size import native_size
 from resadapt_jax.data.image import image_size
 from resadapt_jax.data.media import as_row_error, locate
-from resadapt_jax.data.row import Medium, Row, RowError, parse_row
+from resadapt_jax.data.row import Medium, Row, RowError, UnknownTask, parse_row
 from resadapt_jax.data.sampling import SamplingConfig, planned_frames
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.data.sources import Rows, folder_of
 from resadapt_jax.data.video import read_header
+from resadapt_jax.errors import UserError
 from resadapt_jax.files import atomic_write
 from resadapt_jax.operators.sizes import SizeLimits
 from resadapt_jax.typing import Float, Int
@@ -37,7 +38,7 @@ Visual tokens count as one for each pair. Called by several threads at once; may
 """
 
 Check = Callable[[str, str], str | None]
-"""What is wrong with a problem type and a truth, ``None`` if nothing is."""
+"""What is wrong with a problem type and a truth, ``None`` if nothing is; may raise `RowError`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,9 @@ class Survey:
         frame_sizes: heights and widths that their frames have.
         tasks: their problem types.
         dropped: position, kind and detail of each that cannot.
+        unknown_tasks: problem types that nobody knows, with the positions of their rows; these are
+            among the dropped.
+        digest: of the contents of the rows that can be used.
     """
 
     positions: Int[np.ndarray, " N"]
@@ -100,6 +104,8 @@ class Survey:
     frame_sizes: tuple[tuple[int, int], ...]
     tasks: tuple[str, ...]
     dropped: tuple[tuple[int, str, str], ...]
+    unknown_tasks: tuple[tuple[str, tuple[int, ...]], ...]
+    digest: str
 
     @property
     def batch_needs(self) -> Int[np.ndarray, "N 5"]:
@@ -136,19 +142,25 @@ def survey(
         check: of the answers.
         name: beside the progress bar.
     """
-    look = partial(_survey_row, rows, Path(root), row_filter, count_tokens, check)
+    survey_row = partial(_survey_row, rows, Path(root), row_filter, count_tokens, check, name)
     with ThreadPoolExecutor(threads) as pool:
-        found = pool.map(look, range(len(rows)))
+        found = pool.map(survey_row, range(len(rows)))
         found = list(tqdm(found, f"reading headers of {name}", len(rows), unit=" rows"))
-    kept = [(at, *one) for at, one in enumerate(found) if not isinstance(one, RowError)]
+    kept = {at: one for at, one in enumerate(found) if isinstance(one, _Kept)}
+    dropped = {at: one for at, one in enumerate(found) if isinstance(one, RowError)}
+    unknown: dict[str, list[int]] = {}
+    for at, error in dropped.items():
+        if isinstance(error, UnknownTask):
+            unknown.setdefault(error.task, []).append(at)
+    contents = repr([(at, one.digest) for at, one in kept.items()])
     return Survey(
-        positions=np.array([at for at, *_ in kept], np.int64),
-        row_sizes=_table([size for _, size, *_ in kept]),
-        frame_sizes=tuple(sorted({size for *_, sizes, _ in kept for size in sizes})),
-        tasks=tuple(task for *_, task in kept),
-        dropped=tuple(
-            (at, one.kind, one.detail) for at, one in enumerate(found) if isinstance(one, RowError)
-        ),
+        positions=np.array(list(kept), np.int64),
+        row_sizes=_table([one.size for one in kept.values()]),
+        frame_sizes=tuple(sorted({size for one in kept.values() for size in one.frame_sizes})),
+        tasks=tuple(one.task for one in kept.values()),
+        dropped=tuple((at, one.kind, one.detail) for at, one in dropped.items()),
+        unknown_tasks=tuple((task, tuple(rows)) for task, rows in unknown.items()),
+        digest=hashlib.sha256(contents.encode()).hexdigest(),
     )
 
 
@@ -253,19 +265,43 @@ def _video_seconds(
     return pair_seconds(np.append(times, times[-1:]) if count % 2 else times)
 
 
+class _Kept(NamedTuple):
+    """What is kept of a row that can be used."""
+
+    size: RowSize
+    frame_sizes: set[tuple[int, int]]
+    task: str
+    digest: str
+
+
 def _survey_row(
     rows: Rows,
     root: Path,
     row_filter: RowFilter,
     count_tokens: CountTokens,
     check: Check | None,
+    name: str,
     position: int,
-) -> tuple[RowSize, set[tuple[int, int]], str] | RowError:
+) -> _Kept | RowError:
     try:
         row = parse_row(rows[position])
-        return *filter_row(row, root, row_filter, count_tokens, check), row.problem_type
+        size, frame_sizes = filter_row(row, root, row_filter, count_tokens, check)
     except RowError as error:
         return error
+    except UserError as error:
+        raise UserError(f"row {position} of {name}: {error}") from error
+    except Exception as error:  # a mistake in this program: say where it showed
+        error.add_note(f"at row {position} of {name}")
+        raise
+    return _Kept(size, frame_sizes, row.problem_type, _digest(row))
+
+
+def _digest(row: Row) -> str:
+    """Of all that a row says; files of media are known by their paths."""
+    digest = hashlib.sha256(repr(row).encode())
+    for medium in row.media:
+        digest.update(medium.data or b"")
+    return digest.hexdigest()
 
 
 def _identity(path: str | os.PathLike) -> list[Any]:
@@ -283,6 +319,8 @@ def _to_json(made: Survey) -> dict[str, Any]:
         "frame_sizes": made.frame_sizes,
         "tasks": made.tasks,
         "dropped": made.dropped,
+        "unknown_tasks": made.unknown_tasks,
+        "digest": made.digest,
     }
 
 
@@ -297,4 +335,6 @@ def _from_json(kept: dict[str, Any]) -> Survey:
         frame_sizes=tuple(tuple(size) for size in kept["frame_sizes"]),
         tasks=tuple(kept["tasks"]),
         dropped=tuple((at, kind, detail) for at, kind, detail in kept["dropped"]),
+        unknown_tasks=tuple((task, tuple(rows)) for task, rows in kept["unknown_tasks"]),
+        digest=kept["digest"],
     )

@@ -138,7 +138,8 @@ def encode_question(
         "question": record["question"],
         "task": record["task"],
         "answer": record["answer"],
-        "problem": "",
+        "skipped": "",
+        "damage": "",
     }
 
 

@@ -18,6 +18,7 @@ from resadapt_jax.data.container import (
     Source,
     VideoHeader,
     VideoIndex,
+    check_frame_size,
     name_of,
     open_video,
     read_index,
@@ -46,6 +47,7 @@ class VideoClip:
         duration: seconds from the first frame's start to the last frame's end.
         frames_lost: frames of the file that could not be read, or not decoded whole where they had
             to be decoded; an estimate where the container keeps no count.
+        share_lost: of the file's frames, 0 to 1.
         warnings: what the user should be told, a line each.
     """
 
@@ -55,6 +57,7 @@ class VideoClip:
     source_width: int
     duration: float
     frames_lost: int
+    share_lost: float
     warnings: tuple[str, ...]
 
 
@@ -144,6 +147,7 @@ def read_clip(
         source_width=fit.source_size[1],
         duration=index.duration,
         frames_lost=lost,
+        share_lost=lost / (lost + taken.whole) if lost else 0.0,
         warnings=_warnings(source, lost, taken),
     )
 
@@ -155,7 +159,7 @@ def read_header(source: Source) -> VideoHeader:
         UserError: see `open_video`; or no video stream.
     """
     patience = Patience(_HEADER_SECONDS)
-    with open_video(source) as container:
+    with open_video(source, patience) as container:
         stream = video_stream(container, source)
         duration = stated_duration(container, stream)
         num_frames = stated_frames(container, stream)
@@ -186,6 +190,7 @@ class _Fit:
         self._size = self.source_size = (0, 0)
 
     def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "height width 3"]:
+        check_frame_size(frame, self._source)
         pixels = self._to_rgb(frame)
         if not any(self._size):
             self.source_size = pixels.shape[:2]

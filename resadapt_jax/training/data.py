@@ -93,6 +93,7 @@ def _open_files(
         fps=files.sampling.fps,
         max_frames=files.sampling.max_frames,
         report=corpus.report,
+        dropped=corpus.dropped,
     )
 
 

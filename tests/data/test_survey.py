@@ -52,8 +52,8 @@ def test_every_medium_counts_and_the_largest_decides_the_canvas(tmp_path):
     write_video(tmp_path / "a.mkv", flat_frames(5))  # four frames
     write_video(tmp_path / "b.mkv", flat_frames(3))  # three, so two pairs
     Image.fromarray(np.zeros((140, 28, 3), np.uint8)).save(tmp_path / "a.png")
-    record = row("<image><video><video>", images=["a.png"], videos=["a.mkv", "b.mkv"])
-    assert needs(tmp_path, record) == (10, 140, 84, 1 + 5, 2, 5 + 4 * 6)
+    record = row("<image><video><video> Why?", images=["a.png"], videos=["a.mkv", "b.mkv"])
+    assert needs(tmp_path, record) == (10, 140, 84, 2 + 5, 2, 5 + 4 * 6)
 
 
 def test_text_alone_needs_a_pair_that_is_masked(tmp_path):
@@ -68,7 +68,9 @@ def test_pairs_are_expected_when_they_will_be(tmp_path):
         seen.extend(seconds)
         return 1, 1
 
-    record = row("<video><video>", videos=["a.mkv", {"video": "a.mkv", "start": 1.0, "end": 3.0}])
+    record = row(
+        "<video><video> Why?", videos=["a.mkv", {"video": "a.mkv", "start": 1.0, "end": 3.0}]
+    )
     needs(tmp_path, record, count_tokens=count_tokens)
     loading = Loading(sampling=FILTER.sampling, limits=FILTER.limits)
     loaded = load_row(parse_row(record), BatchShape(12, 56, 84, 9, 9), tmp_path, loading)
@@ -79,7 +81,7 @@ def test_pairs_are_expected_when_they_will_be(tmp_path):
 def test_a_turned_video_is_planned_upright(tmp_path):
     path = write_video(tmp_path / "a.mp4", flat_frames(4), codec="libx264")
     turn_by_header(path, (0, 1, -1, 0))
-    found = needs(tmp_path, row("<video>", videos=["a.mp4"]))
+    found = needs(tmp_path, row("<video> Why?", videos=["a.mp4"]))
     assert (found.height, found.width) == (84, 56)
 
 
@@ -88,13 +90,13 @@ def corpus(folder):
     (folder / "b.mp4").write_text("hello")
     records = [
         row("<video> Why?", videos=["a.mp4"]),
-        row("<video>"),
-        row("<video>", videos=["c.mp4"]),
+        row("<video>?"),
+        row("<video>?", videos=["c.mp4"]),
         row(" ".join(["word"] * 41), extra_info={"problem_type": "open"}),
-        row("<video>", videos=["../a.mp4"]),
-        row("<video>", videos=["b.mp4"]),
-        row("<video>", videos=["file:///etc/passwd"]),
-        row("<video>", videos=["d.mp4"]),
+        row("<video>?", videos=["../a.mp4"]),
+        row("<video>?", videos=["b.mp4"]),
+        row("<video>?", videos=["file:///etc/passwd"]),
+        row("<video>?", videos=["d.mp4"]),
         row("Text?", extra_info={"problem_type": "choice"}),
         {"prompt": [], "reward_model": {"ground_truth": "A"}},
     ]
@@ -202,5 +204,5 @@ def test_no_more_than_a_videos_first_frame_is_decoded(tmp_path, monkeypatch):
         "first_frame",
         lambda *args: shown.append(first_frame(*args)) or shown[-1],
     )
-    needs(tmp_path, row("<video>", videos=["a.mkv"]))
+    needs(tmp_path, row("<video> Why?", videos=["a.mkv"]))
     assert [frame.pts for frame in shown] == [0]

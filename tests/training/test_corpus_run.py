@@ -137,7 +137,7 @@ def test_a_row_of_three_media_is_one_prompt(config):
     np.testing.assert_allclose(milliseconds, [50, 350, 0, 50, 350, 650], atol=1)
     # The broken video leaves a text behind, which does not count.
     (broken,) = np.flatnonzero(~batch["valid"])
-    assert "unreadable video" in batch["problem"][broken]
+    assert "unreadable video" in batch["skipped"][broken]
     assert not batch["frame_mask"][broken].any() and (batch["entry_index"][broken] < 0).all()
 
 
@@ -190,12 +190,16 @@ def test_a_placeholder_in_a_question_is_refused():
 
 def test_an_unknown_problem_type_is_named(config, tmp_path):
     odd = record("Why?", "A", "riddle")
-    files = (write_corpus(tmp_path / "odd", [*ROWS, odd]),)
+    files = (write_corpus(tmp_path / "odd", [*ROWS, odd, record("?", "A", "joke"), odd]),)
     config = replace(config, data=replace(config.data, files=files))
-    with pytest.raises(UserError, match="unknown task type 'riddle'.*rewards.default_task"):
+    reason = (
+        "rows.jsonl has unknown problem types: 'riddle' of 2 rows, the first is row 6; "
+        "'joke' of 1 rows, the first is row 7 .*rewards.default_task"
+    )
+    with pytest.raises(UserError, match=reason):
         opened(config)
     graded = replace(config, rewards=replace(config.rewards, default_task="general"))
-    assert "7 rows, 7 kept" in opened(graded).report
+    assert "9 rows, 9 kept" in opened(graded).report
 
 
 def test_truths_that_no_answer_can_meet_are_dropped_and_counted(config, tmp_path):
@@ -219,8 +223,9 @@ def test_an_allocator_is_trained_on_files(config, tmp_path, capsys):
     }
     skipped = read_metrics(tmp_path / "run/skipped.jsonl")
     assert len(skipped) == 2 and all("unreadable video" in one["reason"] for one in skipped)
+    assert {(one["file"], one["row"]) for one in skipped} == {(config.data.files[0], 5)}
     out = capsys.readouterr().out
-    assert "6 rows, 6 kept" in out and "left out 2 rows: 2 unreadable video" in out
+    assert "6 rows, 6 kept" in out and "skipped 2 rows: 2 unreadable video" in out
 
 
 def test_the_backbone_alone_is_trained_on_files(config, tmp_path):
@@ -292,6 +297,6 @@ def count_all(encode):
 
 
 def test_batches_have_as_many_shapes_as_asked_for(config):
-    config = replace(config, data=replace(config.data, max_shapes=2), num_steps=6, batch_size=2)
+    config = replace(config, data=replace(config.data, max_shapes=2), num_steps=6, batch_size=1)
     shapes = {batch["frames"].shape for batch in opened(config).batches}
     assert len(shapes) == 2
