@@ -69,8 +69,8 @@ class CorpusConfig:
     ahead: int = 1
     """Batches whose rows are read ahead; at most two more wait whole."""
     seconds_per_video: float = 120.0
-    """A video that takes longer to decode is skipped, as is one that takes longer than six seconds
-    and one more for each megabyte of its file."""
+    """Seconds of computing: a video that takes more is skipped. Short ones get less: six seconds,
+    one for each megabyte of the file and one for each hundred frames."""
 
     def __post_init__(self):
         if isinstance(self.files, str) or not self.files:

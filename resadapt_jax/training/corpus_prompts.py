@@ -66,7 +66,7 @@ class RowEncoder:
             RowError: the text holds a token that stands for pixels, the user says nothing, or the
                 chat template refuses the turns.
         """
-        prompt, query = self._prompt(row, seconds), self._query(row)
+        query, prompt = self._query(row), self._prompt(row, seconds)
         times = [
             time
             for medium, times in zip(row.media, seconds, strict=True)
@@ -101,8 +101,8 @@ class RowEncoder:
                 planned for.
         """
         lost = bool(loaded.skipped)
-        prompt = self._prompt(row, None if lost else loaded.seconds_per_medium)
         query = self._query(row)
+        prompt = self._prompt(row, None if lost else loaded.seconds_per_medium)
         kinds = [medium.kind for medium in row.media]
         return {
             "frames": loaded.frames,

@@ -10,11 +10,12 @@ from video_factory import block_frames, flat_frames, turn_by_header, write_video
 
 from resadapt_jax.data import survey as survey_file
 from resadapt_jax.data.load import Loading, load_row
-from resadapt_jax.data.row import RowError, parse_row
+from resadapt_jax.data.row import RowError, UnknownTask, parse_row
 from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.data.sources import open_rows
 from resadapt_jax.data.survey import RowFilter, cached_survey, filter_row, survey
+from resadapt_jax.errors import UserError
 from resadapt_jax.operators.sizes import SizeLimits
 
 FILTER = RowFilter(
@@ -166,6 +167,40 @@ def test_an_error_in_measuring_is_not_a_bad_row(tmp_path):
 
     with pytest.raises(KeyError):
         needs(tmp_path, row(), count_tokens=count_tokens)
+
+
+def test_an_error_that_no_one_foresaw_says_where(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([json.dumps(row("One")), json.dumps(row("Two"))]))
+
+    def fail(row, seconds):
+        if row.messages[0].content == "Two":
+            raise error
+        return 1, 1
+
+    error = KeyError("a bug")
+    with pytest.raises(KeyError) as caught:
+        survey(open_rows(path), tmp_path, FILTER, fail, name="rows.jsonl")
+    assert caught.value.__notes__ == ["at row 1 of rows.jsonl"]
+    error = UserError("a wrong setting")
+    with pytest.raises(UserError, match="row 1 of rows.jsonl: a wrong setting"):
+        survey(open_rows(path), tmp_path, FILTER, fail, name="rows.jsonl")
+
+
+def test_types_that_nobody_knows_are_listed_with_their_rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([json.dumps(row(word)) for word in ("a", "b", "c")]))
+    found = []
+
+    def check(problem_type, truth):
+        found.append(1)
+        raise UnknownTask("riddle", "known are others")
+
+    made = survey(open_rows(path), tmp_path, FILTER, count_tokens, check, threads=1)
+    assert made.unknown_tasks == (("riddle", (0, 1, 2)),)
+    assert made.dropped[1] == (1, "unknown problem type", "known are others")
+    kept = [cached_survey(tmp_path / "kept", path, FILTER, "", lambda: made) for _ in range(2)]
+    assert kept[1].unknown_tasks == made.unknown_tasks and kept[1].digest == made.digest
 
 
 def test_a_kept_survey_is_not_made_again(tmp_path):

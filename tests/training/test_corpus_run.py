@@ -1,5 +1,6 @@
 """Runs on files: prompts of several media and of none, rows that cannot be read, and resuming."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -109,7 +110,7 @@ def opened(config):
 
 def encoder(**how):
     tokenizers = {"tokenizer": backbone().tokenizer, "query_tokenizer": backbone().tokenizer}
-    return RowEncoder(**tokenizers, **{"convention": Convention.HF_5} | how)
+    return RowEncoder(**tokenizers | {"convention": Convention.HF_5} | how)
 
 
 def test_a_row_of_three_media_is_one_prompt(config):
@@ -183,6 +184,42 @@ def test_a_placeholder_in_a_question_is_refused():
     row = parse_row(record("<video>what is <|video_pad|>?", "A", "multiple choice", videos=["a"]))
     with pytest.raises(RowError, match="2 visual placeholders for 1 entries"):
         encoder().count_tokens(row, [np.zeros(1)])
+
+
+def without_a_question(*turns):
+    return parse_row({"prompt": list(turns), "reward_model": {"ground_truth": "A"}})
+
+
+@pytest.mark.parametrize("instruction", ["none", "reasoning"])
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [{"role": "system", "content": "Be brief."}],
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " "}],
+    ],
+)
+def test_a_row_without_a_question_is_refused(turns, instruction):
+    with pytest.raises(RowError, match="prompt: no turn of the user says anything"):
+        encoder(instruction=instruction).count_tokens(without_a_question(*turns), [])
+
+
+def test_turns_that_the_chat_template_refuses_are_a_reason():
+    tokenizer = copy.copy(backbone().tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(RowError, match="prompt: roles must alternate"):
+        encoder(tokenizer=tokenizer).count_tokens(parse_row(ROWS[3]), [])
+
+
+def test_a_prompt_longer_than_its_header_said_is_a_reason():
+    """A clip that was to end before ten seconds and goes on for a thousand."""
+    row = parse_row(ROWS[0])
+    planned, query = encoder().count_tokens(row, [np.array([8.8, 9.2])])
+    shape = BatchShape(4, 56, 84, planned - 4, query)
+    loaded = empty_row(shape)
+    loaded.medium[:] = 0
+    loaded.times[:] = 1000.0
+    with pytest.raises(RowError, match="longer than its header said: .* do not fit in"):
+        encoder()(row, loaded, shape)
 
 
 # --- what is refused -----------------------------------------------------------------------------
