@@ -65,7 +65,7 @@ class Inspection:
 
     Attributes:
         tasks: of the rows that can be used, problem type and number of rows by modality.
-        failures: of the rows that were decoded, position and reason of those that could not be.
+        skipped: of the rows that were decoded, position and reason of those that could not be.
         decoded, seconds: how many were, and how long it took.
         samples: the first rows that can be used.
     """
@@ -76,7 +76,7 @@ class Inspection:
     tasks: tuple[tuple[str, Counter[str]], ...]
     decoded: int
     seconds: float
-    failures: tuple[tuple[int, str], ...]
+    skipped: tuple[tuple[int, str], ...]
     samples: tuple[Sample, ...]
 
     @property
@@ -135,9 +135,7 @@ def inspect_rows(
         tasks=tuple(sorted(tasks.items(), key=lambda item: -item[1].total())),
         decoded=len(loaded),
         seconds=time.perf_counter() - start,
-        failures=tuple(
-            (int(found.positions[at]), row.skipped) for at, row in loaded if row.skipped
-        ),
+        skipped=tuple((int(found.positions[at]), row.skipped) for at, row in loaded if row.skipped),
         samples=tuple(
             _sample(rows, root, row_filter, found, at)
             for at in range(min(num_samples, len(found.positions)))
@@ -207,8 +205,8 @@ def describe(found: Inspection) -> str:
     if found.decoded:
         rate = found.decoded / found.seconds
         lines += ["", f"decoded {found.decoded} rows, {rate:.1f} a second on one thread"]
-        lines += [f"{len(found.failures)} failed"]
-        lines += [f"  row {position}: {reason}" for position, reason in found.failures]
+        lines += [f"{len(found.skipped)} would be skipped"]
+        lines += [f"  row {position}: {reason}" for position, reason in found.skipped]
     return "\n".join(lines)
 
 
@@ -239,7 +237,7 @@ def page(found: Inspection) -> str:
         histograms=found.histograms,
         dropped=sorted(kinds.items(), key=lambda item: -len(item[1])),
         decoded=found.decoded,
-        failures=found.failures,
+        skipped=found.skipped,
         samples=found.samples,
     )
 

@@ -180,6 +180,24 @@ def test_every_row_says_where_it_is_from(folder):
     ]
 
 
+def test_a_row_that_was_read_before_training_and_no_longer_is_ends_the_run(folder, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, ["0.png"], "image")
+    corpus = opened(tmp_path, ("rows.jsonl",), media_root=str(folder), num_batches=1)
+    # Overwritten in place, before the row is read again.
+    with open(path, "r+") as file:
+        file.write("{nope")
+    batches = opened_again(corpus)
+    with pytest.raises(UserError, match=f"row 0 of {path} can no longer be read: .* is not JSON"):
+        next(batches)
+
+
+def opened_again(corpus):
+    """Its batches from their start, none read ahead yet."""
+    corpus.batches.set_state(corpus.batches.get_state())
+    return corpus.batches
+
+
 def test_the_dropped_rows_are_listed(folder):
     (dropped,) = opened(folder).dropped
     reason = dropped.pop("reason")
