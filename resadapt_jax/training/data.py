@@ -47,7 +47,7 @@ def _open_world(
 ) -> PromptData:
     source = ToyClips(world, config.num_steps * config.batch_size)
     how = tokenizer, config.batch_size, config.convention, query_tokenizer, share
-    room = Room.count_tokens(tokenizer, query_tokenizer, world, config.convention)
+    room = Room.measure(tokenizer, query_tokenizer, world, config.convention)
     return PromptData(
         batches=question_batches(source, *how),
         native_sizes=world.native_sizes,
