@@ -41,8 +41,9 @@ from timing import save
 
 from resadapt_jax.data.batches import ALONE
 from resadapt_jax.data.corpus import Corpus, CorpusConfig, open_corpus
+from resadapt_jax.data.frame_size import native_size
 from resadapt_jax.data.pixels import resize
-from resadapt_jax.data.sampling import SamplingConfig, native_size, planned_frames, spread
+from resadapt_jax.data.sampling import SamplingConfig, planned_frames, spread
 from resadapt_jax.operators.sizes import SizeLimits
 
 BATCH = 4
@@ -126,7 +127,7 @@ def measure(row: Any, seconds: Any) -> tuple[int, int]:
 
 
 def encode(row: Any, loaded: Any, shape: Any) -> dict[str, Any]:
-    return {"frames": loaded.frames, "mask": loaded.frame_mask, "problem": loaded.problem}
+    return {"frames": loaded.frames, "mask": loaded.frame_mask, "skipped": loaded.skipped}
 
 
 def opened(path: Path, num_clips: int, **options: int) -> Corpus:
@@ -234,7 +235,7 @@ def steady_run(corpus: Corpus, num_batches: int) -> Run:
 
     def work() -> None:
         for _ in range(num_batches):
-            assert not any(next(corpus.batches)["problem"])
+            assert not any(next(corpus.batches)["skipped"])
 
     run = timed(work, BATCH * num_batches)
     time.sleep(2 * STOCK * BATCH / run.rate)  # while it fills its stock, nothing else is timed
@@ -283,7 +284,7 @@ def memory_over(folder: Path, num_clips: int, threads: int) -> dict[str, Any]:
     corpus = opened(folder / "short.jsonl", num_clips, threads=threads)
     resident = []
     for number, batch in enumerate(corpus.batches):
-        assert not any(batch["problem"])
+        assert not any(batch["skipped"])
         if number % 25 == 0:
             resident.append(status("VmRSS"))
             done = BATCH * (number + 1)

@@ -24,9 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from resadapt_jax.allocator import Pictures, network
 from resadapt_jax.allocator.checkpoint import TrainedAllocator, load_allocator
 from resadapt_jax.data import video
-from resadapt_jax.data.canvas import Kind, segment_ids
-from resadapt_jax.data.canvas import lay_out as lay_out_media
-from resadapt_jax.data.query import encode_query
+from resadapt_jax.data.canvas import Kind, place_media, segment_ids
 from resadapt_jax.errors import UserError, run_cli
 from resadapt_jax.files import atomic_write, require_writable
 from resadapt_jax.generation.answer import Prompts, lay_out, pack_pairs
@@ -36,6 +34,7 @@ from resadapt_jax.models.convention import Convention, milliseconds
 from resadapt_jax.models.families import ModelConfig, check_convention
 from resadapt_jax.models.prompt_layout import PromptLayout, check_placeholders
 from resadapt_jax.models.prompt_text import build_prompt
+from resadapt_jax.models.tokenizer import encode_query
 from resadapt_jax.models.vision_plan import VisionPlan, check_fits
 from resadapt_jax.operators import (
     NativeSizes,
@@ -125,7 +124,7 @@ def propose_media_scales(
     for frames, kind in zip(media, kinds, strict=True):
         if not len(frames) or (kind == "image" and len(frames) > 1):
             raise UserError(f"a medium of {len(frames)} frames is no {kind}")
-    canvas = lay_out_media(media)
+    canvas = place_media(media)
     sizes = list(zip(canvas.source_heights.tolist(), canvas.source_widths.tolist(), strict=True))
     known = tuple(sorted(set(sizes)))
     pictures = Pictures(

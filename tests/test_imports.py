@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "models": GROUND,
     "operators": MODELS,
     "generation": MODELS,
-    "data": MODELS | {"operators"},
+    "data": MODELS | {"operators", "rewards"},
     "report": NUMERICS | {"data", "config"},
     "training": NUMERICS | {"data", "config", "report"},
     "evaluation": NUMERICS | {"data", "config", "report", "training"},

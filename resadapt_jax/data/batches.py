@@ -1,6 +1,6 @@
 """From a random-access source of records to batches: which rows are whose, and where one is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
 import grain
@@ -8,6 +8,7 @@ import numpy as np
 from absl import flags
 from grain.experimental import ThreadPrefetchIterDataset
 
+from resadapt_jax.errors import UserError
 from resadapt_jax.typing import Float
 
 
@@ -63,7 +64,7 @@ class Share(Sequence):
         return self._source[batch * self._batch_size + self._share.index * self._rows + row]
 
 
-class Reading(NamedTuple):
+class ReadAhead(NamedTuple):
     """How records are read ahead; it changes no record and no order.
 
     Attributes:
@@ -77,7 +78,7 @@ class Reading(NamedTuple):
     ahead: int = 1
 
 
-BY_THREADS = Reading()
+BY_THREADS = ReadAhead()
 
 
 class BatchIterator:
@@ -87,12 +88,23 @@ class BatchIterator:
     another number of them. Grain's own counts the records that one process read.
 
     The rows of one batch have arrays of one shape; another batch's may differ.
+
+    Args:
+        identity: what tells these batches from others, of JSON's types; a place in others is none
+            in these.
     """
 
-    def __init__(self, dataset: grain.MapDataset, batch_size: int, reading: Reading = BY_THREADS):
-        self._dataset, self._batch_size, self._reading = dataset, batch_size, reading
+    def __init__(
+        self,
+        dataset: grain.MapDataset,
+        batch_size: int,
+        read_ahead: ReadAhead = BY_THREADS,
+        identity: Mapping[str, Any] | None = None,
+    ):
+        self._dataset, self._batch_size, self._read_ahead = dataset, batch_size, read_ahead
+        self._identity = dict(identity or {})
         self._iterator = None
-        self.set_state({"batches": 0})
+        self._start(0)
 
     def __iter__(self) -> "BatchIterator":
         return self
@@ -102,14 +114,32 @@ class BatchIterator:
         self._done += 1
         return batch
 
-    def get_state(self) -> dict[str, int]:
-        return {"batches": self._done}
+    def get_state(self) -> dict[str, Any]:
+        return {"batches": self._done, **self._identity}
 
-    def set_state(self, state: dict[str, int]) -> None:
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes to a place that ``get_state`` gave.
+
+        Raises:
+            UserError: a place in other batches; says what differs.
+        """
+        differing = [
+            f"{name} was {state.get(name, 'not known')} and is {value}"
+            for name, value in self._identity.items()
+            if state.get(name) != value
+        ]
+        if differing:
+            raise UserError(
+                "since the checkpoint the rows' files or the settings they are read by have "
+                f"changed: {'; '.join(differing)}"
+            )
+        self._start(state["batches"])
+
+    def _start(self, done: int) -> None:
         self.close()
-        self._done = state["batches"]
+        self._done = done
         left = self._dataset[self._done * self._batch_size :]
-        rows = _read_ahead(left, self._batch_size, self._reading)
+        rows = _read_ahead(left, self._batch_size, self._read_ahead)
         batches = rows.batch(self._batch_size, drop_remainder=True)
         # Stacking a batch of video takes a while: done while the one before is in use.
         self._iterator = iter(ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1))
@@ -121,17 +151,17 @@ class BatchIterator:
 
 
 def _read_ahead(
-    dataset: grain.MapDataset, batch_size: int, reading: Reading
+    dataset: grain.MapDataset, batch_size: int, how: ReadAhead
 ) -> grain.IterDataset[Any]:
     """Rows in order, read by threads of this process or of several others."""
-    processes = max(reading.workers, 1)
-    rows = -(-reading.ahead * batch_size // processes)
-    options = grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=rows)
+    processes = max(how.workers, 1)
+    rows = -(-how.ahead * batch_size // processes)
+    options = grain.ReadOptions(num_threads=how.threads, prefetch_buffer_size=rows)
     ahead = dataset.to_iter_dataset(options)
-    if reading.workers:
+    if how.workers:
         if not flags.FLAGS.is_parsed():  # grain reads flags of its own there
             flags.FLAGS.mark_as_parsed()
-        ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=reading.workers))
+        ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=how.workers))
     return ahead
 
 
@@ -146,6 +176,7 @@ class PromptData(NamedTuple):
         fps: frames sampled per second.
         max_frames: of a video.
         report: what is known of the prompts, lines to print.
+        dropped: rows of files that cannot be used, of JSON's types.
     """
 
     batches: BatchIterator
@@ -155,3 +186,4 @@ class PromptData(NamedTuple):
     fps: float
     max_frames: int
     report: str = ""
+    dropped: Sequence[Mapping[str, Any]] = ()

@@ -30,7 +30,7 @@ class Canvas(NamedTuple):
     source_widths: Int[np.ndarray, " E"]
 
 
-def lay_out(
+def place_media(
     media: Sequence[UInt8[np.ndarray, "f h w 3"]],
     *,
     num_pairs: int | None = None,

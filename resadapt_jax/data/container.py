@@ -11,7 +11,8 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import EOFError as FFmpegEOFError
+from av.error import ExitError, FFmpegError, InvalidDataError
 from av.stream import Disposition
 from jaxtyping import Float
 
@@ -37,25 +38,33 @@ _FORMATS = (
     "image2,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,gif_pipe,tiff_pipe"
 )
 
-_OPEN_SECONDS = 8.0
+# By the clock: to open a file, at least and at most, and to read a packet.
+_INSTANT, _OPEN_SECONDS, _READ_SECONDS = 0.1, 8.0, 8.0
 _LEAST_SECONDS = 6.0
 _DAMAGED_SECONDS = 5.0
 _SECONDS_PER_BYTE = 1e-6  # of compressed video a slow core decodes some megabytes a second
+_SECONDS_PER_PACKET = 0.01  # in which a slow core decodes a frame of 1080 lines
 
 # Between the blocks of a healthy Matroska file lie headers of some 30 bytes.
 _MATROSKA_HEADER_BYTES = 128
 
 
 class Patience:
-    """How long a file may take: what is damaged gets less than what is sound.
+    """How much work a file may be: what is damaged gets less than what is sound.
+
+    Counted are the seconds that this thread computes, so that a busy machine gives up no file that
+    an idle one reads. Waiting for the disk is limited where a file is opened and read.
 
     Args:
         seconds: from now on; ``None``: without a limit, damaged or not.
+        most: that `allow` may bring it to; ``seconds`` by default.
     """
 
-    def __init__(self, seconds: float | None = None):
+    def __init__(self, seconds: float | None = None, most: float | None = None):
         self._limited = seconds is not None
-        self._until = time.monotonic() + seconds if self._limited else np.inf
+        start = time.thread_time()
+        self._until = start + seconds if self._limited else np.inf
+        self._latest = start + most if most is not None else self._until
 
     @classmethod
     def with_file(cls, source: Source, most: float) -> "Patience":
@@ -64,16 +73,25 @@ class Patience:
         A header that lies of the size of the frames makes much work of a small file.
         """
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        return cls(min(most, _LEAST_SECONDS + size * _SECONDS_PER_BYTE))
+        return cls(min(most, _LEAST_SECONDS + size * _SECONDS_PER_BYTE), most)
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return max(self._until - time.thread_time(), 0.0)
+
+    def allow(self, packets: int) -> None:
+        """Says how many packets there are: a long video of few bytes is work too."""
+        self._until = min(self._until + packets * _SECONDS_PER_PACKET, self._latest)
 
     def damaged(self) -> None:
         """Says that the file is damaged."""
         if self._limited:
-            self._until = min(self._until, time.monotonic() + _DAMAGED_SECONDS)
+            self._until = min(self._until, time.thread_time() + _DAMAGED_SECONDS)
 
     def check(self, source: Source) -> None:
         """Raises ``UserError`` once the time is over."""
-        if time.monotonic() > self._until:
+        if time.thread_time() > self._until:
             raise UserError(f"{name_of(source)} takes too long to read")
 
 
@@ -159,12 +177,15 @@ def name_of(source: Source) -> str:
     return "the row's bytes" if isinstance(source, bytes) else str(source)
 
 
-def open_video(source: Source) -> InputContainer:
+def open_video(source: Source, patience: Patience | None = None) -> InputContainer:
     """Open a local file, or the bytes of one; close it with ``with``.
 
     Raises:
-        UserError: no such file, not a file, or nothing FFmpeg can read as a video.
+        UserError: no such file, not a file, nothing FFmpeg can read as a video, or no patience
+            left.
     """
+    patience = patience or Patience()
+    patience.check(source)
     if isinstance(source, bytes):
         file = io.BytesIO(source)
     else:
@@ -176,7 +197,8 @@ def open_video(source: Source) -> InputContainer:
         file = f"file:{source}"
     options = {"format_whitelist": _FORMATS}
     try:
-        return av.open(file, container_options=options, timeout=_OPEN_SECONDS)
+        timeout = min(_OPEN_SECONDS, patience.left + _INSTANT), _READ_SECONDS
+        return av.open(file, container_options=options, timeout=timeout)
     except (FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         name = name_of(source)
@@ -189,25 +211,43 @@ def video_stream(container: InputContainer, source: Source) -> av.VideoStream:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
                 raise UserError(f"{name_of(source)} has video of a codec that is not known")
-            height, width = stream.codec_context.height, stream.codec_context.width
-            if height * width > MAX_SOURCE_PIXELS or max(height, width) > MAX_SOURCE_SIDE:
-                name = name_of(source)
-                raise UserError(f"frames of {name} are too large to decode: {width} x {height}")
+            check_frame_size(stream.codec_context, source)
+            # The stream itself may say another size than its container: before memory is taken.
+            stream.codec_context.options = {"max_pixels": str(MAX_SOURCE_PIXELS)}
             return stream
     raise UserError(f"{name_of(source)} has no video stream")
+
+
+def check_frame_size(frame: av.VideoFrame | av.VideoCodecContext, source: Source) -> None:
+    """Refuses frames above `MAX_SOURCE_PIXELS` or `MAX_SOURCE_SIDE`.
+
+    Raises:
+        UserError: they are.
+    """
+    height, width = frame.height, frame.width
+    if height * width > MAX_SOURCE_PIXELS or max(height, width) > MAX_SOURCE_SIDE:
+        name = name_of(source)
+        raise UserError(f"frames of {name} are too large to decode: {width} x {height}")
 
 
 def read_packets(
     container: InputContainer, *streams: av.VideoStream, patience: Patience, source: Source
 ) -> Iterator[av.Packet]:
-    """Packets with a payload, until the end of the file or of what can be read of it."""
+    """Packets with a payload, until the end of the file or of what can be read of it.
+
+    Raises:
+        UserError: the disk gives an error or no answer, or no patience is left.
+    """
     packets = container.demux(*streams)
     while True:
         patience.check(source)
         try:
             packet = next(packets)
-        except (StopIteration, FFmpegError):
+        except (StopIteration, FFmpegEOFError, InvalidDataError):
             return
+        except FFmpegError as error:
+            reason = "no answer" if isinstance(error, ExitError) else error.strerror
+            raise UserError(f"{name_of(source)} cannot be read to its end: {reason}") from error
         if packet.size:
             yield packet
 
@@ -220,7 +260,7 @@ def read_index(source: Source, patience: Patience | None = None) -> VideoIndex:
             many packets, or no patience left.
     """
     patience = patience or Patience()
-    with open_video(source) as container:
+    with open_video(source, patience) as container:
         stream = video_stream(container, source)
         # Before anything is read: some readers change what they state on the way.
         stated = stated_duration(container, stream), stated_frames(container, stream)
@@ -236,6 +276,7 @@ def read_index(source: Source, patience: Patience | None = None) -> VideoIndex:
         shown = [p for p in video if not p.discard]
         if not shown:
             raise UserError(f"{name_of(source)} holds no video frame that can be read")
+        patience.allow(len(video))
         absolute, in_order = _stamps(shown, container, stream)
         times = absolute - absolute[0]
         step = float(np.median(np.diff(times))) if len(times) > 1 else _nominal_interval(stream)

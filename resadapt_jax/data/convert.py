@@ -12,12 +12,11 @@ csv file is a table of questions about the clips and pictures of a folder, with 
 
 Markers that a question lacks are put before it. Every row is read as training would read it and
 the header of every medium is looked at; bad rows are listed and nothing is written, unless
---skip-bad leaves them out.
+--drop-bad drops them. Rows are counted from 0, as in training; of a text file the line is told too.
 """
 
 import argparse
 import csv
-import mimetypes
 import os
 import sys
 import uuid
@@ -27,19 +26,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from resadapt_jax.data.row import Medium, Row, RowError, parse_row
+from resadapt_jax.data.image import IMAGE_SUFFIXES
+from resadapt_jax.data.row import COLUMNS, Medium, Row, RowError, parse_row, text_of
 from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.sources import JsonRows, Rows, folder_of, open_rows
-from resadapt_jax.data.survey import Rules, plan_of
+from resadapt_jax.data.survey import Check, RowFilter, plan_medium
 from resadapt_jax.errors import UserError, run_cli
 from resadapt_jax.files import require_writable
 from resadapt_jax.operators.sizes import SizeLimits
+from resadapt_jax.rewards import RewardConfig, check_truth
 
 # What a row group's rows hold at most, so that random access to it stays cheap.
 _GROUP_ROWS, _GROUP_BYTES = 512, 2**25
@@ -87,7 +88,7 @@ def _csv_record(row: Mapping[str, str]) -> Mapping[str, Any]:
     media: dict[str, list[Mapping[str, Any]]] = {"image": [], "video": []}
     markers = ""
     for path in filter(None, (part.strip() for part in row.get("media", "").split("|"))):
-        kind = "image" if (mimetypes.guess_type(path)[0] or "").startswith("image/") else "video"
+        kind = "image" if Path(path).suffix.lower() in IMAGE_SUFFIXES else "video"
         limits = {
             name: _csv_number(name, row[name], kind)
             for name, kind in (
@@ -124,9 +125,14 @@ def to_record(row: Row, extra_info: Mapping[str, Any] | None = None) -> dict[str
 
     Args:
         extra_info: what to keep besides of ``answer``, ``question`` and ``doc_id``.
+
+    Raises:
+        RowError: one of these is no text.
     """
     known = {name: value for name, value in (extra_info or {}).items() if name in _EXTRAS}
-    extras = {name: None if value is None else str(value) for name, value in known.items()}
+    extras = {
+        name: None if value is None else text_of(value, name) for name, value in known.items()
+    }
     return {
         "data_source": row.data_source,
         "prompt": [{"role": m.role, "content": m.content} for m in row.messages],
@@ -168,60 +174,98 @@ def _struct(fields: Mapping[str, pa.DataType]) -> pa.DataType:
     return pa.struct(list(fields.items()))
 
 
-def check_rows(rows: Rows, root: Path, threads: int = 8) -> list[tuple[int, ...] | RowError]:
-    """Of every row, as training would read it: the N of its ``len_frames_N``, or what is wrong.
+class _Good(NamedTuple):
+    """Of a row that can be used: the N of its ``len_frames_N``, and values without a column."""
+
+    lengths: tuple[int, ...]
+    left: tuple[str, ...]
+
+
+def check_rows(rows: Rows, root: Path, check: Check, threads: int = 8) -> list[_Good | RowError]:
+    """What is to be known of every row, read as training would, or what is wrong with it.
 
     Args:
         root: folder of the media.
+        check: of the answers.
     """
     with ThreadPoolExecutor(threads) as pool:
-        found = pool.map(partial(_check_row, rows, root), range(len(rows)))
+        found = pool.map(partial(_check_row, rows, root, check), range(len(rows)))
         return list(tqdm(found, "checking", len(rows), unit=" rows"))
 
 
-def _check_row(rows: Rows, root: Path, position: int) -> RowError | tuple[int, ...]:
-    rules = Rules(sampling=SamplingConfig(), limits=SizeLimits(), max_prompt_tokens=1)
+def _check_row(rows: Rows, root: Path, check: Check, position: int) -> _Good | RowError:
+    row_filter = RowFilter(sampling=SamplingConfig(), limits=SizeLimits(), max_prompt_tokens=1)
     try:
-        row = parse_row(rows[position])
+        record = rows[position]
+        row = parse_row(record)
+        if reason := check(row.problem_type, row.truth):
+            raise RowError("answer", reason)
+        to_record(row, _extra_info(record))
         for medium in row.media:
-            plan_of(medium, root, rules)
-        return tuple(row.cached_lengths)
+            plan_medium(medium, root, row_filter)
+        return _Good(tuple(row.cached_lengths), tuple(_without_room(record)))
     except RowError as error:
         return error
 
 
-def convert(rows: Rows, root: Path, out: Path, *, skip_bad: bool = False) -> Counter[str]:
+def _extra_info(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    extra = record.get("extra_info")
+    return extra if isinstance(extra, Mapping) else {}
+
+
+def _without_room(record: Mapping[str, Any]) -> Iterator[str]:
+    """Names of values that the schema has no column for."""
+    for name, value in record.items():
+        if value is not None and name not in COLUMNS and not name.startswith("len_frames_"):
+            yield name
+    for name, value in _extra_info(record).items():
+        if value is not None and name not in _EXTRAS:
+            yield f"extra_info.{name}"
+
+
+class Converted(NamedTuple):
+    """What was not written: rows by reason, and values of other rows by name."""
+
+    rows: Counter[str]
+    values: Counter[str]
+
+
+def convert(
+    rows: Rows, root: Path, out: Path, check: Check, *, drop_bad: bool = False
+) -> Converted:
     """Checks all rows, then writes those that can be used.
 
     Returns:
-        How many were left out, by reason.
+        What was dropped.
 
     Raises:
-        UserError: a row cannot be used, unless ``skip_bad``; or none can.
+        UserError: a row cannot be used, unless ``drop_bad``; or none can.
     """
-    found = check_rows(rows, root)
+    found = check_rows(rows, root, check)
     bad = [(at, error) for at, error in enumerate(found) if isinstance(error, RowError)]
-    if bad and not skip_bad:
+    if bad and not drop_bad:
         lines = [f"  {_place(rows, at)}: {error}" for at, error in bad[:_LISTED]]
         lines += [f"  and {len(bad) - _LISTED} more"] if len(bad) > _LISTED else []
         listed = "\n".join(lines)
         raise UserError(
-            f"{len(bad)} of {len(rows)} rows cannot be used; --skip-bad leaves them out\n{listed}"
+            f"{len(bad)} of {len(rows)} rows cannot be used; --drop-bad drops them\n{listed}"
         )
-    good = [at for at, lengths in enumerate(found) if not isinstance(lengths, RowError)]
+    good = {at: one for at, one in enumerate(found) if isinstance(one, _Good)}
     if not good:
         raise UserError("no row can be used")
-    counts = {count for at in good for count in found[at]}
+    counts = {count for one in good.values() for count in one.lengths}
     records = (_normalised(rows[at]) for at in good)
     with _written_aside(out) as temporary, pq.ParquetWriter(temporary, _schema(counts)) as writer:
         for group in _groups(records):
             writer.write_table(pa.Table.from_pylist(group, writer.schema))
-    return Counter(error.kind for _, error in bad)
+    return Converted(
+        rows=Counter(error.kind for _, error in bad),
+        values=Counter(name for one in good.values() for name in one.left),
+    )
 
 
 def _normalised(record: Mapping[str, Any]) -> dict[str, Any]:
-    extra = record.get("extra_info")
-    return to_record(parse_row(record), extra if isinstance(extra, Mapping) else None)
+    return to_record(parse_row(record), _extra_info(record))
 
 
 def _groups(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -251,7 +295,7 @@ def _written_aside(path: Path) -> Iterator[Path]:
 
 def _place(rows: Rows, position: int) -> str:
     if isinstance(rows, JsonRows | CsvRows):
-        return f"line {rows.line(position)}"
+        return f"row {position} (line {rows.line(position)})"
     return f"row {position}"
 
 
@@ -275,7 +319,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="DIR",
         help="folder that paths of media start from (default: the input's)",
     )
-    parser.add_argument("--skip-bad", action="store_true", help="leave out rows that are bad")
+    parser.add_argument(
+        "--default-task", default="", help="grader of problem types that are not known"
+    )
+    parser.add_argument("--drop-bad", action="store_true", help="drop rows that cannot be used")
     args = parser.parse_args(argv)
     if args.output.suffix != ".parquet":
         raise UserError(f"the output must end in .parquet, got {args.output}")
@@ -284,10 +331,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     root = Path(args.media_root or folder_of(args.input))
     if not root.is_dir():
         raise UserError(f"--media-root is no folder: {root}")
-    left_out = convert(rows, root, args.output, skip_bad=args.skip_bad)
-    for kind, count in left_out.most_common():
-        print(f"left out {count}: {kind}")
-    print(f"wrote {len(rows) - left_out.total()} rows to {args.output}")
+    check = partial(check_truth, config=RewardConfig(default_task=args.default_task))
+    dropped = convert(rows, root, args.output, check, drop_bad=args.drop_bad)
+    for kind, count in dropped.rows.most_common():
+        print(f"dropped {count} rows: {kind}")
+    for name, count in dropped.values.most_common():
+        print(f"dropped {name} of {count} rows: the schema has no column for it")
+    print(f"wrote {len(rows) - dropped.rows.total()} rows to {args.output}")
     if root.resolve() != args.output.parent.resolve():
         print(f"its media lie in {root}: train with media_root={root}")
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import grain
 import numpy as np
 
-from resadapt_jax.data.batches import BatchIterator, HostShare, Reading, Share
+from resadapt_jax.data.batches import BatchIterator, HostShare, ReadAhead, Share
 from resadapt_jax.data.frames_cache import FramesCache
 from resadapt_jax.data.load import LoadedRow, Loading, empty_row, load_row
 from resadapt_jax.data.row import Row, RowError, parse_row
@@ -25,7 +25,7 @@ from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.schedule import Schedule, plan_batches
 from resadapt_jax.data.shapes import BatchShape, assign, choose_shapes, padding
 from resadapt_jax.data.sources import Rows, folder_of, open_rows
-from resadapt_jax.data.survey import Check, Measure, Rules, Survey, cached_survey, survey
+from resadapt_jax.data.survey import Check, CountTokens, RowFilter, Survey, cached_survey, survey
 from resadapt_jax.errors import UserError
 from resadapt_jax.files import require_writable
 from resadapt_jax.operators.sizes import SizeLimits
@@ -34,7 +34,7 @@ from resadapt_jax.typing import Int
 Encode = Callable[[Row, LoadedRow, BatchShape], dict[str, Any]]
 """A row as the arrays of a batch's row, each of a size that the shape says.
 
-May raise `RowError`: it is then called again with an empty ``LoadedRow`` that names the problem,
+May raise `RowError`: it is then called again with an empty ``LoadedRow`` that says why,
 and must not raise.
 """
 
@@ -69,8 +69,8 @@ class CorpusConfig:
     ahead: int = 1
     """Batches whose rows are read ahead; at most two more wait whole."""
     seconds_per_video: float = 120.0
-    """A video that takes longer to decode is skipped, as is one that takes longer than six seconds
-    and one more for each megabyte of its file."""
+    """Seconds of computing: a video that takes more is skipped. Short ones get less: six seconds,
+    one for each megabyte of the file and one for each hundred frames."""
 
     def __post_init__(self):
         if isinstance(self.files, str) or not self.files:
@@ -98,7 +98,7 @@ class Corpus(NamedTuple):
         native_sizes: heights and widths of frames; a row's ``native_index`` counts them.
         schedule: which rows make which batch.
         report: what was kept, dropped and why, lines to print.
-        tasks: problem types that occur, sorted.
+        dropped: every row that cannot be used: file, row, kind and reason.
         fingerprint: of the rows of all batches; must be the same on every host.
     """
 
@@ -107,14 +107,14 @@ class Corpus(NamedTuple):
     native_sizes: tuple[tuple[int, int], ...]
     schedule: Schedule
     report: str
-    tasks: tuple[str, ...]
+    dropped: tuple[Mapping[str, Any], ...]
     fingerprint: str
 
 
 def open_corpus(
     config: CorpusConfig,
     limits: SizeLimits,
-    measure: Measure,
+    count_tokens: CountTokens,
     check: Check | None,
     *,
     batch_size: int,
@@ -128,12 +128,12 @@ def open_corpus(
 
     Args:
         limits: legal sizes of frames.
-        measure, check: see ``survey``.
+        count_tokens, check: see ``survey``.
         batch_size: rows of a batch, on all hosts together.
         share: which rows of each batch this process reads.
         encode: what a row becomes; has to be picklable if ``config.workers``.
-        settings: whatever ``measure`` and ``check`` depend on, with a ``repr`` that tells: a kept
-            survey holds for these only.
+        settings: whatever ``count_tokens`` and ``check`` depend on, with a ``repr`` that tells: a
+            kept survey holds for these only.
 
     Raises:
         UserError: a file that cannot be read, or not one row of a file that can be used.
@@ -142,12 +142,12 @@ def open_corpus(
         require_writable(folder)
     sources = [open_rows(file) for file in config.files]
     roots = tuple(_media_root(config, file) for file in config.files)
-    looks = _Looks(config, limits, measure, check, settings)
-    surveys = [looks(*each) for each in zip(config.files, sources, roots, strict=True)]
-    needs = np.concatenate([found.room for found in surveys])
-    shapes = choose_shapes(needs, config.max_shapes)
+    survey_file = _SurveyFile(config, limits, count_tokens, check, settings)
+    surveys = [survey_file(*each) for each in zip(config.files, sources, roots, strict=True)]
+    needs = np.concatenate([found.batch_needs for found in surveys])
+    shapes = choose_shapes(needs, config.max_shapes, batch_size)
     schedule = plan_batches(
-        [assign(found.room, shapes) for found in surveys],
+        [assign(found.batch_needs, shapes) for found in surveys],
         config.weights or [len(found.positions) for found in surveys],
         batch_size=batch_size,
         num_batches=num_batches,
@@ -155,19 +155,30 @@ def open_corpus(
     )
     # A corpus of texts alone has no frames, but its batches have room for a pair.
     smallest = ((limits.factor, limits.factor),)
-    native_sizes = tuple(sorted({size for found in surveys for size in found.sizes})) or smallest
-    items = _Items(sources, [found.positions for found in surveys], schedule)
-    reader = _Reader(roots, shapes, native_sizes, encode, _loading(config, limits))
-    rows = grain.MapDataset.source(Share(items, batch_size, share)).map(reader)
-    reading = Reading(workers=config.workers, threads=config.threads, ahead=config.ahead)
+    native_sizes = (
+        tuple(sorted({size for found in surveys for size in found.frame_sizes})) or smallest
+    )
+    items = _Items(config.files, sources, [found.positions for found in surveys], schedule)
+    loader = _RowLoader(config.files, roots, shapes, native_sizes, encode, _loading(config, limits))
+    rows = grain.MapDataset.source(Share(items, batch_size, share)).map(loader)
+    read_ahead = ReadAhead(workers=config.workers, threads=config.threads, ahead=config.ahead)
+    fingerprint = _fingerprint(surveys, shapes, native_sizes, schedule)
+    identity = {
+        "rows_used": [len(found.positions) for found in surveys],
+        "fingerprint": fingerprint,
+    }
     return Corpus(
-        batches=BatchIterator(rows, share.rows(batch_size), reading),
+        batches=BatchIterator(rows, share.rows(batch_size), read_ahead, identity),
         shapes=shapes,
         native_sizes=native_sizes,
         schedule=schedule,
         report=_report(config, surveys, needs, shapes, schedule),
-        tasks=tuple(sorted({task for found in surveys for task in found.tasks})),
-        fingerprint=_fingerprint(surveys, shapes, schedule),
+        dropped=tuple(
+            {"file": file, "row": row, "kind": kind, "reason": reason}
+            for file, found in zip(config.files, surveys, strict=True)
+            for row, kind, reason in found.dropped
+        ),
+        fingerprint=fingerprint,
     )
 
 
@@ -176,7 +187,7 @@ def _loading(config: CorpusConfig, limits: SizeLimits) -> Loading:
         sampling=config.sampling,
         limits=limits,
         cache=FramesCache(config.frames_cache) if config.frames_cache else None,
-        seconds=config.seconds_per_video,
+        time_limit=config.seconds_per_video,
     )
 
 
@@ -186,12 +197,12 @@ def _media_root(config: CorpusConfig, file: str) -> Path:
     return Path(config.media_root or folder_of(file))
 
 
-class _Looks(NamedTuple):
+class _SurveyFile(NamedTuple):
     """How every file is surveyed."""
 
     config: CorpusConfig
     limits: SizeLimits
-    measure: Measure
+    count_tokens: CountTokens
     check: Check | None
     settings: Any
 
@@ -199,10 +210,10 @@ class _Looks(NamedTuple):
         """The survey of a file, a kept one if there is one.
 
         Raises:
-            UserError: not one row can be used.
+            UserError: not one row can be used, or nobody knows the problem type of some.
         """
         config = self.config
-        rules = Rules(
+        row_filter = RowFilter(
             sampling=config.sampling,
             limits=self.limits,
             max_prompt_tokens=config.max_prompt_tokens,
@@ -212,16 +223,29 @@ class _Looks(NamedTuple):
 
         def make() -> Survey:
             how = {"threads": threads, "name": file}
-            return survey(rows, root, rules, self.measure, self.check, **how)
+            return survey(rows, root, row_filter, self.count_tokens, self.check, **how)
 
         if config.survey_cache:
             settings = str(root), self.settings
-            found = cached_survey(config.survey_cache, file, rules, settings, make)
+            found = cached_survey(config.survey_cache, file, row_filter, settings, make)
         else:
             found = make()
+        if found.unknown_tasks:
+            raise UserError(_unknown_tasks(file, found))
         if not len(found.positions):
             raise UserError(f"no row can be used of {found.report(file)}")
         return found
+
+
+def _unknown_tasks(file: str, found: Survey) -> str:
+    """Every problem type that nobody knows, how often it is there, and first where."""
+    listed = "; ".join(
+        f"{task!r} of {len(rows)} rows, the first is row {rows[0]}"
+        for task, rows in found.unknown_tasks
+    )
+    first = found.unknown_tasks[0][1][0]
+    hint = next(detail for row, _, detail in found.dropped if row == first)
+    return f"{file} has unknown problem types: {listed} ({hint})"
 
 
 class _Item(NamedTuple):
@@ -229,14 +253,22 @@ class _Item(NamedTuple):
 
     record: Mapping[str, Any]
     corpus: int
+    position: int
     shape: int
 
 
 class _Items(Sequence):
     """The rows of all batches, one after the other."""
 
-    def __init__(self, sources: Sequence[Rows], positions: Sequence[Any], schedule: Schedule):
-        self._sources, self._positions, self._schedule = sources, positions, schedule
+    def __init__(
+        self,
+        files: Sequence[str],
+        sources: Sequence[Rows],
+        positions: Sequence[Any],
+        schedule: Schedule,
+    ):
+        self._files, self._sources = files, sources
+        self._positions, self._schedule = positions, schedule
 
     def __len__(self) -> int:
         return self._schedule.row.size
@@ -245,13 +277,19 @@ class _Items(Sequence):
         schedule = self._schedule
         batch, at = divmod(range(len(self))[position], schedule.row.shape[1])
         corpus = int(schedule.corpus[batch, at])
-        row = self._positions[corpus][schedule.row[batch, at]]
-        return _Item(self._sources[corpus][int(row)], corpus, int(schedule.shape[batch]))
+        row = int(self._positions[corpus][schedule.row[batch, at]])
+        try:
+            record = self._sources[corpus][row]
+        except RowError as error:  # the survey has read it
+            file = self._files[corpus]
+            raise UserError(f"row {row} of {file} can no longer be read: {error}") from error
+        return _Item(record, corpus, row, int(schedule.shape[batch]))
 
 
-class _Reader(NamedTuple):
+class _RowLoader(NamedTuple):
     """From an item to the arrays of its row."""
 
+    files: tuple[str, ...]
     roots: tuple[Path, ...]
     shapes: tuple[BatchShape, ...]
     native_sizes: tuple[tuple[int, int], ...]
@@ -263,11 +301,15 @@ class _Reader(NamedTuple):
         row = parse_row(item.record)
         loaded = load_row(row, shape, self.roots[item.corpus], self.loading)
         try:
-            index = self._native_index(loaded)
-            return {"native_index": index} | self.encode(row, loaded, shape)
+            arrays = self._arrays(row, loaded, shape)
         except RowError as error:
-            empty = empty_row(shape, str(error))
-            return {"native_index": self._native_index(empty)} | self.encode(row, empty, shape)
+            arrays = self._arrays(row, empty_row(shape, str(error)), shape)
+        place = {"file": self.files[item.corpus], "row": item.position, "index": row.index}
+        return arrays | place
+
+    def _arrays(self, row: Row, loaded: LoadedRow, shape: BatchShape) -> dict[str, Any]:
+        index = self._native_index(loaded)
+        return {"native_index": index} | self.encode(row, loaded, shape)
 
     def _native_index(self, loaded: LoadedRow) -> Int[np.ndarray, " K"]:
         """Which of the sizes each pair has, 0 for an absent one."""
@@ -290,9 +332,13 @@ def _report(
     schedule: Schedule,
 ) -> str:
     lines = [found.report(file) for file, found in zip(config.files, surveys, strict=True)]
-    shares = np.bincount(schedule.corpus.ravel(), minlength=len(surveys))
-    for file, epochs, rows in zip(config.files, schedule.epochs, shares, strict=True):
-        lines.append(f"the run takes {rows} rows of {file}, {epochs:.2f} epochs")
+    for number, (file, found) in enumerate(zip(config.files, surveys, strict=True)):
+        drawn = schedule.row[schedule.corpus == number]
+        unused = len(found.positions) - len(np.unique(drawn))
+        lines.append(
+            f"the run takes {drawn.size} rows of {file}, {schedule.epochs[number]:.2f} epochs; "
+            f"{unused} of its {len(found.positions)} rows are in no batch"
+        )
     lines.append(f"batches have {len(shapes)} shapes, {padding(needs, shapes):.0%} padding:")
     numbers = assign(needs, shapes)
     for number, shape in enumerate(shapes):
@@ -306,9 +352,14 @@ def _report(
 
 
 def _fingerprint(
-    surveys: Sequence[Survey], shapes: Sequence[BatchShape], schedule: Schedule
+    surveys: Sequence[Survey],
+    shapes: Sequence[BatchShape],
+    native_sizes: Sequence[tuple[int, int]],
+    schedule: Schedule,
 ) -> str:
-    digest = hashlib.sha256(repr(shapes).encode())
-    for array in (*(found.positions for found in surveys), schedule.corpus, schedule.row):
+    """Of what the rows say, which of them make which batch, and how large their arrays are."""
+    contents = [found.digest for found in surveys]
+    digest = hashlib.sha256(repr((contents, shapes, native_sizes)).encode())
+    for array in (schedule.corpus, schedule.row, schedule.shape):
         digest.update(array.astype("<i8").tobytes())
     return digest.hexdigest()

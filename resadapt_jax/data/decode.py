@@ -21,6 +21,7 @@ from resadapt_jax.data.container import (
     Patience,
     Source,
     VideoIndex,
+    check_frame_size,
     open_video,
     read_packets,
     seconds_of,
@@ -75,7 +76,7 @@ def decode_chosen(
     if needs is None:
         return None
     taken: dict[int, np.ndarray] = {}
-    with open_video(source) as container:
+    with open_video(source, patience) as container:
         stream = video_stream(container, source)
         # Frame threads would hand frames out late, and a jump would lose those under way.
         stream.thread_type = "NONE"
@@ -158,7 +159,7 @@ def decode_all(
 ) -> Decoded:
     """The whole frames nearest to the wanted times, no frame twice; decodes the whole clip."""
     taken = Decoded()
-    with open_video(source) as container:
+    with open_video(source, patience) as container:
         stream = video_stream(container, source)
         # Slice threads (PyAV's default) switch FFmpeg's concealment of damage off, and frame
         # threads drop frames that follow damage near the end.
@@ -180,6 +181,7 @@ def first_frame(
     for packet in chain(islice(packets, _PACKETS_TO_TRY), (None,)):
         try:
             for frame in stream.decode(packet):
+                check_frame_size(frame, source)
                 return frame
         except FFmpegError:
             continue

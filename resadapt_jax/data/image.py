@@ -6,16 +6,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 
 from resadapt_jax.data.row import RowError
 
-MAX_IMAGE_PIXELS = 2**26
+REFUSED_ABOVE_PIXELS = 2**26
 """Images above this are refused before anything of them is decoded."""
 
 # Among the others are some that run programs (EPS) or fetch other files.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+)
+"""Of files in these formats."""
 
 Image.init()  # else only the commonest formats are known
 
@@ -35,7 +40,7 @@ def image_size(source: Path | bytes) -> tuple[int, int]:
     """Upright height and width, by the header alone.
 
     Raises:
-        RowError: not an image of a known format, or more pixels than MAX_IMAGE_PIXELS.
+        RowError: not an image of a known format, or more pixels than REFUSED_ABOVE_PIXELS.
     """
     with _opened(source) as image:
         width, height = image.size
@@ -65,7 +70,7 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
-            if width * height > MAX_IMAGE_PIXELS:
+            if width * height > REFUSED_ABOVE_PIXELS:
                 raise RowError("too many pixels", f"{name}: {width} x {height}")
             yield image
     except RowError:
@@ -91,10 +96,19 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow would clip to 8 bits, not scale
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I"):  # Pillow would clip to 8 bits, not scale
+        return _from_sixteen_bits(np.asarray(image))
+    if image.mode == "F":
+        raise RowError("unreadable image", "its pixels are fractions, of no scale that is known")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _from_sixteen_bits(values: Int[np.ndarray, "height width"]) -> Image.Image:
+    """The upper of two bytes; Pillow has no other name for 16 bits of grey than for 32."""
+    if values.min() < 0 or values.max() >= 2**16:
+        raise RowError("unreadable image", "its pixels have more than 16 bits")
+    return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -27,10 +28,11 @@ from resadapt_jax.data.row import Row, parse_row
 from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.data.sources import Rows, folder_of, open_rows
-from resadapt_jax.data.survey import Needs, Rules, Survey, survey
+from resadapt_jax.data.survey import Check, RowFilter, RowSize, Survey, survey
 from resadapt_jax.errors import UserError, run_cli
 from resadapt_jax.files import atomic_write, require_writable
 from resadapt_jax.operators.sizes import SizeLimits
+from resadapt_jax.rewards import RewardConfig, check_truth
 from resadapt_jax.typing import Float, Int
 
 _MODALITIES = ("text", "image", "video", "image and video")
@@ -53,7 +55,7 @@ class Sample(NamedTuple):
     position: int
     row: Row
     note: str
-    problem: str
+    skipped: str
     thumbnails: tuple[str, ...]
 
 
@@ -63,24 +65,24 @@ class Inspection:
 
     Attributes:
         tasks: of the rows that can be used, problem type and number of rows by modality.
-        failures: of the rows that were decoded, position and reason of those that could not be.
+        skipped: of the rows that were decoded, position and reason of those that could not be.
         decoded, seconds: how many were, and how long it took.
         samples: the first rows that can be used.
     """
 
     name: str
-    rules: Rules
+    row_filter: RowFilter
     survey: Survey
     tasks: tuple[tuple[str, Counter[str]], ...]
     decoded: int
     seconds: float
-    failures: tuple[tuple[int, str], ...]
+    skipped: tuple[tuple[int, str], ...]
     samples: tuple[Sample, ...]
 
     @property
     def histograms(self) -> tuple[tuple[str, tuple[Bin, ...]], ...]:
         """Lengths of the rows that can be used."""
-        needs = Needs(*self.survey.needs.T)
+        needs = RowSize(*self.survey.row_sizes.T)
         with_media = needs.native_tokens > 0
         of = {
             "Frames, with images as two": needs.num_frames[with_media],
@@ -102,32 +104,40 @@ def histogram(values: Int[np.ndarray, " N"], bins: int = _BINS) -> tuple[Bin, ..
 
 
 def inspect_rows(
-    rows: Rows, root: Path, rules: Rules, *, name: str, num_samples: int = 12, num_decoded: int = 0
+    rows: Rows,
+    root: Path,
+    row_filter: RowFilter,
+    check: Check | None = None,
+    *,
+    name: str,
+    num_samples: int = 12,
+    num_decoded: int = 0,
 ) -> Inspection:
     """Looks at every row's headers, decodes as many as asked for, spread over the corpus.
 
     Args:
         root: folder of the media.
+        check: of the answers.
     """
-    found = survey(rows, root, rules, estimate_tokens, name=name)
+    found = survey(rows, root, row_filter, estimate_tokens, check, name=name)
     tasks: dict[str, Counter[str]] = {}
     for position, task in zip(found.positions.tolist(), found.tasks, strict=True):
         tasks.setdefault(task, Counter())[modality(parse_row(rows[position]))] += 1
     chosen = np.linspace(0, len(found.positions) - 1, min(num_decoded, len(found.positions)))
     start = time.perf_counter()
-    loaded = [(at, _load(rows, root, rules, found, at)[1]) for at in np.round(chosen).astype(int)]
+    loaded = [
+        (at, _load(rows, root, row_filter, found, at)[1]) for at in np.round(chosen).astype(int)
+    ]
     return Inspection(
         name=name,
-        rules=rules,
+        row_filter=row_filter,
         survey=found,
         tasks=tuple(sorted(tasks.items(), key=lambda item: -item[1].total())),
         decoded=len(loaded),
         seconds=time.perf_counter() - start,
-        failures=tuple(
-            (int(found.positions[at]), row.problem) for at, row in loaded if row.problem
-        ),
+        skipped=tuple((int(found.positions[at]), row.skipped) for at, row in loaded if row.skipped),
         samples=tuple(
-            _sample(rows, root, rules, found, at)
+            _sample(rows, root, row_filter, found, at)
             for at in range(min(num_samples, len(found.positions)))
         ),
     )
@@ -145,15 +155,19 @@ def modality(row: Row) -> str:
     return " and ".join(sorted({medium.kind for medium in row.media})) or "text"
 
 
-def _load(rows: Rows, root: Path, rules: Rules, found: Survey, at: int) -> tuple[Row, LoadedRow]:
+def _load(
+    rows: Rows, root: Path, row_filter: RowFilter, found: Survey, at: int
+) -> tuple[Row, LoadedRow]:
     row = parse_row(rows[int(found.positions[at])])
-    shape = BatchShape(*found.room[at].tolist())
-    return row, load_row(row, shape, root, Loading(sampling=rules.sampling, limits=rules.limits))
+    shape = BatchShape(*found.batch_needs[at].tolist())
+    return row, load_row(
+        row, shape, root, Loading(sampling=row_filter.sampling, limits=row_filter.limits)
+    )
 
 
-def _sample(rows: Rows, root: Path, rules: Rules, found: Survey, at: int) -> Sample:
-    row, loaded = _load(rows, root, rules, found, at)
-    needs = Needs(*found.needs[at].tolist())
+def _sample(rows: Rows, root: Path, row_filter: RowFilter, found: Survey, at: int) -> Sample:
+    row, loaded = _load(rows, root, row_filter, found, at)
+    needs = RowSize(*found.row_sizes[at].tolist())
     shown = np.flatnonzero(loaded.frame_mask)
     some = np.unique(np.linspace(0, len(shown) - 1, _THUMBNAILS).round().astype(int))
     media = ", ".join(medium.path or f"{medium.kind} in the row" for medium in row.media)
@@ -161,7 +175,7 @@ def _sample(rows: Rows, root: Path, rules: Rules, found: Survey, at: int) -> Sam
         position=int(found.positions[at]),
         row=row,
         note=f"{media or 'text only'} · {needs.native_tokens} visual tokens",
-        problem=loaded.problem,
+        skipped=loaded.skipped,
         thumbnails=tuple(_thumbnail(loaded, int(shown[one])) for one in some if len(shown)),
     )
 
@@ -177,7 +191,7 @@ def _thumbnail(loaded: LoadedRow, frame: int) -> str:
 
 def describe(found: Inspection) -> str:
     """The numbers as text."""
-    lines = [found.survey.report(found.name), "", _rules(found.rules), ""]
+    lines = [found.survey.report(found.name), "", _describe_filter(found.row_filter), ""]
     for task, counts in found.tasks:
         kinds = ", ".join(f"{counts[kind]} {kind}" for kind in _MODALITIES if counts[kind])
         lines.append(f"{counts.total():8} {task or '(no task)'}: {kinds}")
@@ -191,13 +205,13 @@ def describe(found: Inspection) -> str:
     if found.decoded:
         rate = found.decoded / found.seconds
         lines += ["", f"decoded {found.decoded} rows, {rate:.1f} a second on one thread"]
-        lines += [f"{len(found.failures)} failed"]
-        lines += [f"  row {position}: {problem}" for position, problem in found.failures]
+        lines += [f"{len(found.skipped)} would be skipped"]
+        lines += [f"  row {position}: {reason}" for position, reason in found.skipped]
     return "\n".join(lines)
 
 
-def _rules(rules: Rules) -> str:
-    sampling, limits = rules.sampling, rules.limits
+def _describe_filter(row_filter: RowFilter) -> str:
+    sampling, limits = row_filter.sampling, row_filter.limits
     return (
         f"At {sampling.fps:g} frames a second, {sampling.min_frames} to {sampling.max_frames} of a "
         f"video, tokens of {limits.factor} x {limits.factor} pixels."
@@ -217,13 +231,13 @@ def page(found: Inspection) -> str:
         name=found.name,
         kept=kept,
         total=kept + len(found.survey.dropped),
-        rules=_rules(found.rules),
+        rules=_describe_filter(found.row_filter),
         modalities=_MODALITIES,
         tasks=found.tasks,
         histograms=found.histograms,
         dropped=sorted(kinds.items(), key=lambda item: -len(item[1])),
         decoded=found.decoded,
-        failures=found.failures,
+        skipped=found.skipped,
         samples=found.samples,
     )
 
@@ -251,6 +265,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--patch-size", type=int, default=14, help=f"of the backbone: {towers}")
     add("--rows", type=int, default=12, help="to show (default: 12)")
     add("--decode", type=int, default=0, metavar="N", help="rows to decode (default: 0)")
+    add("--default-task", default="", help="grader of problem types that are not known")
     add("--out", type=Path, metavar="HTML", help="default: runs/inspect/FILE.html")
     args = parser.parse_args(argv)
     out = args.out or Path("runs", "inspect", f"{Path(args.file).name}.html")
@@ -260,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.patch_size < 1:
         raise UserError(f"--patch-size must be positive, got {args.patch_size}")
     require_writable(out.parent)
-    rules = Rules(
+    row_filter = RowFilter(
         sampling=SamplingConfig(
             fps=args.fps, min_frames=min(4, max(args.frames, 1)), max_frames=args.frames
         ),
@@ -271,7 +286,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = inspect_rows(
         open_rows(args.file),
         root,
-        rules,
+        row_filter,
+        partial(check_truth, config=RewardConfig(default_task=args.default_task)),
         name=args.file,
         num_samples=args.rows,
         num_decoded=args.decode,

@@ -5,22 +5,27 @@ Nothing raises for bad data: a row whose media cannot be read comes without any,
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from resadapt_jax.data.batches import pair_seconds
-from resadapt_jax.data.canvas import lay_out
+from resadapt_jax.data.canvas import place_media
 from resadapt_jax.data.container import Patience, Source, read_index
-from resadapt_jax.data.frames_cache import Frames, FramesCache, frames_key
+from resadapt_jax.data.frame_size import native_size
+from resadapt_jax.data.frames_cache import FramesCache, frames_key
 from resadapt_jax.data.image import read_image
-from resadapt_jax.data.media import locate, reading
+from resadapt_jax.data.media import as_row_error, locate
 from resadapt_jax.data.pixels import resize
 from resadapt_jax.data.row import Medium, Row, RowError
-from resadapt_jax.data.sampling import SamplingConfig, native_size, planned_frames
+from resadapt_jax.data.sampling import SamplingConfig, planned_frames
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.data.video import read_clip
 from resadapt_jax.operators.sizes import SizeLimits
 from resadapt_jax.typing import Bool, Float, Int, UInt8
+
+MOST_LOST = 0.1
+"""Share of a video's frames above which it is too damaged to be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +34,14 @@ class Loading:
 
     Attributes:
         cache: of decoded videos.
-        seconds: that a video may take at most, see ``Patience``; a damaged one gets five from where
-            damage shows.
+        time_limit: seconds of computing that a video may take at most, see ``Patience``; a damaged
+            one gets five from where damage shows.
     """
 
     sampling: SamplingConfig
     limits: SizeLimits
     cache: FramesCache | None = None
-    seconds: float = 120.0
+    time_limit: float = 120.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +51,8 @@ class LoadedRow:
     Attributes:
         frames, frame_mask, medium, source_heights, source_widths: as in `Canvas`.
         times: seconds of each frame from its file's start; 0 in images and padding.
-        problem: why there are no media although the row has some; empty if all is well.
+        skipped: why there are no media although the row has some; empty if all is well.
+        damage: what the frames lack of a damaged video that is used all the same.
     """
 
     frames: UInt8[np.ndarray, "F height width 3"]
@@ -55,7 +61,8 @@ class LoadedRow:
     medium: Int[np.ndarray, " K"]
     source_heights: Int[np.ndarray, " K"]
     source_widths: Int[np.ndarray, " K"]
-    problem: str = ""
+    skipped: str = ""
+    damage: str = ""
 
     @property
     def pair_seconds(self) -> Float[np.ndarray, " K"]:
@@ -63,7 +70,7 @@ class LoadedRow:
         return pair_seconds(self.times)
 
     @property
-    def seconds(self) -> tuple[Float[np.ndarray, " K"], ...]:
+    def seconds_per_medium(self) -> tuple[Float[np.ndarray, " K"], ...]:
         """Mean times of each medium's pairs."""
         count, pairs = int(self.medium.max(initial=-1)) + 1, self.pair_seconds
         return tuple(pairs[self.medium == number] for number in range(count))
@@ -78,7 +85,7 @@ def load_row(row: Row, shape: BatchShape, root: Path, loading: Loading) -> Loade
     """
     try:
         media = [load_medium(medium, shape, root, loading) for medium in row.media]
-        needed = sum(len(frames) + len(frames) % 2 for frames, _ in media)
+        needed = sum(len(one.frames) + len(one.frames) % 2 for one in media)
         if needed > shape.num_frames:
             detail = f"{needed} frames, but its batch holds {shape.num_frames}"
             raise RowError("more frames than the survey found", detail)
@@ -87,47 +94,58 @@ def load_row(row: Row, shape: BatchShape, root: Path, loading: Loading) -> Loade
     return _laid_out(media, shape)
 
 
-def empty_row(shape: BatchShape, problem: str = "") -> LoadedRow:
+def empty_row(shape: BatchShape, skipped: str = "") -> LoadedRow:
     """A row without media."""
-    return _laid_out([], shape, problem)
+    return _laid_out([], shape, skipped)
 
 
-def _laid_out(media: list[Frames], shape: BatchShape, problem: str = "") -> LoadedRow:
+class LoadedMedium(NamedTuple):
+    """Frames of a medium at their native size, their seconds, and what damage they have."""
+
+    frames: UInt8[np.ndarray, "F height width 3"]
+    times: Float[np.ndarray, " F"]
+    damage: str = ""
+
+
+def _laid_out(media: list[LoadedMedium], shape: BatchShape, skipped: str = "") -> LoadedRow:
     size = {"height": shape.height, "width": shape.width}
-    canvas = lay_out([frames for frames, _ in media], num_pairs=shape.num_frames // 2, **size)
+    canvas = place_media([one.frames for one in media], num_pairs=shape.num_frames // 2, **size)
     times = np.zeros(shape.num_frames)
-    for number, (_, own) in enumerate(media):
+    for number, (_, own, _) in enumerate(media):
         times[(canvas.medium == number).repeat(2)] = np.append(own, own[len(own) - len(own) % 2 :])
-    return LoadedRow(**canvas._asdict(), times=times, problem=problem)
+    damage = "; ".join(one.damage for one in media if one.damage)
+    return LoadedRow(**canvas._asdict(), times=times, skipped=skipped, damage=damage)
 
 
-def load_medium(medium: Medium, shape: BatchShape, root: Path, loading: Loading) -> Frames:
-    """Frames of a medium at their native size, and their seconds.
+def load_medium(medium: Medium, shape: BatchShape, root: Path, loading: Loading) -> LoadedMedium:
+    """A medium's frames, from the cache if they are there; a damaged video is not kept.
 
     Raises:
-        RowError: it cannot be read.
-        OSError: the cache cannot be written.
+        RowError: it cannot be read, or too much of it is lost.
     """
     source = locate(medium, root)
-    cache = loading.cache if medium.kind == "video" else None
-    if cache is None:
-        frames, times = _read(source, medium, loading)
-    else:
-        asked = medium.min_frames, medium.max_frames, medium.start, medium.end
-        key = frames_key(source, asked, loading.sampling, loading.limits)
-        known = cache.get(key)
-        if known is None:
-            known = _read(source, medium, loading)
-            cache.put(key, known)
-        frames, times = known
-    return _fit(frames, shape, loading), times
-
-
-def _read(source: Source, medium: Medium, loading: Loading) -> Frames:
-    with reading(medium):
+    with as_row_error(medium):
         if medium.kind == "image":
-            return _image(source, loading), np.zeros(1)
-        return _video(source, medium, loading)
+            loaded = LoadedMedium(_image(source, loading), np.zeros(1))
+        elif loading.cache is None:
+            loaded = _video(source, medium, loading)
+        else:
+            loaded = _cached_video(source, medium, loading, loading.cache)
+        return loaded._replace(frames=_fit(loaded.frames, shape, loading))
+
+
+def _cached_video(
+    source: Source, medium: Medium, loading: Loading, cache: FramesCache
+) -> LoadedMedium:
+    asked = medium.min_frames, medium.max_frames, medium.start, medium.end
+    key = frames_key(source, asked, loading.sampling, loading.limits)
+    known = cache.get(key)
+    if known is not None:
+        return LoadedMedium(*known)
+    loaded = _video(source, medium, loading)
+    if not loaded.damage:
+        cache.put(key, (loaded.frames, loaded.times))
+    return loaded
 
 
 def _image(source: Source, loading: Loading) -> UInt8[np.ndarray, "1 height width 3"]:
@@ -135,8 +153,8 @@ def _image(source: Source, loading: Loading) -> UInt8[np.ndarray, "1 height widt
     return resize(pixels, native_size(*pixels.shape[:2], loading.limits))[None]
 
 
-def _video(source: Source, medium: Medium, loading: Loading) -> Frames:
-    patience = Patience.with_file(source, loading.seconds)
+def _video(source: Source, medium: Medium, loading: Loading) -> LoadedMedium:
+    patience = Patience.with_file(source, loading.time_limit)
     index = read_index(source, patience)
     within = {"start": medium.start, "end": medium.end}
     count = planned_frames(
@@ -148,7 +166,10 @@ def _video(source: Source, medium: Medium, loading: Loading) -> Frames:
         **within,
     )
     clip = read_clip(source, index, count, limits=loading.limits, patience=patience, **within)
-    return clip.frames, clip.times
+    damage = "; ".join(clip.warnings)
+    if clip.share_lost > MOST_LOST:
+        raise RowError("damaged video", damage)
+    return LoadedMedium(clip.frames, clip.times, damage)
 
 
 def _fit(

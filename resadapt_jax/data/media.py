@@ -38,7 +38,7 @@ def locate(medium: Medium, root: str | os.PathLike) -> Path | bytes:
 
 
 @contextmanager
-def reading(medium: Medium) -> Iterator[None]:
+def as_row_error(medium: Medium) -> Iterator[None]:
     """Whatever is raised where a medium is read becomes a `RowError`."""
     kind = f"unreadable {medium.kind}"
     try:
@@ -46,6 +46,7 @@ def reading(medium: Medium) -> Iterator[None]:
     except RowError:
         raise
     except UserError as error:
-        raise RowError(kind, str(error)) from error
+        detail = str(error) if medium.path in str(error) else f"{medium.path}: {error}"
+        raise RowError(kind, detail) from error
     except Exception as error:  # on damaged files FFmpeg's and Pillow's wrappers raise anything
         raise RowError(kind, f"{medium.path}: {type(error).__name__} {error}") from error

@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from resadapt_jax.models.prompt_text import MARKER, Turn
+from resadapt_jax.models.prompt_text import MARKER, Turn, without_markers
 
 REQUIRED_COLUMNS = ("prompt", "reward_model")
 COLUMNS = (*REQUIRED_COLUMNS, "images", "videos", "extra_info", "data_source", "ability")
@@ -51,6 +51,15 @@ class RowError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}"
+
+
+class UnknownTask(RowError):
+    """A row whose problem type nobody knows: not only this row is wrong, but the run's settings."""
+
+    def __init__(self, task: str, detail: str):
+        super().__init__("unknown problem type", detail)
+        self.args = task, detail
+        self.task = task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +129,11 @@ def parse_row(record: Mapping[str, Any]) -> Row:
     return Row(
         messages=messages,
         media=tuple(_in_order(messages, media)),
-        truth=_text(reward["ground_truth"], "ground_truth"),
-        problem_type=_text(extra.get("problem_type"), "problem_type"),
-        data_source=_text(record.get("data_source"), "data_source"),
-        ability=_text(record.get("ability"), "ability"),
-        index=_text(extra.get("index"), "index"),
+        truth=text_of(reward["ground_truth"], "ground_truth"),
+        problem_type=text_of(extra.get("problem_type"), "problem_type"),
+        data_source=text_of(record.get("data_source"), "data_source"),
+        ability=text_of(record.get("ability"), "ability"),
+        index=text_of(extra.get("index"), "index"),
         cached_lengths=dict(_cached_lengths(record)),
     )
 
@@ -138,8 +147,8 @@ def _messages(value: Any) -> Iterator[Turn]:
         for name in ("role", "content"):
             if not isinstance(turn.get(name), str | bytes):
                 raise RowError("wrong type", f"prompt[{at}] needs a text {name!r}")
-        yield Turn(role=_text(turn["role"], "role"), content=_text(turn["content"], "content"))
-    if not any(_text(turn["content"], "content").strip() for turn in turns):
+        yield Turn(role=text_of(turn["role"], "role"), content=text_of(turn["content"], "content"))
+    if not any(without_markers(text_of(turn["content"], "content")).strip() for turn in turns):
         raise RowError("empty prompt", "no message has any text")
 
 
@@ -148,7 +157,9 @@ def _medium(value: Any, kind: Literal["image", "video"], at: int) -> Medium:
     if isinstance(value, str):
         return Medium(kind=kind, path=_path(value, name))
     if isinstance(value, bytes):
-        return Medium(kind=kind, data=value)
+        return _path_or_data(value, kind, name)
+    if isinstance(value, np.ndarray):
+        raise _pixels(name, value)
     fields = _mapping(value, name)
     limits: dict[str, Any] = {}
     if kind == "video":
@@ -161,21 +172,45 @@ def _medium(value: Any, kind: Literal["image", "video"], at: int) -> Medium:
         _check_limits(name, **limits)
     if isinstance(fields.get("bytes"), bytes):
         return Medium(kind=kind, data=fields["bytes"], **limits)
-    source = fields.get(kind) or fields.get("path")
+    source = fields.get("path") if fields.get(kind) is None else fields[kind]
     if isinstance(source, bytes):
-        try:
-            source = source.decode()  # tensorflow-datasets has bytes for text
-        except UnicodeDecodeError:
-            return Medium(kind=kind, data=source, **limits)
+        return _path_or_data(source, kind, name, **limits)
+    if isinstance(source, np.ndarray):
+        raise _pixels(name, source)
     if isinstance(source, str):
         return Medium(kind=kind, path=_path(source, name), **limits)
     raise RowError("wrong type", f"{name} has neither a path {kind!r} nor 'bytes'")
 
 
+def _path_or_data(
+    value: bytes, kind: Literal["image", "video"], name: str, **limits: Any
+) -> Medium:
+    """tensorflow-datasets has bytes for text; no file of a picture is text."""
+    try:
+        path = value.decode()
+    except UnicodeDecodeError:
+        return Medium(kind=kind, data=value, **limits)
+    return Medium(kind=kind, path=_path(path, name), **limits)
+
+
 def _path(value: str, name: str) -> str:
-    if not value or "\0" in value:
+    if not value or "\0" in value or not _is_unicode(value):
         raise RowError("wrong type", f"{name} is {value!r}, no path")
     return value
+
+
+def _pixels(name: str, value: np.ndarray) -> RowError:
+    detail = f"{name} is an array {list(value.shape)}, not a file; store paths or encoded files"
+    return RowError("wrong type", detail)
+
+
+def _is_unicode(text: str) -> bool:
+    """Half of a surrogate pair, as JSON may have it, is no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _number(fields: Mapping[str, Any], name: str, *keys: str, whole: bool = False) -> Any:
@@ -236,6 +271,8 @@ def _records(value: Any, name: str) -> list[Any]:
             raise RowError("wrong type", f"the columns of {name} differ in length")
         return [{key: column[at] for key, column in columns.items()} for at in range(count)]
     if isinstance(value, np.ndarray):
+        if value.ndim > 1:
+            raise _pixels(name, value)
         return value.tolist()
     if isinstance(value, list | tuple):
         return list(value)
@@ -253,7 +290,12 @@ def _mapping(value: Any, name: str) -> Mapping[str, Any]:
     raise RowError("wrong type", f"{name} is {type(value).__name__}, not a record")
 
 
-def _text(value: Any, name: str) -> str:
+def text_of(value: Any, name: str) -> str:
+    """A value that should be text, tensorflow-datasets' bytes included; empty for none.
+
+    Raises:
+        RowError: it is no text.
+    """
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -261,6 +303,8 @@ def _text(value: Any, name: str) -> str:
             return value.decode()
         except UnicodeDecodeError as error:
             raise RowError("wrong type", f"{name} is not UTF-8") from error
+    if isinstance(value, str) and not _is_unicode(value):
+        raise RowError("wrong type", f"{name} is not Unicode text: {value[:80]!r}")
     if isinstance(value, str | Real):
         return str(value)
     raise RowError("wrong type", f"{name} is {type(value).__name__}, not text")

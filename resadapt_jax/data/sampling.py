@@ -1,4 +1,4 @@
-"""How many frames of a clip are taken, which, and at what size: one rule for all that read.
+"""How many frames of a clip are taken, and which: one rule for all that read.
 
 The allocator and the backbone see the same frames, so the rule stands here once.
 """
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.operators.sizes import SizeLimits, smart_resize
 from resadapt_jax.typing import Float, Int
 
 
@@ -128,29 +127,3 @@ def spread(times: Float[np.ndarray, " F"], count: int) -> Int[np.ndarray, " N"]:
     rank = np.arange(count)
     different = np.maximum.accumulate(nearest - rank) + rank
     return np.minimum(different, total - count + rank)
-
-
-def native_size(
-    height: int, width: int, limits: SizeLimits, room: tuple[int, int] | None = None
-) -> tuple[int, int]:
-    """The size that the backbone's own preprocessing gives a frame, shrunk to fit if need be.
-
-    ``smart_resize``; if that is larger than ``room``, both sides times the same factor, floored to
-    whole tokens.
-
-    Args:
-        room: height and width of what the frame must fit in.
-
-    Raises:
-        UserError: the frame has no legal size.
-    """
-    try:
-        legal = smart_resize(height, width, limits)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if room is None or (legal[0] <= room[0] and legal[1] <= room[1]):
-        return legal
-    shrink = min(room[0] / legal[0], room[1] / legal[1])
-    factor = limits.factor
-    h, w = (max(1, math.floor(side * shrink / factor + 1e-9)) * factor for side in legal)
-    return h, w

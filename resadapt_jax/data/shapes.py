@@ -33,15 +33,19 @@ def shape_cost(shape: Int[np.ndarray, "*N 5"]) -> Float[np.ndarray, "*N"]:
     return shape[..., :3].prod(axis=-1) + _TOKEN_PIXELS * shape[..., 3:].sum(axis=-1)
 
 
-def choose_shapes(needs: Int[np.ndarray, "N 5"], max_shapes: int) -> tuple[BatchShape, ...]:
+def choose_shapes(
+    needs: Int[np.ndarray, "N 5"], max_shapes: int, batch_size: int = 1
+) -> tuple[BatchShape, ...]:
     """At most ``max_shapes`` shapes, such that every row fits in one; the cheapest first.
 
     Greedy: every need begins as a group of its own, and the two groups whose union pads their rows
-    least are merged, until few enough are left. Numbers of tokens are rounded up to a multiple
-    of 16.
+    least are merged, until few enough are left and each has the rows of a batch. Numbers of tokens
+    are rounded up to a multiple of 16.
 
     Args:
         needs: of the rows, columns as in `BatchShape`.
+        batch_size: rows that every shape holds at least, as far as there are so many: too few
+            would wait for further epochs, or fill a batch with repeats.
 
     Raises:
         ValueError: no row, or no shape.
@@ -52,6 +56,17 @@ def choose_shapes(needs: Int[np.ndarray, "N 5"], max_shapes: int) -> tuple[Batch
     sizes, counts = _first_groups(needs)
     while len(sizes) > max_shapes:
         sizes, counts = _merge_two(sizes, counts)
+    while True:
+        shapes = _as_shapes(sizes)
+        # A row goes to the cheapest shape that holds it, which need not be its group's.
+        counts = np.bincount(assign(needs, shapes), minlength=len(shapes))
+        if len(shapes) == 1 or counts.min() >= batch_size:
+            return shapes
+        sizes, _ = _merge_two(np.array(shapes), counts, only=int(np.argmin(counts)))
+
+
+def _as_shapes(sizes: Int[np.ndarray, "G 5"]) -> tuple[BatchShape, ...]:
+    sizes = sizes.copy()
     sizes[:, 3:] = -(-sizes[:, 3:] // _TOKEN_STEP) * _TOKEN_STEP
     sizes = np.unique(sizes, axis=0)
     order = np.argsort(shape_cost(sizes), kind="stable")
@@ -100,13 +115,20 @@ def _first_groups(
 
 
 def _merge_two(
-    sizes: Int[np.ndarray, "G 5"], counts: Int[np.ndarray, " G"]
+    sizes: Int[np.ndarray, "G 5"], counts: Int[np.ndarray, " G"], only: int | None = None
 ) -> tuple[Int[np.ndarray, "G2 5"], Int[np.ndarray, " G2"]]:
-    """Merges the two groups whose union adds the least cost; of equals the first."""
+    """Merges the two groups whose union adds the least cost; of equals the first.
+
+    Args:
+        only: a group that has to be one of the two.
+    """
     union = np.maximum(sizes[:, None], sizes[None])
     apart = counts * shape_cost(sizes)
     added = (counts[:, None] + counts) * shape_cost(union) - apart[:, None] - apart
     added[np.tril_indices(len(sizes))] = np.inf
+    if only is not None:
+        others = np.arange(len(sizes)) != only
+        added[np.ix_(others, others)] = np.inf
     a, b = np.unravel_index(np.argmin(added), added.shape)
     sizes[a], counts[a] = union[a, b], counts[a] + counts[b]
     return np.delete(sizes, b, axis=0), np.delete(counts, b)

@@ -132,10 +132,17 @@ class ParquetRows(Sequence):
     def _group(self, group: int) -> pa.Table:
         with self._lock:
             if group not in self._groups:
-                self._groups[group] = self._file.read_row_group(group, columns=self._columns)
+                self._groups[group] = self._read_group(group)
                 self._forget()
             self._groups.move_to_end(group)
             return self._groups[group]
+
+    def _read_group(self, group: int) -> pa.Table:
+        try:
+            return self._file.read_row_group(group, columns=self._columns)
+        except (pa.ArrowException, OSError) as error:
+            detail = f"row group {group} of {self._path}: {_line(error)}"
+            raise RowError("unreadable row", detail) from error
 
     def _forget(self) -> None:
         while len(self._groups) > 1:
@@ -207,7 +214,11 @@ class ArrayRecordRows(Sequence):
     def __getitem__(self, position: SupportsIndex) -> Mapping[str, Any]:
         position = range(len(self))[position]
         with self._lock:
-            (record,) = self._reader.read([position])
+            try:
+                (record,) = self._reader.read([position])
+            except Exception as error:  # on a damaged chunk the reader raises anything
+                detail = f"record {position} of {self._path}: {_line(error)}"
+                raise RowError("unreadable row", detail) from error
         return _record(record, f"record {position}")
 
 
@@ -234,7 +245,12 @@ class StoredRows(Sequence):
         return len(self._source)
 
     def __getitem__(self, position: SupportsIndex) -> Mapping[str, Any]:
-        return self._source[range(len(self))[position]]
+        position = range(len(self))[position]
+        try:
+            return self._source[position]
+        except Exception as error:  # on a damaged chunk the reader raises anything
+            detail = f"row {position} of {self._folder}: {_line(error)}"
+            raise RowError("unreadable row", detail) from error
 
 
 def _columns_of(rows: Rows) -> list[str]:

@@ -1,4 +1,4 @@
-"""What every row of a corpus will need, found out before training from headers alone.
+"""How large every row of a corpus will be, found out before training from headers alone.
 
 Rows that cannot be used are counted with the reason, and the reason of the first few is shown.
 """
@@ -18,29 +18,31 @@ from tqdm import tqdm
 
 from resadapt_jax.data.batches import pair_seconds
 from resadapt_jax.data.container import VideoHeader
+from resadapt_jax.data.frame_size import native_size
 from resadapt_jax.data.image import image_size
-from resadapt_jax.data.media import locate, reading
-from resadapt_jax.data.row import Medium, Row, RowError, parse_row
-from resadapt_jax.data.sampling import SamplingConfig, native_size, planned_frames
+from resadapt_jax.data.media import as_row_error, locate
+from resadapt_jax.data.row import Medium, Row, RowError, UnknownTask, parse_row
+from resadapt_jax.data.sampling import SamplingConfig, planned_frames
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.data.sources import Rows, folder_of
 from resadapt_jax.data.video import read_header
+from resadapt_jax.errors import UserError
 from resadapt_jax.files import atomic_write
 from resadapt_jax.operators.sizes import SizeLimits
 from resadapt_jax.typing import Float, Int
 
-Measure = Callable[[Row, Sequence[Float[np.ndarray, " K"]]], tuple[int, int]]
+CountTokens = Callable[[Row, Sequence[Float[np.ndarray, " K"]]], tuple[int, int]]
 """Tokens of a row's prompt and of its query, given the seconds of each medium's pairs.
 
 Visual tokens count as one for each pair. Called by several threads at once; may raise `RowError`.
 """
 
 Check = Callable[[str, str], str | None]
-"""What is wrong with a problem type and a truth, ``None`` if nothing is."""
+"""What is wrong with a problem type and a truth, ``None`` if nothing is; may raise `RowError`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class RowFilter:
     """What decides about a row beside the row itself.
 
     Attributes:
@@ -55,7 +57,7 @@ class Rules:
     max_length: int | None = None
 
 
-class Needs(NamedTuple):
+class RowSize(NamedTuple):
     """Room that a row takes.
 
     Attributes:
@@ -74,7 +76,7 @@ class Needs(NamedTuple):
     native_tokens: int
 
 
-class Plan(NamedTuple):
+class MediumPlan(NamedTuple):
     """What a medium will give: whole pairs, their seconds, and the size of its frames."""
 
     seconds: Float[np.ndarray, " K"]
@@ -88,22 +90,27 @@ class Survey:
 
     Attributes:
         positions: of the rows that can, in the source.
-        needs: theirs, columns as in `Needs`.
-        sizes: heights and widths that their frames have.
+        row_sizes: theirs, columns as in `RowSize`.
+        frame_sizes: heights and widths that their frames have.
         tasks: their problem types.
         dropped: position, kind and detail of each that cannot.
+        unknown_tasks: problem types that nobody knows, with the positions of their rows; these are
+            among the dropped.
+        digest: of the contents of the rows that can be used.
     """
 
     positions: Int[np.ndarray, " N"]
-    needs: Int[np.ndarray, "N 6"]
-    sizes: tuple[tuple[int, int], ...]
+    row_sizes: Int[np.ndarray, "N 6"]
+    frame_sizes: tuple[tuple[int, int], ...]
     tasks: tuple[str, ...]
     dropped: tuple[tuple[int, str, str], ...]
+    unknown_tasks: tuple[tuple[str, tuple[int, ...]], ...]
+    digest: str
 
     @property
-    def room(self) -> Int[np.ndarray, "N 5"]:
-        """The needs that decide about a row's batch, columns as in `BatchShape`."""
-        return self.needs[:, : len(BatchShape._fields)]
+    def batch_needs(self) -> Int[np.ndarray, "N 5"]:
+        """What of the sizes decides about a row's batch, columns as in `BatchShape`."""
+        return self.row_sizes[:, : len(BatchShape._fields)]
 
     def report(self, name: str, examples: int = 3) -> str:
         """Rows kept and dropped, the latter by reason, the commonest first."""
@@ -121,8 +128,8 @@ class Survey:
 def survey(
     rows: Rows,
     root: str | os.PathLike,
-    rules: Rules,
-    measure: Measure,
+    row_filter: RowFilter,
+    count_tokens: CountTokens,
     check: Check | None = None,
     *,
     threads: int = 8,
@@ -135,26 +142,32 @@ def survey(
         check: of the answers.
         name: beside the progress bar.
     """
-    look = partial(_look, rows, Path(root), rules, measure, check)
+    survey_row = partial(_survey_row, rows, Path(root), row_filter, count_tokens, check, name)
     with ThreadPoolExecutor(threads) as pool:
-        found = pool.map(look, range(len(rows)))
+        found = pool.map(survey_row, range(len(rows)))
         found = list(tqdm(found, f"reading headers of {name}", len(rows), unit=" rows"))
-    kept = [(at, *one) for at, one in enumerate(found) if not isinstance(one, RowError)]
+    kept = {at: one for at, one in enumerate(found) if isinstance(one, _Kept)}
+    dropped = {at: one for at, one in enumerate(found) if isinstance(one, RowError)}
+    unknown: dict[str, list[int]] = {}
+    for at, error in dropped.items():
+        if isinstance(error, UnknownTask):
+            unknown.setdefault(error.task, []).append(at)
+    contents = repr([(at, one.digest) for at, one in kept.items()])
     return Survey(
-        positions=np.array([at for at, *_ in kept], np.int64),
-        needs=np.array([needs for _, needs, *_ in kept], np.int64).reshape(-1, len(Needs._fields)),
-        sizes=tuple(sorted({size for *_, sizes, _ in kept for size in sizes})),
-        tasks=tuple(task for *_, task in kept),
-        dropped=tuple(
-            (at, one.kind, one.detail) for at, one in enumerate(found) if isinstance(one, RowError)
-        ),
+        positions=np.array(list(kept), np.int64),
+        row_sizes=_table([one.size for one in kept.values()]),
+        frame_sizes=tuple(sorted({size for one in kept.values() for size in one.frame_sizes})),
+        tasks=tuple(one.task for one in kept.values()),
+        dropped=tuple((at, one.kind, one.detail) for at, one in dropped.items()),
+        unknown_tasks=tuple((task, tuple(rows)) for task, rows in unknown.items()),
+        digest=hashlib.sha256(contents.encode()).hexdigest(),
     )
 
 
 def cached_survey(
     folder: str | os.PathLike,
     path: str | os.PathLike,
-    rules: Rules,
+    row_filter: RowFilter,
     settings: Any,
     make: Callable[[], Survey],
 ) -> Survey:
@@ -166,7 +179,7 @@ def cached_survey(
         path: the corpus.
         settings: whatever else the survey depends on, by its ``repr``.
     """
-    key = [_identity(path), asdict(rules), repr(settings), Needs._fields]
+    key = [_identity(path), asdict(row_filter), repr(settings), RowSize._fields]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     file = Path(folder) / f"survey-{digest[:32]}.json"
     try:
@@ -177,27 +190,31 @@ def cached_survey(
     return made
 
 
-def needs_of(
-    row: Row, root: Path, rules: Rules, measure: Measure, check: Check | None = None
-) -> tuple[Needs, set[tuple[int, int]]]:
-    """What a row needs, and the sizes of its frames.
+def filter_row(
+    row: Row,
+    root: Path,
+    row_filter: RowFilter,
+    count_tokens: CountTokens,
+    check: Check | None = None,
+) -> tuple[RowSize, set[tuple[int, int]]]:
+    """The size of a row that can be used, and the sizes of its frames.
 
     Raises:
         RowError: it cannot be used.
     """
     if check is not None and (reason := check(row.problem_type, row.truth)):
         raise RowError("answer", reason)
-    plans = [plan_of(medium, root, rules) for medium in row.media]
-    prompt, query = measure(row, [plan.seconds for plan in plans])
-    if prompt > rules.max_prompt_tokens:
-        raise RowError("prompt too long", f"{prompt} tokens of {rules.max_prompt_tokens}")
-    factor = rules.limits.factor
+    plans = [plan_medium(medium, root, row_filter) for medium in row.media]
+    prompt, query = count_tokens(row, [plan.seconds for plan in plans])
+    if prompt > row_filter.max_prompt_tokens:
+        raise RowError("prompt too long", f"{prompt} tokens of {row_filter.max_prompt_tokens}")
+    factor = row_filter.limits.factor
     pairs = sum(len(plan.seconds) for plan in plans)
     native = sum(len(p.seconds) * p.height * p.width // factor**2 for p in plans)
-    length = row.cached_lengths.get(rules.sampling.max_frames, prompt - pairs + native)
-    if rules.max_length is not None and length > rules.max_length:
-        raise RowError("too long with its media", f"{length} tokens of {rules.max_length}")
-    needs = Needs(
+    length = row.cached_lengths.get(row_filter.sampling.max_frames, prompt - pairs + native)
+    if row_filter.max_length is not None and length > row_filter.max_length:
+        raise RowError("too long with its media", f"{length} tokens of {row_filter.max_length}")
+    size = RowSize(
         num_frames=2 * max(pairs, 1),
         height=max((plan.height for plan in plans), default=factor),
         width=max((plan.width for plan in plans), default=factor),
@@ -205,31 +222,36 @@ def needs_of(
         query_tokens=query,
         native_tokens=native,
     )
-    return needs, {(plan.height, plan.width) for plan in plans}
+    return size, {(plan.height, plan.width) for plan in plans}
 
 
-def plan_of(medium: Medium, root: Path, rules: Rules) -> Plan:
+def plan_medium(medium: Medium, root: Path, row_filter: RowFilter) -> MediumPlan:
     """What a medium will give, by its header.
 
     Raises:
         RowError: it is not there, cannot be read, or has no legal size.
     """
     source = locate(medium, root)
-    with reading(medium):
+    with as_row_error(medium):
         if medium.kind == "image":
             size, seconds = image_size(source), np.zeros(1)
         else:
             header = read_header(source)
-            size, seconds = (header.height, header.width), _video_seconds(header, medium, rules)
-        return Plan(seconds, *native_size(*size, rules.limits))
+            size, seconds = (
+                (header.height, header.width),
+                _video_seconds(header, medium, row_filter),
+            )
+        return MediumPlan(seconds, *native_size(*size, row_filter.limits))
 
 
-def _video_seconds(header: VideoHeader, medium: Medium, rules: Rules) -> Float[np.ndarray, " K"]:
+def _video_seconds(
+    header: VideoHeader, medium: Medium, row_filter: RowFilter
+) -> Float[np.ndarray, " K"]:
     """About when the pairs will be: frames evenly from the first to the last."""
     count = planned_frames(
         header.duration,
         header.num_frames,
-        rules.sampling,
+        row_filter.sampling,
         start=medium.start,
         end=medium.end,
         min_frames=medium.min_frames,
@@ -243,14 +265,43 @@ def _video_seconds(header: VideoHeader, medium: Medium, rules: Rules) -> Float[n
     return pair_seconds(np.append(times, times[-1:]) if count % 2 else times)
 
 
-def _look(
-    rows: Rows, root: Path, rules: Rules, measure: Measure, check: Check | None, position: int
-) -> tuple[Needs, set[tuple[int, int]], str] | RowError:
+class _Kept(NamedTuple):
+    """What is kept of a row that can be used."""
+
+    size: RowSize
+    frame_sizes: set[tuple[int, int]]
+    task: str
+    digest: str
+
+
+def _survey_row(
+    rows: Rows,
+    root: Path,
+    row_filter: RowFilter,
+    count_tokens: CountTokens,
+    check: Check | None,
+    name: str,
+    position: int,
+) -> _Kept | RowError:
     try:
         row = parse_row(rows[position])
-        return *needs_of(row, root, rules, measure, check), row.problem_type
+        size, frame_sizes = filter_row(row, root, row_filter, count_tokens, check)
     except RowError as error:
         return error
+    except UserError as error:
+        raise UserError(f"row {position} of {name}: {error}") from error
+    except Exception as error:  # a mistake in this program: say where it showed
+        error.add_note(f"at row {position} of {name}")
+        raise
+    return _Kept(size, frame_sizes, row.problem_type, _digest(row))
+
+
+def _digest(row: Row) -> str:
+    """Of all that a row says; files of media are known by their paths."""
+    digest = hashlib.sha256(repr(row).encode())
+    for medium in row.media:
+        digest.update(medium.data or b"")
+    return digest.hexdigest()
 
 
 def _identity(path: str | os.PathLike) -> list[Any]:
@@ -264,18 +315,26 @@ def _identity(path: str | os.PathLike) -> list[Any]:
 def _to_json(made: Survey) -> dict[str, Any]:
     return {
         "positions": made.positions.tolist(),
-        "needs": made.needs.tolist(),
-        "sizes": made.sizes,
+        "row_sizes": made.row_sizes.tolist(),
+        "frame_sizes": made.frame_sizes,
         "tasks": made.tasks,
         "dropped": made.dropped,
+        "unknown_tasks": made.unknown_tasks,
+        "digest": made.digest,
     }
+
+
+def _table(sizes: Sequence[Sequence[int]]) -> Int[np.ndarray, "N 6"]:
+    return np.array(sizes, np.int64).reshape(-1, len(RowSize._fields))
 
 
 def _from_json(kept: dict[str, Any]) -> Survey:
     return Survey(
         positions=np.array(kept["positions"], np.int64),
-        needs=np.array(kept["needs"], np.int64).reshape(-1, len(Needs._fields)),
-        sizes=tuple(tuple(size) for size in kept["sizes"]),
+        row_sizes=_table(kept["row_sizes"]),
+        frame_sizes=tuple(tuple(size) for size in kept["frame_sizes"]),
         tasks=tuple(kept["tasks"]),
         dropped=tuple((at, kind, detail) for at, kind, detail in kept["dropped"]),
+        unknown_tasks=tuple((task, tuple(rows)) for task, rows in kept["unknown_tasks"]),
+        digest=kept["digest"],
     )

@@ -14,7 +14,6 @@ from resadapt_jax.data.batches import (
     pad_to,
     pair_seconds,
 )
-from resadapt_jax.data.query import encode_query
 from resadapt_jax.data.toy_source import ToyDialogues
 from resadapt_jax.data.toy_world import (
     COLOURS,
@@ -25,6 +24,7 @@ from resadapt_jax.data.toy_world import (
 )
 from resadapt_jax.models.convention import Convention, milliseconds
 from resadapt_jax.models.prompt_text import build_prompt
+from resadapt_jax.models.tokenizer import encode_query
 
 # Longest texts of a dialogue in the toy tokenizer's tokens: a pair's header, a turn, a reply.
 HEADER_TOKENS, TURN_TOKENS, ANSWER_TOKENS = 4, 26, 5
@@ -139,7 +139,8 @@ def encode_question(
         "question": record["question"],
         "problem_type": PROBLEM_TYPES[record["task"]],
         "answer": record["answer"],
-        "problem": "",
+        "skipped": "",
+        "damage": "",
     }
 
 

@@ -15,6 +15,7 @@ from resadapt_jax.data.toy_world import (
     TASKS,
     question_text,
 )
+from resadapt_jax.models.prompt_text import seconds_text
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -40,7 +41,7 @@ CHAT_TEMPLATE = (
 def _sentences() -> list[str]:
     """Everything that is said in the embedded world."""
     # A pair's frames are half a second apart, so its mean time is a quarter past.
-    stamps = [f"<{second + 0.25:.1f} seconds>" for second in range(CLOCK_SECONDS)]
+    stamps = [f"<{seconds_text(second + 0.25)} seconds>" for second in range(CLOCK_SECONDS)]
     spans = [f" {second}.0 to {second + 1}.0" for second in range(CLOCK_SECONDS)]
     questions = [question_text(t, c) for t in TASKS for c in COLOURS]
     shown = [f" {glyph}" for glyph in LETTERS + DIGITS]

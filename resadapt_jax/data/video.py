@@ -18,6 +18,7 @@ from resadapt_jax.data.container import (
     Source,
     VideoHeader,
     VideoIndex,
+    check_frame_size,
     name_of,
     open_video,
     read_index,
@@ -26,8 +27,9 @@ from resadapt_jax.data.container import (
     video_stream,
 )
 from resadapt_jax.data.decode import Decoded, decode_all, decode_chosen, first_frame
+from resadapt_jax.data.frame_size import native_size
 from resadapt_jax.data.pixels import ToRGB, resize, upright_size
-from resadapt_jax.data.sampling import SamplingConfig, frames_within, native_size, spread
+from resadapt_jax.data.sampling import frames_within, spread
 from resadapt_jax.errors import UserError
 from resadapt_jax.operators.sizes import SizeLimits
 
@@ -45,6 +47,7 @@ class VideoClip:
         duration: seconds from the first frame's start to the last frame's end.
         frames_lost: frames of the file that could not be read, or not decoded whole where they had
             to be decoded; an estimate where the container keeps no count.
+        share_lost: of the file's frames, 0 to 1.
         warnings: what the user should be told, a line each.
     """
 
@@ -54,6 +57,7 @@ class VideoClip:
     source_width: int
     duration: float
     frames_lost: int
+    share_lost: float
     warnings: tuple[str, ...]
 
 
@@ -61,10 +65,6 @@ def sample(
     path: str | os.PathLike,
     *,
     num_frames: int = 32,
-    fps: float | None = None,
-    min_frames: int = 1,
-    start: float | None = None,
-    end: float | None = None,
     limits: SizeLimits | None = None,
 ) -> VideoClip:
     """Sample frames at even times between the first and the last frame of a video.
@@ -77,29 +77,16 @@ def sample(
     Args:
         path: a local file in any container of moving pictures that FFmpeg knows.
         num_frames: frames to return, at most.
-        fps: if given, frames per second of video, rounded to an even count.
-        min_frames: with ``fps``: frames to return at least, as far as there are so many.
-        start, end: seconds between which frames are taken, the whole clip if not given.
         limits: legal sizes of a frame, resized once, bicubic and antialiased; the default caps a
             frame at 768 tokens of 28 x 28 pixels, as Qwen2.5-VL.
 
     Raises:
-        UserError: no such file, not a video, no frame in it or after ``start``, nothing decodes,
-            or an absurd size.
+        UserError: no such file, not a video, no frame in it, nothing decodes, or an absurd size.
     """
     if num_frames < 1:
         raise UserError(f"the number of frames must be at least 1, got {num_frames}")
-    if fps is not None and not fps > 0:
-        raise UserError(f"frames per second must be positive, got {fps}")
     path = Path(path)
-    index = read_index(path)
-    if fps is not None:
-        rule = SamplingConfig(
-            fps=fps, min_frames=min(min_frames, num_frames), max_frames=max(2, num_frames)
-        )
-        last = index.duration if end is None else min(end, index.duration)
-        num_frames = min(num_frames, rule.frame_count(last - (start or 0)))
-    return read_clip(path, index, num_frames, start=start, end=end, limits=limits)
+    return read_clip(path, read_index(path), num_frames, limits=limits)
 
 
 def read_clip(
@@ -115,10 +102,11 @@ def read_clip(
     """`sample` of a file, or of the bytes of one, whose packets have been read.
 
     Args:
+        start, end: seconds between which frames are taken, the whole clip if not given.
         patience: how long it may take.
 
     Raises:
-        UserError: as `sample`; or it takes too long.
+        UserError: as `sample`; or no frame after ``start``, or it takes too long.
     """
     patience = patience or Patience()
     inside = index.times[_within(source, index.times, start, end)]
@@ -143,6 +131,7 @@ def read_clip(
         source_width=fit.source_size[1],
         duration=index.duration,
         frames_lost=lost,
+        share_lost=lost / (lost + taken.whole) if lost else 0.0,
         warnings=_warnings(source, lost, taken),
     )
 
@@ -154,7 +143,7 @@ def read_header(source: Source) -> VideoHeader:
         UserError: see `open_video`; or no video stream.
     """
     patience = Patience(_HEADER_SECONDS)
-    with open_video(source) as container:
+    with open_video(source, patience) as container:
         stream = video_stream(container, source)
         duration = stated_duration(container, stream)
         num_frames = stated_frames(container, stream)
@@ -185,6 +174,7 @@ class _Fit:
         self._size = self.source_size = (0, 0)
 
     def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "height width 3"]:
+        check_frame_size(frame, self._source)
         pixels = self._to_rgb(frame)
         if not any(self._size):
             self.source_size = pixels.shape[:2]

@@ -112,6 +112,11 @@ def build_prompt(
     return _tokenise(tokenizer, messages, len(pair_seconds))
 
 
+def seconds_text(seconds: float) -> str:
+    """A time as prompts say it."""
+    return f"{seconds:.1f}"
+
+
 def _show(medium: Shown, convention: Convention) -> str:
     """A medium's placeholders in their wrappers."""
     if medium.kind == "image":
@@ -119,7 +124,7 @@ def _show(medium: Shown, convention: Convention) -> str:
     if convention.shares_anchor:
         return f"{VISION_START}{VIDEO_PAD * len(medium.pair_seconds)}{VISION_END}"
     wrapped = f"{VISION_START}{VIDEO_PAD}{VISION_END}"
-    return "".join(f"<{seconds:.1f} seconds>{wrapped}" for seconds in medium.pair_seconds)
+    return "".join(f"<{seconds_text(time)} seconds>{wrapped}" for time in medium.pair_seconds)
 
 
 def _tokenise(

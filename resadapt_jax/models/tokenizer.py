@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face directory."""
+"""The tokenizer of a Hugging Face directory, and what it makes of a question alone."""
 
 from pathlib import Path
 
@@ -22,3 +22,8 @@ def read_tokenizer(directory: str | Path, reader: type = AutoTokenizer) -> PreTr
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         raise UserError(f"no tokenizer in {directory}: {reason}") from error
+
+
+def encode_query(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a question as the allocator reads it: no markup, and no token that is added."""
+    return tokenizer.encode(text, add_special_tokens=False)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jinja2
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
@@ -11,8 +12,7 @@ from resadapt_jax import rewards
 from resadapt_jax.data.batches import pad_to
 from resadapt_jax.data.canvas import segment_ids
 from resadapt_jax.data.load import LoadedRow
-from resadapt_jax.data.query import encode_query
-from resadapt_jax.data.row import Row, RowError
+from resadapt_jax.data.row import Row, RowError, UnknownTask
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.errors import UserError
 from resadapt_jax.models.convention import Convention, milliseconds
@@ -21,14 +21,16 @@ from resadapt_jax.models.prompt_text import (
     Shown,
     Turn,
     build_chat,
+    seconds_text,
     without_markers,
 )
+from resadapt_jax.models.tokenizer import encode_query
 from resadapt_jax.training.config import Instruction
 from resadapt_jax.typing import Float
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptEncoder:
+class RowEncoder:
     """How rows become prompts; picklable, as other processes may do it.
 
     Attributes:
@@ -46,12 +48,12 @@ class PromptEncoder:
     grading: rewards.RewardConfig = rewards.RewardConfig()
 
     def settings(self) -> tuple[str, ...]:
-        """What `measure` and `check` depend on, as text."""
+        """What `count_tokens` and `check` depend on, as text."""
         tokenizers = self.tokenizer, self.query_tokenizer
         known = [f"{t.name_or_path} {len(t)} {t.chat_template}" for t in tokenizers]
         return *known, self.convention.value, self.instruction, repr(self.grading)
 
-    def measure(self, row: Row, seconds: Sequence[Float[np.ndarray, " k"]]) -> tuple[int, int]:
+    def count_tokens(self, row: Row, seconds: Sequence[Float[np.ndarray, " k"]]) -> tuple[int, int]:
         """Most tokens of the prompt, its pairs counting one each, and tokens of the query.
 
         A file need not keep what its header says, so there is room for any times up to a second
@@ -61,61 +63,63 @@ class PromptEncoder:
             seconds: planned times of each medium's pairs.
 
         Raises:
-            RowError: the text holds a token that stands for pixels.
+            RowError: the text holds a token that stands for pixels, the user says nothing, or the
+                chat template refuses the turns.
         """
-        prompt, query = self._prompt(row, seconds), self._query(row)
+        query, prompt = self._query(row), self._prompt(row, seconds)
         times = [
             time
             for medium, times in zip(row.media, seconds, strict=True)
             for time in times.tolist()
             if medium.kind == "video" and not self.convention.shares_anchor
         ]
-        room = sum(len(f"{max(times) + 1:.1f}") - self._tokens_of(time) for time in times)
+        room = sum(len(seconds_text(max(times) + 1)) - self._tokens_of(time) for time in times)
         return len(prompt.token_ids) + room, len(query)
 
     def _tokens_of(self, seconds: float) -> int:
         """Of a time as prompts say it."""
-        return len(self.tokenizer.encode(f"{seconds:.1f}", add_special_tokens=False))
+        return len(self.tokenizer.encode(seconds_text(seconds), add_special_tokens=False))
 
     def check(self, problem_type: str, truth: str) -> str | None:
         """What keeps answers from being graded, if anything does.
 
         Raises:
-            UserError: nobody knows the problem type, and there is no default.
+            UnknownTask: nobody knows the problem type, and there is no default.
         """
         try:
             task = rewards.task_type(problem_type, self.grading)
         except UserError as error:
-            raise UserError(
-                f"problem_type: {error}; rewards.default_task would grade it all the same"
-            ) from error
+            hint = f"{error}; rewards.default_task would grade it all the same"
+            raise UnknownTask(problem_type, hint) from error
         return rewards.check_truth(task, truth, self.grading)
 
     def __call__(self, row: Row, loaded: LoadedRow, shape: BatchShape) -> dict[str, Any]:
-        """The arrays of a batch's row; a row with a problem is text, and not valid.
+        """The arrays of a batch's row; a row that is skipped is text, and not valid.
 
         Raises:
-            RowError: the text holds a token that stands for pixels.
+            RowError: the text holds a token that stands for pixels, or there is more of it than was
+                planned for.
         """
-        lost = bool(loaded.problem)
-        prompt = self._prompt(row, None if lost else loaded.seconds)
+        lost = bool(loaded.skipped)
         query = self._query(row)
+        prompt = self._prompt(row, None if lost else loaded.seconds_per_medium)
         kinds = [medium.kind for medium in row.media]
         return {
             "frames": loaded.frames,
             "frame_mask": loaded.frame_mask,
             "segment_ids": segment_ids(kinds, loaded.medium),
             "valid": np.bool_(not lost),
-            "compact_ids": pad_to(prompt.token_ids, shape.prompt_tokens, 0),
+            "compact_ids": _padded(prompt.token_ids, shape.prompt_tokens, 0),
             "compact_length": np.int32(len(prompt.token_ids)),
-            "entry_index": pad_to(prompt.entry_index, shape.prompt_tokens, -1),
+            "entry_index": _padded(prompt.entry_index, shape.prompt_tokens, -1),
             "pair_milliseconds": milliseconds(loaded.pair_seconds),
-            "query_ids": pad_to(query, shape.query_tokens, 0),
+            "query_ids": _padded(query, shape.query_tokens, 0),
             "query_mask": np.arange(shape.query_tokens) < len(query),
             "question": user_text(row),
             "problem_type": row.problem_type,
             "answer": row.truth,
-            "problem": loaded.problem,
+            "skipped": loaded.skipped,
+            "damage": loaded.damage,
         }
 
     def _prompt(self, row: Row, seconds: Sequence[Float[np.ndarray, " k"]] | None) -> CompactPrompt:
@@ -131,7 +135,7 @@ class PromptEncoder:
             ]
         try:
             return build_chat(self.tokenizer, turns, shown, self.convention)
-        except UserError as error:
+        except (UserError, jinja2.TemplateError) as error:
             raise RowError("prompt", str(error)) from error
 
     def _query(self, row: Row) -> list[int]:
@@ -142,9 +146,22 @@ class PromptEncoder:
 
 
 def user_text(row: Row) -> str:
-    """What the user says, turn by turn, without markers: the query of the allocator."""
+    """What the user says, turn by turn, without markers: the query of the allocator.
+
+    Raises:
+        RowError: nothing.
+    """
     said = (without_markers(m.content).strip() for m in row.messages if m.role == "user")
-    return "\n".join(filter(None, said))
+    if not (text := "\n".join(filter(None, said))):
+        raise RowError("prompt", "no turn of the user says anything")
+    return text
+
+
+def _padded(values: list[int] | np.ndarray, length: int, fill: int) -> np.ndarray:
+    try:
+        return pad_to(values, length, fill)
+    except ValueError as error:
+        raise RowError("longer than its header said", str(error)) from error
 
 
 def _instruct(turns: list[Turn], instruction: str) -> list[Turn]:

@@ -11,7 +11,7 @@ from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.data.toy_world import FRAMES_PER_SECOND, ToyWorldConfig
 from resadapt_jax.errors import UserError
 from resadapt_jax.training.config import TrainConfig
-from resadapt_jax.training.corpus_prompts import PromptEncoder
+from resadapt_jax.training.corpus_prompts import RowEncoder
 from resadapt_jax.training.mesh import sum_over_processes
 
 
@@ -65,7 +65,7 @@ def _open_files(
     query_tokenizer: PreTrainedTokenizerBase,
     share: HostShare,
 ) -> PromptData:
-    encoder = PromptEncoder(
+    encoder = RowEncoder(
         tokenizer=tokenizer,
         query_tokenizer=query_tokenizer,
         convention=config.convention,
@@ -75,7 +75,7 @@ def _open_files(
     corpus = open_corpus(
         files,
         config.limits,
-        encoder.measure,
+        encoder.count_tokens,
         encoder.check,
         batch_size=config.batch_size,
         num_batches=config.num_steps,
@@ -93,6 +93,7 @@ def _open_files(
         fps=files.sampling.fps,
         max_frames=files.sampling.max_frames,
         report=corpus.report,
+        dropped=corpus.dropped,
     )
 
 

@@ -4,6 +4,7 @@ Checks that the config can work before anything compiles, opens every network on
 hands steps to the loop.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -99,6 +100,7 @@ def train(
             finite=opened.trainer.finite,
             shown=("reward", "retention"),
             description="train",
+            dropped=opened.dropped,
         )
         parts = opened.frozen, opened.encoder, opened.query_tokenizer
         return export(opened.trainer, state, *parts)
@@ -137,6 +139,7 @@ class OpenRun(NamedTuple):
         batches: of this process, from the start.
         step: one step of `step.run_step`, from a batch on the host.
         encoder, query_tokenizer: of the allocator.
+        dropped: rows of the files that cannot be used.
     """
 
     trainer: Trainer
@@ -146,6 +149,7 @@ class OpenRun(NamedTuple):
     step: Step
     encoder: ThumbnailEncoder | SmolVLMEncoder
     query_tokenizer: PreTrainedTokenizerBase
+    dropped: Sequence[Mapping[str, Any]]
 
     @property
     def config(self) -> TrainConfig:
@@ -189,7 +193,8 @@ def open_run(
                 features = encode_batch(encoder, local, batch, geometry, mesh, cache)
             return run_step(trainer, frozen, state, features, batch, records)
 
-        return OpenRun(trainer, state, frozen, data.batches, step, encoder, query_tokenizer)
+        parts = step, encoder, query_tokenizer, data.dropped
+        return OpenRun(trainer, state, frozen, data.batches, *parts)
 
 
 def _print_sizes(

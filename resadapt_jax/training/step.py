@@ -33,6 +33,7 @@ from resadapt_jax.training.engine import Engine
 from resadapt_jax.training.engine_rollout import answer_by_engine, hand_over
 from resadapt_jax.training.grading import grade, read_texts, reward_per_kind
 from resadapt_jax.training.loop.protocols import StepResult
+from resadapt_jax.training.loop.skip_log import rows_with
 from resadapt_jax.training.measures import mean_of_rows
 from resadapt_jax.training.mesh import own_rows, put_batch, sum_over_processes
 from resadapt_jax.training.prompt_batch import PromptBatch
@@ -125,7 +126,8 @@ def run_step(
         state=state.replace(step=state.step + 1),
         metrics=metrics,
         samples=partial(samples, rolled, parts["accuracy"], records, setting=trainer.setting),
-        skipped=records["problem"][~read].tolist(),
+        skipped=rows_with(records, "skipped"),
+        damaged=rows_with(records, "damage"),
     )
 
 

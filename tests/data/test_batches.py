@@ -4,7 +4,7 @@ import grain
 import numpy as np
 import pytest
 
-from resadapt_jax.data.batches import BatchIterator, HostShare, Reading, Share
+from resadapt_jax.data.batches import BatchIterator, HostShare, ReadAhead, Share
 
 
 class Numbers:
@@ -37,7 +37,7 @@ EXPECTED = [
 
 # That processes change nothing either is tested on a corpus, in test_corpus.py: they take seconds.
 @pytest.mark.parametrize(
-    "reading", [Reading(), Reading(threads=1), Reading(threads=5, ahead=3)], ids=str
+    "reading", [ReadAhead(), ReadAhead(threads=1), ReadAhead(threads=5, ahead=3)], ids=str
 )
 def test_who_reads_changes_nothing(reading):
     iterator = batches(reading)
@@ -50,11 +50,11 @@ def test_who_reads_changes_nothing(reading):
 
 
 def test_processes_share_each_batch():
-    halves = [contents(batches(Reading(), share=HostShare(index, 2))) for index in range(2)]
+    halves = [contents(batches(ReadAhead(), share=HostShare(index, 2))) for index in range(2)]
     for whole, first, second in zip(EXPECTED, *halves, strict=True):
         assert whole[0] == first[0] + second[0]
 
 
 def test_what_cannot_be_shared_is_an_error():
     with pytest.raises(ValueError, match="3 processes cannot share batches of 4"):
-        batches(Reading(), share=HostShare(0, 3))
+        batches(ReadAhead(), share=HostShare(0, 3))

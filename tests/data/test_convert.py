@@ -47,7 +47,7 @@ def plain(content="Why?", **columns):
 
 def test_a_row_survives_the_way_to_a_record_and_back():
     picture = Medium(kind="image", data=b"\xffpixels")
-    both = Row(messages=(Turn(role="user", content="<image>"),), media=(picture,), truth="1")
+    both = Row(messages=(Turn(role="user", content="<image>?"),), media=(picture,), truth="1")
     assert parse_row(to_record(ROW)) == ROW
     assert parse_row(to_record(both)) == both
 
@@ -104,20 +104,24 @@ def test_bad_rows_are_listed_with_their_lines_and_nothing_is_written(folder, cap
     with pytest.raises(UserError) as caught:
         main([bad_csv(folder), str(out)])
     lines = str(caught.value).splitlines()
-    assert lines[0] == "5 of 6 rows cannot be used; --skip-bad leaves them out"
-    assert lines[1] == f"  line 3: no such file: {folder}/b.mkv"
-    assert lines[2] == "  line 4: wrong type: start is 'soon', no number"
-    assert lines[3].startswith("  line 5: unreadable video: it is asked for from 99 s on")
-    assert lines[4] == "  line 6: unreadable row: line 6 has not as many fields as the first"
-    assert lines[5].startswith("  line 7: outside the media root")
+    assert lines[0] == "5 of 6 rows cannot be used; --drop-bad drops them"
+    assert lines[1] == f"  row 1 (line 3): no such file: {folder}/b.mkv"
+    assert lines[2] == "  row 2 (line 4): wrong type: start is 'soon', no number"
+    assert lines[3].startswith(
+        "  row 3 (line 5): unreadable video: a.mkv: it is asked for from 99 s on"
+    )
+    assert (
+        lines[4] == "  row 4 (line 6): unreadable row: line 6 has not as many fields as the first"
+    )
+    assert lines[5].startswith("  row 5 (line 7): outside the media root")
     assert not out.exists()
 
 
-def test_bad_rows_are_left_out_if_asked_and_counted(folder, capsys):
-    main([bad_csv(folder), str(folder / "q.parquet"), "--skip-bad"])
+def test_bad_rows_are_dropped_if_asked_and_counted(folder, capsys):
+    main([bad_csv(folder), str(folder / "q.parquet"), "--drop-bad"])
     assert len(open_rows(folder / "q.parquet")) == 1
     text = capsys.readouterr().out
-    assert "left out 1: no such file" in text and "wrote 1 rows" in text
+    assert "dropped 1 rows: no such file" in text and "wrote 1 rows" in text
 
 
 def test_lines_of_jsonl_are_those_of_the_file(folder):
@@ -125,8 +129,58 @@ def test_lines_of_jsonl_are_those_of_the_file(folder):
     path.write_text("\n" + json.dumps(plain()) + "\n\n" + json.dumps(plain("")) + "\n{\n")
     with pytest.raises(UserError) as caught:
         main([str(path), str(folder / "rows.parquet")])
-    assert "  line 4: empty prompt" in str(caught.value)
-    assert "  line 5: unreadable row: line 5 is not JSON" in str(caught.value)
+    assert "  row 1 (line 4): empty prompt" in str(caught.value)
+    assert "  row 2 (line 5): unreadable row: line 5 is not JSON" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"reward_model": {"ground_truth": " "}}, "answer: the ground truth is empty"),
+        ({"extra_info": {"problem_type": "mutiple choice"}}, "unknown task type 'mutiple choice'"),
+        (
+            {
+                "reward_model": {"ground_truth": "none at all"},
+                "extra_info": {"problem_type": "numerical"},
+            },
+            "answer: no one number in ground truth",
+        ),
+        ({"prompt": [{"role": "user", "content": "<video>"}], "videos": ["a.mkv"]}, "no message"),
+        ({"extra_info": {"answer": ["B"]}}, "wrong type: answer is list, not text"),
+    ],
+)
+def test_what_training_would_refuse_is_refused(folder, columns, reason):
+    path = write_jsonl(folder, plain(), plain(**columns))
+    with pytest.raises(UserError, match=f"(?s)1 of 2 rows cannot be used.*row 1 .*{reason}"):
+        main([path, str(folder / "rows.parquet")])
+
+
+def test_a_grader_may_be_named_for_types_that_are_not_known(folder):
+    path = write_jsonl(folder, plain(extra_info={"problem_type": "riddle"}))
+    main([path, str(folder / "rows.parquet"), "--default-task", "general"])
+    assert len(open_rows(folder / "rows.parquet")) == 1
+
+
+def test_values_without_a_column_are_dropped_and_named(folder, capsys):
+    extra = {"level": 3, "index": 1, "doc_id": None}
+    path = write_jsonl(folder, plain(extra_info=extra, source="web"), plain(source="web"))
+    main([path, str(folder / "rows.parquet")])
+    text = capsys.readouterr().out
+    assert "dropped extra_info.level of 1 rows" in text and "dropped source of 2 rows" in text
+    assert text.count("no column") == 2
+
+
+def test_bytes_of_text_are_kept_as_text():
+    assert to_record(ROW, {"answer": b"B"})["extra_info"]["answer"] == "B"
+
+
+def test_what_is_a_picture_does_not_depend_on_the_machine(folder):
+    for name in ("a.webp", "b.JPG", "c.tiff"):
+        Image.fromarray(np.zeros((30, 30, 3), np.uint8)).save(folder / name)
+    (folder / "q.csv").write_text("media,question,answer\na.webp|b.JPG|c.tiff|a.mkv,Alike?,yes\n")
+    main([str(folder / "q.csv"), str(folder / "q.parquet")])
+    (row,) = map(parse_row, open_rows(folder / "q.parquet"))
+    assert [m.kind for m in row.media] == ["image"] * 3 + ["video"]
 
 
 def test_a_long_list_is_cut(folder):
@@ -150,7 +204,8 @@ def test_row_groups_stay_small(folder, monkeypatch):
     monkeypatch.setattr(convert_file, "_GROUP_BYTES", 50)  # less than the picture has
     picture = to_record(
         Row(
-            messages=(Turn(role="user", content="<image>"),),
+            messages=(Turn(role="user", content="<image>?"),),
+            truth="1",
             media=(Medium(kind="image", data=(folder / "a.png").read_bytes()),),
         )
     )

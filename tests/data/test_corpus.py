@@ -16,7 +16,7 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.operators.sizes import SizeLimits
 
 
-def measure(row, seconds):
+def count_tokens(row, seconds):
     return 5 + sum(map(len, seconds)), 3
 
 
@@ -25,7 +25,7 @@ def encode(row, loaded, shape):
         "frames": loaded.frames,
         "frame_mask": loaded.frame_mask,
         "index": row.index,
-        "problem": loaded.problem,
+        "skipped": loaded.skipped,
         "prompt": np.zeros(shape.prompt_tokens, np.int32),
     }
 
@@ -47,10 +47,10 @@ def write_rows(path, names, kind="video"):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two corpora: seven clips of two lengths with a text-only row and a bad one, three images."""
+    """Two corpora: three short clips, four long ones, a text and a bad row; three images."""
     folder = tmp_path_factory.mktemp("corpus")
     for number in range(7):
-        frames = block_frames(12 if number < 4 else 40, 56, 84) // (number + 1)
+        frames = block_frames(12 if number < 3 else 40, 56, 84) // (number + 1)
         write_video(folder / f"{number}.mp4", frames, codec="libx264")
     for number in range(3):
         Image.fromarray(block_frames(1, 56, 56)[0]).save(folder / f"{number}.png")
@@ -70,7 +70,7 @@ def opened(folder, files=("clips.jsonl",), share=ALONE, num_batches=9, encode=en
     return open_corpus(
         config,
         SizeLimits(),
-        measure,
+        count_tokens,
         None,
         batch_size=4,
         num_batches=num_batches,
@@ -87,14 +87,13 @@ def names(batches):
 def test_batches_hold_the_rows_that_can_be_used(folder):
     corpus = opened(folder)
     assert [shape.num_frames for shape in corpus.shapes] == [2, 8]
-    assert corpus.tasks == ("video",)
     batches = list(corpus.batches)
     assert len(batches) == 9
     for batch, number in zip(batches, corpus.schedule.shape, strict=True):
         shape = corpus.shapes[number]
         assert batch["frames"].shape == (4, shape.num_frames, shape.height, shape.width, 3)
         assert batch["prompt"].shape == (4, shape.prompt_tokens)
-        assert set(batch["problem"]) == {""}
+        assert set(batch["skipped"]) == {""}
     seen = Counter(sum(names(batches), []))
     assert set(seen) == {f"clips {n} {n}.mp4" for n in range(7)} | {"clips 7 "}
     assert set(seen.values()) <= {3, 4, 5, 6}  # 36 rows of eight
@@ -106,9 +105,11 @@ def test_the_report_tells_what_is_kept_dropped_and_run(folder):
     assert "1 outside the media root" in report and "row 8: ../0.mp4" in report
     assert "epochs" in report
     assert "batches have 2 shapes" in report
-    # Four clips of 1.2 s give two frames, as text does; three of 4 s give eight.
-    assert "2 frames of 56 x 84, 16 + 16 tokens: 5 rows" in report
-    assert "8 frames of 56 x 84, 16 + 16 tokens: 3 rows" in report
+    # Three clips of 1.2 s give two frames, as text does; four of 4 s give eight.
+    assert "2 frames of 56 x 84, 16 + 16 tokens: 4 rows" in report
+    assert "8 frames of 56 x 84, 16 + 16 tokens: 4 rows" in report
+    once = opened(folder, num_batches=1).report
+    assert "4 of its 8 rows are in no batch" in once
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
@@ -132,7 +133,7 @@ def test_a_run_goes_on_with_another_number_of_hosts(folder):
     tail = names(whole)[4:]
     halves = [opened(folder, share=HostShare(index, 2)).batches for index in range(2)]
     for half in halves:
-        half.set_state({"batches": 4})
+        half.set_state(half.get_state() | {"batches": 4})
     assert [a + b for a, b in zip(*map(names, halves), strict=True)] == tail
 
 
@@ -140,13 +141,70 @@ def test_a_run_goes_on_with_another_number_of_hosts(folder):
 def test_workers_change_nothing(folder, reading):
     one = list(opened(folder, threads=1).batches)
     batches = opened(folder, **reading).batches
-    batches.set_state({"batches": 3})
-    assert batches.get_state() == {"batches": 3}
+    batches.set_state(batches.get_state() | {"batches": 3})
+    assert batches.get_state()["batches"] == 3
     for a, b in zip(one[3:], batches, strict=True):
         np.testing.assert_array_equal(a["frames"], b["frames"])
         assert a["index"].tolist() == b["index"].tolist()
-    assert batches.get_state() == {"batches": 9}
+    assert batches.get_state()["batches"] == 9
     batches.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda lines: lines[:-1], r"rows_used was \[3\] and is \[2\]"),
+        (lambda lines: lines[::-1], "fingerprint was"),
+        (lambda lines: [lines[0].replace("What?", "Why?"), *lines[1:]], "fingerprint was"),
+    ],
+    ids=["a row less", "another order", "another question"],
+)
+def test_a_place_among_other_rows_is_refused(folder, tmp_path, change, reason):
+    names = ["0.png", "1.png", "2.png"]
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, names, "image")
+    how = {"media_root": str(folder), "num_batches": 3}
+    state = opened(tmp_path, ("rows.jsonl",), **how).batches.get_state()
+    opened(tmp_path, ("rows.jsonl",), **how).batches.set_state(state)
+    path.write_text("\n".join(change(path.read_text().splitlines())))
+    batches = opened(tmp_path, ("rows.jsonl",), **how).batches
+    with pytest.raises(UserError, match=f"rows' files or the settings .* changed: .*{reason}"):
+        batches.set_state(state)
+
+
+def test_every_row_says_where_it_is_from(folder):
+    batch = next(opened(folder).batches)
+    assert set(batch["file"]) == {str(folder / "clips.jsonl")}
+    assert [f"clips {row}" for row in batch["row"]] == [
+        index.rpartition(" ")[0] for index in batch["index"]
+    ]
+
+
+def test_a_row_that_was_read_before_training_and_no_longer_is_ends_the_run(folder, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, ["0.png"], "image")
+    corpus = opened(tmp_path, ("rows.jsonl",), media_root=str(folder), num_batches=1)
+    # Overwritten in place, before the row is read again.
+    with open(path, "r+") as file:
+        file.write("{nope")
+    batches = opened_again(corpus)
+    with pytest.raises(UserError, match=f"row 0 of {path} can no longer be read: .* is not JSON"):
+        next(batches)
+
+
+def opened_again(corpus):
+    """Its batches from their start, none read ahead yet."""
+    corpus.batches.set_state(corpus.batches.get_state())
+    return corpus.batches
+
+
+def test_the_dropped_rows_are_listed(folder):
+    (dropped,) = opened(folder).dropped
+    reason = dropped.pop("reason")
+    assert reason.startswith("../0.mp4 leaves")
+    assert dropped == {
+        "file": str(folder / "clips.jsonl"), "row": 8, "kind": "outside the media root"
+    }  # fmt: skip
 
 
 def test_files_are_mixed_by_weight(folder):
@@ -155,7 +213,6 @@ def test_files_are_mixed_by_weight(folder):
     of_images = Counter(name.split()[0] for batch in names(corpus.batches) for name in batch)
     assert of_images == {"clips": 20, "images": 60}
     assert corpus.schedule.epochs.tolist() == [20 / 8, 60 / 3]
-    assert corpus.tasks == ("image", "video")
     # Without weights every row is as likely: eight of eleven are clips, within two of 80.
     even = opened(folder, files, num_batches=20, max_shapes=1).schedule.corpus
     assert abs(np.sum(even == 0) - 80 * 8 / 11) < 2
@@ -175,7 +232,7 @@ def test_media_lost_after_the_survey_make_a_row_that_says_so(folder, tmp_path):
     corpus = opened(tmp_path, ("rows.jsonl",), num_batches=1)
     clip.unlink()
     batch = next(corpus.batches)
-    assert set(batch["problem"]) == {f"no such file: {clip}"}
+    assert set(batch["skipped"]) == {f"no such file: {clip}"}
     assert not batch["frames"].any() and not batch["frame_mask"].any()
 
 
@@ -188,7 +245,7 @@ def refuse_media(row, loaded, shape):
 def test_a_row_that_cannot_be_encoded_comes_without_media(folder):
     batch = next(opened(folder, encode=refuse_media).batches)
     with_media = [not name.endswith(" ") for name in batch["index"]]
-    assert (batch["problem"] == "prompt too long: by a token").tolist() == with_media
+    assert (batch["skipped"] == "prompt too long: by a token").tolist() == with_media
     assert not batch["frames"].any()
 
 

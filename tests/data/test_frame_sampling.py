@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resadapt_jax.data import sampling
-from resadapt_jax.data.sampling import SamplingConfig, frames_within, native_size, planned_frames
+from resadapt_jax.data.frame_size import native_size
+from resadapt_jax.data.sampling import SamplingConfig, frames_within, planned_frames
 from resadapt_jax.errors import UserError
 from resadapt_jax.operators.sizes import SizeLimits
 

@@ -41,6 +41,28 @@ def test_a_damaged_entry_is_none_and_can_be_made_anew(tmp_path, damage):
     np.testing.assert_array_equal(cache.get("abc")[0], FRAMES)
 
 
+def test_whatever_an_entry_raises_it_is_none(tmp_path, monkeypatch):
+    cache = FramesCache(str(tmp_path))
+    cache.put("abc", (FRAMES, TIMES))
+    for error in (NotImplementedError, RuntimeError, MemoryError):
+
+        def fail(*args, error=error, **options):
+            raise error("in the archive")
+
+        monkeypatch.setattr(np, "load", fail)
+        assert cache.get("abc") is None
+
+
+def test_a_full_disk_ends_nothing_and_is_told_once(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    cache = FramesCache(str(tmp_path / "file" / "below"))  # no folder can be made there
+    cache.put("abc", (FRAMES, TIMES))
+    cache.put("abd", (FRAMES, TIMES))
+    assert cache.get("abc") is None
+    (told,) = caplog.messages
+    assert told.startswith(f"decoded frames are not kept in {tmp_path}/file/below: ")
+
+
 def test_several_may_write_the_same_entry(tmp_path):
     cache = FramesCache(str(tmp_path))
     with ThreadPoolExecutor(4) as pool:

@@ -79,6 +79,26 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
     np.testing.assert_array_equal(image.read_image(encoded(grey))[0, :, 1], [0, 0, 1, 0x80, 0xFF])
 
 
+def test_sixteen_bits_under_another_name_are_scaled_too():
+    data = b"P5 3 1 65535\n" + bytes([0, 255, 1, 0, 255, 255])  # 255, 256 and 65535
+    np.testing.assert_array_equal(image.read_image(data)[0, :, 1], [0, 1, 255])
+    wide = np.array([[0, 256, 65535]], np.int32)
+    np.testing.assert_array_equal(image.read_image(encoded(wide, "TIFF"))[0, :, 1], [0, 1, 255])
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (np.int32(2**16), "more than 16 bits"),
+        (np.int32(-1), "more than 16 bits"),
+        (np.float32(0.5), "fractions"),
+    ],
+)
+def test_values_of_no_scale_that_is_known_are_refused(value, reason):
+    with pytest.raises(RowError, match=reason):
+        image.read_image(encoded(np.full((2, 2), value), "TIFF"))
+
+
 def test_a_palette_and_grey_become_rgb():
     grey = np.array([[0, 90, 255]], np.uint8)
     np.testing.assert_array_equal(image.read_image(encoded(grey))[0, :, 2], grey[0])

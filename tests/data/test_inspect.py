@@ -27,11 +27,11 @@ def corpus(tmp_path):
     overwrite_packets(write_intra_mp4(tmp_path / "b.mp4", block_frames(30)), 0, 30)
     Image.fromarray(np.full((56, 56, 3), 200, np.uint8)).save(tmp_path / "a.png")
     asked = [
-        ("<video>When?", {"videos": ["a.mkv"]}, "grounding"),
-        ("<video>Why?", {"videos": ["b.mp4"]}, "open"),
-        ("<image><script>alert(1)</script> & what?", {"images": ["a.png"]}, "open"),
-        ("Two words", {}, "open"),
-        ("<video>Where?", {"videos": ["<b>.mp4"]}, "open"),
+        ("<video>When?", {"videos": ["a.mkv"]}, "exact match"),
+        ("<video>Why?", {"videos": ["b.mp4"]}, "ocr"),
+        ("<image><script>alert(1)</script> & what?", {"images": ["a.png"]}, "ocr"),
+        ("Two words", {}, "ocr"),
+        ("<video>Where?", {"videos": ["<b>.mp4"]}, "ocr"),
     ]
     rows = [
         {
@@ -72,10 +72,17 @@ def told(corpus, capsys, *options):
 def test_rows_are_counted_by_task_and_modality(corpus, capsys):
     text, page = told(corpus, capsys)
     assert "5 rows, 4 kept, 1 dropped" in text
-    assert re.search(r"3 open: 1 text, 1 image, 1 video\n", text)
-    assert re.search(r"1 grounding: 1 video\n", text)
+    assert re.search(r"3 ocr: 1 text, 1 image, 1 video\n", text)
+    assert re.search(r"1 exact match: 1 video\n", text)
     assert "1 no such file" in text
     assert "5 rows: 4 can be used, 1 cannot." in page.text
+
+
+def test_answers_are_checked_as_before_training(corpus, capsys):
+    corpus.write_text(corpus.read_text().replace('"exact match"', '"riddle"'))
+    text, _ = told(corpus, capsys)
+    assert "5 rows, 3 kept, 2 dropped" in text and "unknown task type 'riddle'" in text
+    assert "5 rows, 4 kept" in told(corpus, capsys, "--default-task", "general")[0]
 
 
 def test_visual_tokens_are_those_of_the_frames_asked_for(corpus, capsys):
@@ -98,11 +105,11 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(corpus, capsys):
 
 def test_decoding_finds_what_headers_do_not_tell(corpus, capsys):
     text, _ = told(corpus, capsys)
-    assert "failed" not in text
+    assert "would be skipped" not in text
     text, page = told(corpus, capsys, "--decode", "9")
-    assert "decoded 4 rows" in text and "1 failed" in text
+    assert "decoded 4 rows" in text and "1 would be skipped" in text
     assert re.search("row 1: unreadable video: no frame of .*b.mp4 could be decoded", text)
-    assert "4 rows decoded, 1 failed." in page.text
+    assert "4 rows decoded, 1 would be skipped." in page.text
 
 
 def test_as_many_rows_are_shown_as_asked_for(corpus, capsys):

@@ -6,7 +6,14 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from video_factory import block_frames, flat_frames, overwrite_packets, write_intra_mp4, write_video
+from video_factory import (
+    block_frames,
+    flat_frames,
+    overwrite_packets,
+    textured_frames,
+    write_intra_mp4,
+    write_video,
+)
 
 from resadapt_jax.data import container, load
 from resadapt_jax.data.frames_cache import FramesCache
@@ -42,7 +49,7 @@ def numbers(row):
 def test_a_video_has_its_frames_in_the_corner_and_its_times(tmp_path):
     write_video(tmp_path / "a.mkv", flat_frames(40))  # 4 s, 56 x 84: 8 frames at 2 a second
     row = loaded(tmp_path, video("a.mkv"))
-    assert row.problem == ""
+    assert row.skipped == ""
     assert row.frames.shape == (10, 84, 112, 3) and row.frames.dtype == np.uint8
     # Targets 3.9 s · i / 7: 0, .557, 1.114, 1.671, 2.229, 2.786, 3.343, 3.9.
     assert numbers(row) == [0, 6, 11, 17, 22, 28, 33, 39, 0, 0]
@@ -54,7 +61,7 @@ def test_a_video_has_its_frames_in_the_corner_and_its_times(tmp_path):
     assert np.all(row.frames[7, :56, :84] == 39 * STEP)
     assert not row.frames[:8, 56:].any() and not row.frames[:8, :, 84:].any()
     assert not row.frames[8:].any()
-    (seconds,) = row.seconds
+    (seconds,) = row.seconds_per_medium
     np.testing.assert_allclose(seconds, [0.3, 1.4, 2.5, 3.6], atol=1e-9)
 
 
@@ -83,7 +90,7 @@ def test_several_media_follow_each_other_each_from_a_whole_pair(tmp_path):
     image = picture(tmp_path, "a.png", np.full((28, 112, 3), 250, np.uint8))
     # The second video has two seconds from 1 s to 3 s: four frames of its 21 there.
     row = loaded(tmp_path, video("a.mkv"), image, video("b.mkv", start=1.0, end=3.0))
-    assert row.problem == ""
+    assert row.skipped == ""
     assert row.medium.tolist() == [0, 0, 1, 2, 2]
     assert row.source_heights.tolist() == [56, 56, 28, 84, 84]
     assert row.source_widths.tolist() == [84, 84, 112, 56, 56]
@@ -103,8 +110,8 @@ def test_a_rows_own_limits_count(tmp_path):
 
 def test_text_alone_is_an_empty_canvas_without_a_problem(tmp_path):
     row = loaded(tmp_path)
-    assert row.problem == "" and not row.frames.any() and not row.frame_mask.any()
-    assert row.seconds == ()
+    assert row.skipped == "" and not row.frames.any() and not row.frame_mask.any()
+    assert row.seconds_per_medium == ()
 
 
 def test_bytes_in_the_row_are_as_good_as_files(tmp_path):
@@ -118,14 +125,14 @@ def test_bytes_in_the_row_are_as_good_as_files(tmp_path):
         shape=SHAPE._replace(height=112, width=140),
     )
     outside = loaded(tmp_path, video("a.mp4"), shape=SHAPE._replace(height=112, width=140))
-    assert inside.problem == "" and inside.medium.max() == 1
+    assert inside.skipped == "" and inside.medium.max() == 1
     np.testing.assert_array_equal(inside.frames[:6], outside.frames[:6])
 
 
 def test_frames_larger_than_their_header_said_are_shrunk(tmp_path):
     write_video(tmp_path / "a.mkv", flat_frames(4, height=168, width=224))
     row = loaded(tmp_path, video("a.mkv"))
-    assert row.problem == ""
+    assert row.skipped == ""
     assert (row.source_heights[0], row.source_widths[0]) == (84, 112)
     assert numbers(row)[:4] == [0, 1, 2, 3]
 
@@ -150,6 +157,11 @@ def no_video(folder):
 
 def sliver(folder):
     return picture(folder, "a.png", np.zeros((1, 300, 3), np.uint8))
+
+
+def strip(folder):
+    """41 x 6000 is 146 times as wide as high, but 28 x 5992, its legal size, 214 times."""
+    return picture(folder, "a.png", np.zeros((41, 6000, 3), np.uint8))
 
 
 def cut_image(folder):
@@ -184,8 +196,9 @@ def concatenation(folder):
         (outside, "outside the media root"),
         (nothing_decodes, "unreadable video: no frame of"),
         (no_video, "unreadable video: not a video"),
-        (sliver, "unreadable image: aspect ratio of 1 x 300"),
+        (sliver, "unreadable image: a.png: aspect ratio of 1 x 300"),
         (cut_image, "unreadable image"),
+        (strip, "unreadable image: a.png: aspect ratio of 28 x 5992"),
         (late, "unreadable video: .*asked for from 30 s on, but lasts 1 s"),
         (playlist, "unreadable video: not a video"),
         (concatenation, "unreadable video: not a video"),
@@ -196,8 +209,8 @@ def test_what_cannot_be_read_makes_a_row_without_media(tmp_path, make, problem):
     folder.mkdir()
     write_video(folder / "good.mkv", flat_frames(4))
     row = loaded(folder, video("good.mkv"), make(folder))
-    assert re.search(problem, row.problem), row.problem
-    assert "\n" not in row.problem
+    assert re.search(problem, row.skipped), row.skipped
+    assert "\n" not in row.skipped
     assert not row.frames.any() and not row.frame_mask.any() and np.all(row.medium == -1)
     assert row.frames.shape == (10, 84, 112, 3)
 
@@ -205,19 +218,49 @@ def test_what_cannot_be_read_makes_a_row_without_media(tmp_path, make, problem):
 def test_more_frames_than_the_batch_holds_are_a_problem(tmp_path):
     write_video(tmp_path / "a.mkv", flat_frames(40))
     row = loaded(tmp_path, video("a.mkv"), video("a.mkv"))
-    assert row.problem == "more frames than the survey found: 16 frames, but its batch holds 10"
+    assert row.skipped == "more frames than the survey found: 16 frames, but its batch holds 10"
 
 
 def test_a_video_that_takes_too_long_is_given_up(tmp_path, monkeypatch):
     write_video(tmp_path / "a.mkv", flat_frames(40))
-    loading = Loading(sampling=LOADING.sampling, limits=LOADING.limits, seconds=0.0)
-    assert "takes too long" in loaded(tmp_path, video("a.mkv"), loading=loading).problem
+    loading = Loading(sampling=LOADING.sampling, limits=LOADING.limits, time_limit=0.0)
+    assert "takes too long" in loaded(tmp_path, video("a.mkv"), loading=loading).skipped
     # A damaged one is given up sooner.
     path = write_intra_mp4(tmp_path / "a.mp4", block_frames(40))
     overwrite_packets(path, 0, 2)
     monkeypatch.setattr(container, "_DAMAGED_SECONDS", 0.0)
-    loading = Loading(sampling=LOADING.sampling, limits=LOADING.limits, seconds=60.0)
-    assert "takes too long" in loaded(tmp_path, video("a.mp4"), loading=loading).problem
+    loading = Loading(sampling=LOADING.sampling, limits=LOADING.limits, time_limit=60.0)
+    assert "takes too long" in loaded(tmp_path, video("a.mp4"), loading=loading).skipped
+
+
+def cut(folder, share):
+    """A clip of 100 frames, each a packet of the same size, that ends after a share of them."""
+    path = write_video(folder / "a.mkv", textured_frames(100))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+def test_a_video_of_which_a_tenth_is_lost_is_skipped_and_less_is_told(tmp_path):
+    cut(tmp_path, 0.5)
+    assert re.match("damaged video: .*a.mkv is damaged: 5. of 100 frames", skipped(tmp_path))
+    cut(tmp_path, 0.93)
+    row = loaded(tmp_path, video("a.mkv"))
+    assert row.skipped == "" and row.frame_mask.sum() == 8
+    assert re.search("a.mkv is damaged: [6-8] of 100 frames", row.damage)
+    write_video(tmp_path / "a.mkv", textured_frames(100))
+    assert loaded(tmp_path, video("a.mkv")).damage == ""
+
+
+def skipped(folder):
+    return loaded(folder, video("a.mkv")).skipped
+
+
+def test_a_damaged_video_is_not_kept(tmp_path):
+    cut(tmp_path, 0.93)
+    cache = FramesCache(str(tmp_path / "cache"))
+    loading = Loading(sampling=LOADING.sampling, limits=LOADING.limits, cache=cache)
+    for _ in range(2):
+        assert loaded(tmp_path, video("a.mkv"), loading=loading).damage
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_cached_video_is_not_decoded_again(tmp_path, monkeypatch):
@@ -227,11 +270,11 @@ def test_a_cached_video_is_not_decoded_again(tmp_path, monkeypatch):
     first = loaded(tmp_path, video("a.mkv"), loading=loading)
     monkeypatch.setattr(load, "read_clip", None)  # a call of which would fail
     again = loaded(tmp_path, video("a.mkv"), loading=loading)
-    assert again.problem == ""
+    assert again.skipped == ""
     np.testing.assert_array_equal(again.frames, first.frames)
     np.testing.assert_array_equal(again.times, first.times)
     # Other frames of it are other entries.
-    assert loaded(tmp_path, video("a.mkv", end=1.0), loading=loading).problem != ""
+    assert loaded(tmp_path, video("a.mkv", end=1.0), loading=loading).skipped != ""
 
 
 def test_a_damaged_entry_of_the_cache_is_made_anew(tmp_path):

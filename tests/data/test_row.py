@@ -91,6 +91,27 @@ def test_what_tensorflow_datasets_hands_out_is_read_too():
     assert row.media == (Medium(kind="video", path="clips/a.mp4", end=2.5),)
 
 
+def test_bytes_that_are_text_are_paths():
+    """As tensorflow-datasets' lists of texts come."""
+    images = np.array([b"a/\xc3\xa9.png"], object)
+    (medium,) = parse_row(asking("<image>?", images=images)).media
+    assert medium == Medium(kind="image", path="a/é.png")
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 4, 6, 3), np.uint8),
+        [np.zeros((4, 6, 3), np.uint8)],
+        {"image": [np.zeros((4, 6, 3), np.uint8)]},
+        {"image": np.zeros((1, 4, 6, 3), np.uint8)},
+    ],
+)
+def test_pixels_are_refused_by_name(images):
+    with pytest.raises(RowError, match=r"images.* is an array \[.*4, 6, 3\], not a file"):
+        parse_row(asking("<image>?", images=images))
+
+
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
@@ -106,6 +127,10 @@ def test_what_tensorflow_datasets_hands_out_is_read_too():
         ({"videos": [{"min_frames": 3}]}, r"wrong type: videos\[0\] has neither a path"),
         ({"videos": [""]}, r"wrong type: videos\[0\] is '', no path"),
         ({"videos": ["a\0b"]}, "no path"),
+        ({"videos": ["a\ud83d"]}, "no path"),
+        ({"prompt": [{"role": "user", "content": "nice \ud83d"}]}, "content is not Unicode text"),
+        ({"reward_model": {"ground_truth": "\udc00"}}, "ground_truth is not Unicode text"),
+        ({"prompt": [{"role": "user", "content": "<video> "}]}, "no message has any text"),
         ({"videos": [{"video": "a", "max_frames": 2.5}]}, "max_frames of videos.0. is 2.5"),
         ({"videos": [{"video": "a", "max_frames": 0}]}, "asks for 0 frames"),
         ({"videos": [{"video": "a", "min_frames": 9, "max_frames": 8}]}, "9 to 8 frames"),

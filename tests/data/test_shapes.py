@@ -45,6 +45,25 @@ def test_what_many_rows_need_outweighs_what_one_does():
     assert [shape.num_frames for shape in choose_shapes(rows, 2)] == [8, 16]
 
 
+def test_every_shape_has_the_rows_of_a_batch_where_there_are_as_many():
+    # As many short rows as fill batches, and a long one that would wait for its own kind.
+    frames = [8] * 400 + [10] * 300 + [12] * 200 + [128]
+    rows = needs(*([count, 28, 28, 16, 16] for count in frames))
+    shapes = choose_shapes(rows, 4, batch_size=4)
+    assert [shape.num_frames for shape in shapes] == [8, 10, 128]
+    assert np.bincount(assign(rows, shapes)).tolist() == [400, 300, 201]
+    assert [shape.num_frames for shape in choose_shapes(rows, 4)] == [8, 10, 12, 128]
+    # Fewer rows than a batch has: one shape.
+    assert len(choose_shapes(rows[-3:], 4, batch_size=4)) == 1
+
+
+def test_too_few_rows_are_merged_again_and_again():
+    # Two rows of each. With batches of three, 4 goes with 20, and 24 with both.
+    rows = needs(*([count, 28, 28, 16, 16] for count in (4, 4, 20, 20, 24, 24)))
+    assert [s.num_frames for s in choose_shapes(rows, 3, batch_size=2)] == [4, 20, 24]
+    assert [s.num_frames for s in choose_shapes(rows, 3, batch_size=3)] == [24]
+
+
 def test_a_row_goes_to_the_cheapest_shape_that_holds_it():
     shapes = [BatchShape(32, 28, 28, 16, 16), BatchShape(4, 560, 560, 16, 16)]
     rows = needs([2, 28, 28, 16, 16], [4, 56, 28, 16, 16], [6, 28, 28, 1, 1])

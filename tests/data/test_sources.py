@@ -159,6 +159,33 @@ def test_a_line_that_is_no_json_is_a_bad_row(tmp_path):
         rows[2]
 
 
+def damage(path, start):
+    """Zeroes in the middle of the file; the end, which describes it, stays."""
+    data = bytearray(path.read_bytes())
+    data[start : start + 40] = bytes(40)
+    path.write_bytes(data)
+
+
+def test_a_damaged_row_group_is_named(tmp_path):
+    path = parquet(tmp_path)
+    group = pq.ParquetFile(path).metadata.row_group(1)
+    damage(path, group.column(1).dictionary_page_offset or group.column(1).data_page_offset)
+    rows = open_rows(path)
+    parse_row(rows[0])
+    with pytest.raises(RowError, match=f"unreadable row: row group 1 of {path}: "):
+        rows[3]
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    path = array_record(tmp_path)
+    rows = open_rows(path)
+    damage(path, 40)  # the first chunk, of two records, begins there
+    for position in range(2):
+        with pytest.raises(RowError, match=f"unreadable row: record {position} of {path}: "):
+            rows[position]
+    assert parse_row(rows[2]).truth == "2"
+
+
 def test_a_column_that_one_record_lacks_is_that_records_affair(tmp_path):
     records = [{"prompt": []}, ROWS[0]]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))

@@ -9,7 +9,6 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from resadapt_jax.data.batches import HostShare, pad_to, pair_seconds
-from resadapt_jax.data.query import encode_query
 from resadapt_jax.data.toy_pipeline import (
     ANSWER_TOKENS,
     HEADER_TOKENS,
@@ -23,6 +22,7 @@ from resadapt_jax.data.toy_tokenizer import CHAT_TEMPLATE, build_toy_tokenizer
 from resadapt_jax.data.toy_world import COLOURS, TASKS, ToyWorldConfig, question_text
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.prompt_text import build_prompt
+from resadapt_jax.models.tokenizer import encode_query
 
 WORLD = ToyWorldConfig(seed=5)
 TOKENIZER = build_toy_tokenizer()

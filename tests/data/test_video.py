@@ -1,5 +1,7 @@
 """Decoding and sampling of video files, sound and damaged."""
 
+import time
+
 import av
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from video_factory import (
     write_video,
 )
 
-from resadapt_jax.data import container, pixels, video
+from resadapt_jax.data import container, decode, pixels, video
 from resadapt_jax.errors import UserError
 from resadapt_jax.operators.sizes import SizeLimits
 
@@ -80,13 +82,6 @@ def test_a_short_clip_gives_each_frame_once(tmp_path, count):
     assert clip.duration == pytest.approx(0.1 * count)
 
 
-def test_frame_rate_gives_an_even_count_up_to_the_limit(tmp_path):
-    path = write_video(tmp_path / "clip.mkv", flat_frames(30))  # 3 s
-    assert len(video.sample(path, fps=2).times) == 6
-    assert len(video.sample(path, fps=1.1).times) == 4  # 3.3 frames
-    assert len(video.sample(path, fps=2, num_frames=4).times) == 4
-
-
 @pytest.mark.parametrize(
     ("name", "codec"),
     [
@@ -123,28 +118,25 @@ def test_a_picture_is_a_clip_of_one_frame(tmp_path, name):
 # --- part of a clip -----------------------------------------------------------------------------
 
 
+def part(path, num_frames, start=None, end=None):
+    return video.read_clip(path, container.read_index(path), num_frames, start=start, end=end)
+
+
 def test_a_part_is_sampled_from_its_start_to_its_end(tmp_path):
     path = write_video(tmp_path / "clip.mkv", flat_frames(40))
-    clip = video.sample(path, num_frames=4, start=1.0, end=2.5)
+    clip = part(path, 4, 1.0, 2.5)
     # 1 + 1.5 · i / 3 s; the times stay those of the file.
     assert frame_numbers(clip) == [10, 15, 20, 25]
     np.testing.assert_allclose(clip.times, [1.0, 1.5, 2.0, 2.5], atol=1e-9)
     assert clip.duration == pytest.approx(4.0)
-    assert frame_numbers(video.sample(path, num_frames=2, start=3.0)) == [30, 39]
-    assert frame_numbers(video.sample(path, num_frames=2, end=0.1)) == [0, 1]
-
-
-def test_the_rate_is_of_the_part_and_has_a_least_count(tmp_path):
-    path = write_video(tmp_path / "clip.mkv", flat_frames(40))
-    assert len(video.sample(path, fps=2, start=1.0, end=3.0).times) == 4
-    assert len(video.sample(path, fps=2, min_frames=8, start=1.0, end=3.0).times) == 8
-    assert len(video.sample(path, fps=2, min_frames=8, start=1.0, end=1.2).times) == 3  # all
+    assert frame_numbers(part(path, 2, 3.0)) == [30, 39]
+    assert frame_numbers(part(path, 2, end=0.1)) == [0, 1]
 
 
 def test_a_part_after_the_end_is_refused(tmp_path):
     path = write_video(tmp_path / "clip.mkv", flat_frames(10))
     with pytest.raises(UserError, match=f"{path}: it is asked for from 2 s on"):
-        video.sample(path, start=2.0)
+        part(path, 4, 2.0)
 
 
 # --- orientation --------------------------------------------------------------------------------
@@ -425,8 +417,6 @@ def test_a_missing_file_and_bad_arguments_are_refused(tmp_path):
         video.sample(tmp_path / "clip.mp4")
     with pytest.raises(UserError, match="at least 1"):
         video.sample(tmp_path / "clip.mp4", num_frames=0)
-    with pytest.raises(UserError, match="positive"):
-        video.sample(tmp_path / "clip.mp4", fps=0)
 
 
 @pytest.mark.parametrize(("name", "most"), [("PIXELS", 56 * 84 - 1), ("SIDE", 83)])
@@ -435,3 +425,72 @@ def test_absurd_dimensions_are_refused_before_decoding(tmp_path, monkeypatch, na
     monkeypatch.setattr(container, f"MAX_SOURCE_{name}", most)
     with pytest.raises(UserError, match="too large to decode: 84 x 56"):
         video.sample(path)
+
+
+def test_frames_larger_than_the_container_says_are_refused(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "clip.mkv", flat_frames(2))
+    with container.open_video(path) as file:
+        stream = container.video_stream(file, path)
+        assert stream.codec_context.options == {"max_pixels": str(2**26)}
+        monkeypatch.setattr(container, "MAX_SOURCE_PIXELS", 56 * 84 - 1)  # as if it had said less
+        with pytest.raises(UserError, match="too large to decode: 84 x 56"):
+            decode.first_frame(file, stream, path, container.Patience())
+
+
+# --- what the disk does, and how long it takes --------------------------------------------------
+
+
+class Broken:
+    """A container whose file gives an error after two packets."""
+
+    def __init__(self, path, error):
+        self.path, self.error = path, error
+
+    def demux(self, *streams):
+        with av.open(str(self.path)) as file:
+            for packet, _ in zip(file.demux(video=0), range(2), strict=False):
+                yield packet
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (av.error.ExitError(0, "Immediate exit requested"), "no answer"),
+        (av.error.FFmpegError(5, "Input/output error"), "Input/output error"),
+        (av.error.FFmpegError(116, "Stale file handle"), "Stale file handle"),
+    ],
+)
+def test_an_error_of_the_disk_is_not_the_end_of_the_video(tmp_path, error, reason):
+    path = write_video(tmp_path / "clip.mkv", flat_frames(5))
+    how = {"patience": container.Patience(), "source": path}
+    with pytest.raises(UserError, match=f"{path} cannot be read to its end: {reason}"):
+        list(container.read_packets(Broken(path, error), **how))
+    for end in (av.error.EOFError(0, ""), av.error.InvalidDataError(0, "")):
+        assert len(list(container.read_packets(Broken(path, end), **how))) == 2
+
+
+def test_patience_counts_what_is_computed_and_not_the_clock(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(container.time, "thread_time", lambda: now)
+    patience = container.Patience.with_file(b"0" * 10**6, most=120.0)  # 6 s and 1 s
+    time.sleep(0.01)
+    assert patience.left == 7.0
+    patience.allow(packets=1000)  # 10 s for as many
+    assert patience.left == 17.0
+    patience.allow(packets=10**6)
+    assert patience.left == 120.0
+    now += 50.0
+    patience.damaged()
+    assert patience.left == 5.0
+    patience.check(b"")
+    now += 5.1
+    with pytest.raises(UserError, match="the row's bytes takes too long"):
+        patience.check(b"")
+
+
+def test_opening_has_no_more_time_than_is_left(tmp_path):
+    path = write_video(tmp_path / "clip.mkv", flat_frames(2))
+    with pytest.raises(UserError, match="takes too long"):
+        container.open_video(path, container.Patience(0.0))
+    container.open_video(path, container.Patience(1.0)).close()

@@ -1,5 +1,6 @@
 """Runs on files: prompts of several media and of none, rows that cannot be read, and resuming."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
-from resadapt_jax.training.corpus_prompts import PromptEncoder, user_text
+from resadapt_jax.training.corpus_prompts import RowEncoder, user_text
 from resadapt_jax.training.data import open_data
 from resadapt_jax.training.loop.metrics import read_metrics
 from resadapt_jax.training.mesh import MeshConfig
@@ -109,7 +110,7 @@ def opened(config):
 
 def encoder(**how):
     tokenizers = {"tokenizer": backbone().tokenizer, "query_tokenizer": backbone().tokenizer}
-    return PromptEncoder(**tokenizers, **{"convention": Convention.HF_5} | how)
+    return RowEncoder(**tokenizers | {"convention": Convention.HF_5} | how)
 
 
 def test_a_row_of_three_media_is_one_prompt(config):
@@ -137,7 +138,7 @@ def test_a_row_of_three_media_is_one_prompt(config):
     np.testing.assert_allclose(milliseconds, [50, 350, 0, 50, 350, 650], atol=1)
     # The broken video leaves a text behind, which does not count.
     (broken,) = np.flatnonzero(~batch["valid"])
-    assert "unreadable video" in batch["problem"][broken]
+    assert "unreadable video" in batch["skipped"][broken]
     assert not batch["frame_mask"][broken].any() and (batch["entry_index"][broken] < 0).all()
 
 
@@ -162,17 +163,17 @@ def test_the_query_is_what_the_user_says():
 )
 def test_an_instruction_follows_the_question(mode, wanted):
     row = parse_row(ROWS[1])
-    plain = encoder().measure(row, [np.zeros(2)])
+    plain = encoder().count_tokens(row, [np.zeros(2)])
     prompt = encoder(instruction=mode)._prompt(row, [np.zeros(2)])
     assert prompt.text.index("How many?") < prompt.text.index(wanted)
     assert wanted not in encoder()._prompt(row, [np.zeros(2)]).text
-    more, query = encoder(instruction=mode).measure(row, [np.zeros(2)])
+    more, query = encoder(instruction=mode).count_tokens(row, [np.zeros(2)])
     assert more > plain[0] and query == plain[1]
 
 
 def test_what_is_measured_is_room_for_later_times():
     row, shape = parse_row(ROWS[0]), BatchShape(4, 56, 84, 64, 16)
-    planned, _ = encoder().measure(row, [np.array([8.8, 9.2])])
+    planned, _ = encoder().count_tokens(row, [np.array([8.8, 9.2])])
     loaded = empty_row(shape)
     loaded.medium[:] = 0
     loaded.times[:] = [9.8, 10.0, 10.1, 10.3]
@@ -182,7 +183,43 @@ def test_what_is_measured_is_room_for_later_times():
 def test_a_placeholder_in_a_question_is_refused():
     row = parse_row(record("<video>what is <|video_pad|>?", "A", "multiple choice", videos=["a"]))
     with pytest.raises(RowError, match="2 visual placeholders for 1 entries"):
-        encoder().measure(row, [np.zeros(1)])
+        encoder().count_tokens(row, [np.zeros(1)])
+
+
+def without_a_question(*turns):
+    return parse_row({"prompt": list(turns), "reward_model": {"ground_truth": "A"}})
+
+
+@pytest.mark.parametrize("instruction", ["none", "reasoning"])
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [{"role": "system", "content": "Be brief."}],
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " "}],
+    ],
+)
+def test_a_row_without_a_question_is_refused(turns, instruction):
+    with pytest.raises(RowError, match="prompt: no turn of the user says anything"):
+        encoder(instruction=instruction).count_tokens(without_a_question(*turns), [])
+
+
+def test_turns_that_the_chat_template_refuses_are_a_reason():
+    tokenizer = copy.copy(backbone().tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(RowError, match="prompt: roles must alternate"):
+        encoder(tokenizer=tokenizer).count_tokens(parse_row(ROWS[3]), [])
+
+
+def test_a_prompt_longer_than_its_header_said_is_a_reason():
+    """A clip that was to end before ten seconds and goes on for a thousand."""
+    row = parse_row(ROWS[0])
+    planned, query = encoder().count_tokens(row, [np.array([8.8, 9.2])])
+    shape = BatchShape(4, 56, 84, planned - 4, query)
+    loaded = empty_row(shape)
+    loaded.medium[:] = 0
+    loaded.times[:] = 1000.0
+    with pytest.raises(RowError, match="longer than its header said: .* do not fit in"):
+        encoder()(row, loaded, shape)
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -190,12 +227,16 @@ def test_a_placeholder_in_a_question_is_refused():
 
 def test_an_unknown_problem_type_is_named(config, tmp_path):
     odd = record("Why?", "A", "riddle")
-    files = (write_corpus(tmp_path / "odd", [*ROWS, odd]),)
+    files = (write_corpus(tmp_path / "odd", [*ROWS, odd, record("?", "A", "joke"), odd]),)
     config = replace(config, data=replace(config.data, files=files))
-    with pytest.raises(UserError, match="unknown task type 'riddle'.*rewards.default_task"):
+    reason = (
+        "rows.jsonl has unknown problem types: 'riddle' of 2 rows, the first is row 6; "
+        "'joke' of 1 rows, the first is row 7 .*rewards.default_task"
+    )
+    with pytest.raises(UserError, match=reason):
         opened(config)
     graded = replace(config, rewards=replace(config.rewards, default_task="general"))
-    assert "7 rows, 7 kept" in opened(graded).report
+    assert "9 rows, 9 kept" in opened(graded).report
 
 
 def test_truths_that_no_answer_can_meet_are_dropped_and_counted(config, tmp_path):
@@ -219,8 +260,9 @@ def test_an_allocator_is_trained_on_files(config, tmp_path, capsys):
     }
     skipped = read_metrics(tmp_path / "run/skipped.jsonl")
     assert len(skipped) == 2 and all("unreadable video" in one["reason"] for one in skipped)
+    assert {(one["file"], one["row"]) for one in skipped} == {(config.data.files[0], 5)}
     out = capsys.readouterr().out
-    assert "6 rows, 6 kept" in out and "left out 2 rows: 2 unreadable video" in out
+    assert "6 rows, 6 kept" in out and "skipped 2 rows: 2 unreadable video" in out
 
 
 def test_the_backbone_alone_is_trained_on_files(config, tmp_path):
@@ -282,7 +324,7 @@ def test_rows_that_do_not_count_teach_nothing(config, monkeypatch):
 
     first = weights([0.0, 1.0])
     assert first == weights([1.0, 1.0])
-    monkeypatch.setattr(PromptEncoder, "__call__", count_all(PromptEncoder.__call__))
+    monkeypatch.setattr(RowEncoder, "__call__", count_all(RowEncoder.__call__))
     assert weights([0.9, 0.9])[1] != first[1]
 
 
@@ -292,6 +334,6 @@ def count_all(encode):
 
 
 def test_batches_have_as_many_shapes_as_asked_for(config):
-    config = replace(config, data=replace(config.data, max_shapes=2), num_steps=6, batch_size=2)
+    config = replace(config, data=replace(config.data, max_shapes=2), num_steps=6, batch_size=1)
     shapes = {batch["frames"].shape for batch in opened(config).batches}
     assert len(shapes) == 2

@@ -27,13 +27,15 @@ class StepResult(NamedTuple):
         state: after the step.
         metrics: of some, such as ``flops``, the rate is logged too (`throughput.rates`).
         samples: makes what the sample table shows; called at once, and only where one is due.
-        skipped: why each of this process's rows that do not count could not be read.
+        skipped, damaged: this process's rows that could not be loaded, and those used although
+            damaged (`skip_log.rows_with`).
     """
 
     state: Any
     metrics: Metrics
     samples: Callable[[], Sequence[Sample]] = tuple
-    skipped: Sequence[str] = ()
+    skipped: Sequence[Mapping[str, Any]] = ()
+    damaged: Sequence[Mapping[str, Any]] = ()
 
 
 Step = Callable[[Any, Any], StepResult]

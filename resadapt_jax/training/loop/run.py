@@ -1,7 +1,7 @@
 """The loop every recipe runs in: resume, step, log, checkpoint, report progress."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def run(
     finite: tuple[str, ...] = ("loss", "grad_norm"),
     shown: tuple[str, ...],
     description: str,
+    dropped: Sequence[Mapping[str, Any]] = (),
 ) -> Any:
     """Runs ``step`` until ``num_steps`` are done, from the newest checkpoint in ``output_dir``.
 
@@ -45,6 +46,7 @@ def run(
         finite: metrics that every step has, and that stop the run where they are not finite.
         shown: metrics that the progress bar shows.
         description: what is being done, for the bar.
+        dropped: rows that are not trained on (`skip_log.SkipLog`).
 
     Returns:
         The final state, or that after ``config.run.export_step``.
@@ -64,7 +66,7 @@ def run(
         if jax.process_index() == 0:
             atomic_write(output_dir / "config.json", to_json(config))
             print(f"{description}: {_what_comes(done, num_steps)} in {output_dir}", flush=True)
-        told = {"finite": finite, "shown": shown, "description": description}
+        told = {"finite": finite, "shown": shown, "description": description, "dropped": dropped}
         with (
             RunLog(output_dir, config, done=done, num_steps=num_steps, **told) as log,
             StopRequest() as stop,

@@ -4,7 +4,7 @@ import contextlib
 import io
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class RunLog:
         finite: metrics that every step has and that must be finite.
         shown: metrics that the progress bar shows.
         description: what is being done, for the bar.
+        dropped: rows that are not trained on (`skip_log.SkipLog`).
 
     Use it as a context manager: leaving it writes what is pending.
     """
@@ -45,6 +46,7 @@ class RunLog:
         finite: Sequence[str],
         shown: Sequence[str],
         description: str,
+        dropped: Sequence[Mapping[str, Any]] = (),
     ):
         self._output_dir, self._run = output_dir, config.run
         self._finite, self._shown = finite, shown
@@ -60,7 +62,7 @@ class RunLog:
             self._compiled = opened.enter_context(CompileCounter())
             self._opened = opened.pop_all()
         self._samples = SampleLog(output_dir, done=done)
-        self._skips = SkipLog(output_dir, done=done)
+        self._skips = SkipLog(output_dir, done=done, dropped=dropped)
         self._batches: dict[int, Any] = {}  # of the steps whose metrics are not known yet
         self._scores: list[float] = []
         self._turned = time.monotonic()
@@ -83,7 +85,7 @@ class RunLog:
         counted = {"seconds": seconds, "compilations": self._compiled.count}
         self._batches[step] = batch
         self._settle(self._metrics.log(step, {**result.metrics, **counted}))
-        self._skips.add(step, result.skipped)
+        self._skips.add(step, result.skipped, result.damaged)
         if self._run.samples_every and step % self._run.samples_every == 0:
             self._samples.add(step, result.samples())
 
