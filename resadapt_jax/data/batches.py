@@ -163,27 +163,3 @@ def _read_ahead(
             flags.FLAGS.mark_as_parsed()
         ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=how.workers))
     return ahead
-
-
-class PromptData(NamedTuple):
-    """The prompts of a run, and what is known of them before the first comes.
-
-    Attributes:
-        batches: of this process, from the start.
-        native_sizes: height and width in pixels of any frame that comes.
-        num_pairs: most temporal pairs of a prompt.
-        prompt_tokens: of the longest prompt, before its visual tokens.
-        fps: frames sampled per second.
-        max_frames: of a video.
-        report: what is known of the prompts, lines to print.
-        dropped: rows of files that cannot be used, of JSON's types.
-    """
-
-    batches: BatchIterator
-    native_sizes: tuple[tuple[int, int], ...]
-    num_pairs: int
-    prompt_tokens: int
-    fps: float
-    max_frames: int
-    report: str = ""
-    dropped: Sequence[Mapping[str, Any]] = ()

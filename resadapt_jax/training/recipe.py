@@ -38,7 +38,6 @@ from resadapt_jax.training.checks import (
 )
 from resadapt_jax.training.config import TrainConfig, resolve
 from resadapt_jax.training.credit import Estimator
-from resadapt_jax.training.data import open_data
 from resadapt_jax.training.encoder import (
     encode_batch,
     open_cache,
@@ -56,6 +55,7 @@ from resadapt_jax.training.mesh import (
     put_batch,
     put_replicated,
 )
+from resadapt_jax.training.open_data import open_data
 from resadapt_jax.training.optimizer import make_optimizer
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.setting import Geometry, Setting

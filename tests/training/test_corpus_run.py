@@ -22,9 +22,9 @@ from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
 from resadapt_jax.training.corpus_prompts import RowEncoder, user_text
-from resadapt_jax.training.data import open_data
 from resadapt_jax.training.loop.metrics import read_metrics
 from resadapt_jax.training.mesh import MeshConfig
+from resadapt_jax.training.open_data import open_data
 from resadapt_jax.training.recipe import train
 from resadapt_jax.training.setting import RolloutConfig
 from tests.training.toy_parts import ALLOCATOR, backbone

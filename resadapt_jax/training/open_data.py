@@ -1,10 +1,13 @@
 """The prompts of a run, opened as its config says."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
 import jax
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from resadapt_jax.data.batches import HostShare, PromptData
+from resadapt_jax.data.batches import BatchIterator, HostShare
 from resadapt_jax.data.corpus import CorpusConfig, open_corpus
 from resadapt_jax.data.toy_pipeline import Room, question_batches
 from resadapt_jax.data.toy_source import ToyClips
@@ -13,6 +16,30 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.corpus_prompts import RowEncoder
 from resadapt_jax.training.mesh import sum_over_processes
+
+
+class PromptData(NamedTuple):
+    """The prompts of a run, and what is known of them before the first comes.
+
+    Attributes:
+        batches: of this process, from the start.
+        native_sizes: height and width in pixels of any frame that comes.
+        num_pairs: most temporal pairs of a prompt.
+        prompt_tokens: of the longest prompt, before its visual tokens.
+        fps: frames sampled per second.
+        max_frames: of a video.
+        report: what is known of the prompts, lines to print.
+        dropped: rows of files that cannot be used, of JSON's types.
+    """
+
+    batches: BatchIterator
+    native_sizes: tuple[tuple[int, int], ...]
+    num_pairs: int
+    prompt_tokens: int
+    fps: float
+    max_frames: int
+    report: str = ""
+    dropped: Sequence[Mapping[str, Any]] = ()
 
 
 def open_data(
