@@ -45,7 +45,7 @@ import numpy as np
 from timing import interleaved, median, save
 from training_run import Run
 
-from resadapt_jax.allocator import ThumbnailConfig, smolvlm_encoder
+from resadapt_jax.allocator import Pictures, ThumbnailConfig, smolvlm_encoder
 from resadapt_jax.allocator import encoder as thumbnail
 from resadapt_jax.config import load_config, override
 from resadapt_jax.data import video
@@ -222,10 +222,11 @@ def count_encoder(
         module, name = smolvlm_encoder, "preprocess"
     function = getattr(module, name)
 
-    def counted(frames: jax.Array, *args: Any) -> Any:
+    def counted(shown: Pictures | jax.Array, *args: Any) -> Any:
+        frames = shown.frames if isinstance(shown, Pictures) else shown
         count = math.prod(frames.shape[:-3])
         jax.debug.callback(lambda: seen.append(count))
-        return function(frames, *args)
+        return function(shown, *args)
 
     jax.clear_caches()  # programs traced before have no callback
     with mock.patch.object(module, name, counted), compiling_fast():
