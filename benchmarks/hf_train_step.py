@@ -76,6 +76,7 @@ class Ours:
             put_batch({"accuracy": accuracy}, run.mesh),
             self.rolled.drawn.scales,
             self.rolled.drawn.unit_mask,
+            self.batch.valid,
             scale_range=config.scale_range,
             rewards=config.rewards,
             success_threshold=config.success_threshold,
