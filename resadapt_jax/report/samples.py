@@ -22,7 +22,7 @@ class Sample:
     Attributes:
         prompt: the question.
         truth: the answer that was graded right.
-        pictures: one per unit.
+        pictures: one per unit; none of a text alone.
         scales: of each unit in each allocation.
         tokens: visual tokens of each allocation.
         answers: M rows of N texts.
@@ -57,7 +57,7 @@ def page(samples: Sequence[Sample], *, title: str) -> str:
 
 def _shown(sample: Sample) -> dict[str, Any]:
     height, width = sample.pictures.shape[1:3]
-    unit = PICTURE_SIDE / max(height, width)
+    unit = PICTURE_SIDE / max(height, width, 1)
     rows = zip(sample.scales, sample.tokens, sample.answers, sample.scores, strict=True)
     return {
         "prompt": sample.prompt,

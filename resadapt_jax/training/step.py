@@ -314,8 +314,10 @@ def samples(
     drawn = rolled.drawn
     scales, present, tokens = own_rows((drawn.scales, drawn.unit_mask, drawn.tokens))
     frames_per_unit = -(-records["frames"].shape[1] // present.shape[1])
-    native = np.array(setting.geometry.native_sizes)[records["native_index"]] * present[..., None]
-    most = native.max(axis=1)  # of each prompt's pictures, of which others leave a part of empty
+    native = np.array(setting.geometry.native_sizes)[records["native_index"]]
+    pairs = records["frame_mask"].reshape(*native.shape[:2], 2).any(axis=2)
+    # of each prompt's pictures, of which others leave a part of empty; 0 x 0 of a text alone
+    most = np.where(pairs[..., None], native, 0).max(axis=1)
     return [
         Sample(
             prompt=str(records["question"][b]),

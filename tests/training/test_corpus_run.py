@@ -23,6 +23,7 @@ from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
 from resadapt_jax.training.corpus_prompts import RowEncoder, user_text
 from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.open_data import open_data
 from resadapt_jax.training.recipe import train
@@ -94,6 +95,7 @@ def config(tmp_path):
         limits=LIMITS,
         num_steps=2,
         batch_size=6,
+        run=RunConfig(samples_every=1),
         allocator=ALLOCATOR,
         rollouts=RolloutConfig(
             num_allocations=2, token_capacity=40, decoding=DecodingConfig(max_new_tokens=2)
@@ -255,6 +257,10 @@ def test_an_allocator_is_trained_on_files(config, tmp_path, capsys):
     assert (directory / "model.safetensors").exists()
     steps = read_metrics(tmp_path / "run/metrics.jsonl")
     assert all(np.isfinite([step["loss"], step["reward"]]).all() for step in steps)
+    # A page has four rows, so a text or the broken one is on it: without pictures.
+    shown = read_metrics(tmp_path / "run/samples.jsonl")
+    assert len(shown) == 8 and (tmp_path / "run/samples/2.html").exists()
+    assert [[], []] in [sample["scales"] for sample in shown]
     assert {"reward_multiple_choice", "reward_numerical", "reward_exact_match"} <= {
         name for step in steps for name in step
     }
@@ -262,7 +268,8 @@ def test_an_allocator_is_trained_on_files(config, tmp_path, capsys):
     assert len(skipped) == 2 and all("unreadable video" in one["reason"] for one in skipped)
     assert {(one["file"], one["row"]) for one in skipped} == {(config.data.files[0], 5)}
     out = capsys.readouterr().out
-    assert "6 rows, 6 kept" in out and "skipped 2 rows: 2 unreadable video" in out
+    assert "6 rows, 6 kept" in out
+    assert "skipped 2 rows: 2 unreadable video (1 different)" in out
 
 
 def test_the_backbone_alone_is_trained_on_files(config, tmp_path):

@@ -85,7 +85,7 @@ class MetricLogger:
         if self._file is not None:
             self._file.write(json.dumps({"step": step} | _finite(values), allow_nan=False) + "\n")
         for board in self._boards:
-            board.add(step, values)
+            board.add(step, {name: x for name, x in values.items() if math.isfinite(x)})
         return {"step": step} | values
 
     def close(self) -> None:

@@ -112,7 +112,8 @@ class RunLog:
             if not math.isfinite(record[name]):
                 raise self._not_finite(step, name, record[name], batch)
         self._score(step, record)
-        shown = {name: record[name] for name in self._shown if name in record}
+        known = {name: record.get(name, math.nan) for name in self._shown}
+        shown = {name: value for name, value in known.items() if math.isfinite(value)}
         self._progress.update(step, **shown)
 
     def _score(self, step: int, record: dict[str, float]) -> None:

@@ -70,10 +70,16 @@ class SkipLog:
             lines.append(f"dropped {_counted(kinds)} before training ({self._dropped})")
         if rows := read_metrics(self.skipped):
             kinds = (row["reason"].partition(":")[0] for row in rows)
-            lines.append(f"skipped {_counted(kinds)} ({self.skipped})")
+            lines.append(f"skipped {_counted(kinds)}{_apart(rows)} ({self.skipped})")
         if rows := read_metrics(self.damaged):
-            lines.append(f"used {len(rows)} rows although damaged ({self.damaged})")
+            lines.append(f"used {len(rows)} rows{_apart(rows)} although damaged ({self.damaged})")
         return "\n".join(lines)
+
+
+def _apart(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many rows of the files that is, where some came more than once."""
+    different = len({(row["file"], row["row"]) for row in rows})
+    return f" ({different} different)" if different < len(rows) else ""
 
 
 def _counted(kinds: Iterable[str]) -> str:

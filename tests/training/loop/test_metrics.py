@@ -97,6 +97,7 @@ def test_what_is_not_finite_is_null_in_json_and_kept_for_the_caller(tmp_path):
     assert math.isnan(record["loss"]) and math.isinf(record["ratio"])
     line = logger.path.read_text()
     assert json.loads(line, parse_constant=pytest.fail) == {"step": 1, "loss": None, "ratio": None}
+    assert board_values(tmp_path) == []
 
 
 def test_weights_and_biases_goes_on_with_its_run(tmp_path, monkeypatch):

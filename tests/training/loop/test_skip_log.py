@@ -44,7 +44,7 @@ def test_every_row_has_a_line_and_all_are_counted(tmp_path):
     assert read_metrics(log.skipped)[1] == {"step": 1, **row(2, "a URL: s3://a")}
     assert log.summary().splitlines() == [
         f"dropped 3 rows: 2 no such file, 1 markers before training ({tmp_path / 'dropped.jsonl'})",
-        f"skipped 3 rows: 2 damaged video, 1 a URL ({tmp_path / 'skipped.jsonl'})",
+        f"skipped 3 rows: 2 damaged video, 1 a URL (2 different) ({tmp_path / 'skipped.jsonl'})",
         f"used 1 rows although damaged ({tmp_path / 'damaged.jsonl'})",
     ]
 
