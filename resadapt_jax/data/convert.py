@@ -46,6 +46,10 @@ from resadapt_jax.rewards import RewardConfig, check_truth
 _GROUP_ROWS, _GROUP_BYTES = 512, 2**25
 _LISTED = 20
 
+_CSV_COLUMNS = (
+    "question", "answer", "media", "problem_type", "data_source", "ability", "system", "index",
+    "start", "end", "min_frames", "max_frames",
+)  # fmt: skip
 _EXTRAS = ("problem_type", "index", "answer", "question", "doc_id")
 
 
@@ -53,7 +57,7 @@ class CsvRows(Sequence):
     """The table of questions that the module's description names, as records of the schema.
 
     Raises:
-        UserError: no such file, no text, or a column missing.
+        UserError: no such file, no text, or a column missing, unknown or there twice.
     """
 
     def __init__(self, path: str):
@@ -66,9 +70,7 @@ class CsvRows(Sequence):
             raise UserError(f"cannot read {path}: {error.strerror}") from error
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"not a csv file in UTF-8: {path} ({error})") from error
-        for column in ("question", "answer"):
-            if column not in columns:
-                raise UserError(f"{path} has no column {column!r}; it has {', '.join(columns)}")
+        _check_header(path, columns)
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -82,6 +84,19 @@ class CsvRows(Sequence):
         if None in row or None in row.values():
             raise RowError("unreadable row", f"line {line} has not as many fields as the first")
         return _csv_record(row)
+
+
+def _check_header(path: str, columns: Sequence[str]) -> None:
+    for column, count in Counter(columns).items():
+        if column not in _CSV_COLUMNS:
+            known = ", ".join(_CSV_COLUMNS)
+            raise UserError(f"{path} has an unknown column {column!r}; known are {known}")
+        if count > 1:
+            raise UserError(f"{path} has {count} columns {column!r}")
+    for column in ("question", "answer"):
+        if column not in columns:
+            has = ", ".join(columns) or "none"
+            raise UserError(f"{path} has no column {column!r}; it has {has}")
 
 
 def _csv_record(row: Mapping[str, str]) -> Mapping[str, Any]:

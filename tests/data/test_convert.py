@@ -86,6 +86,23 @@ def test_a_table_of_questions_becomes_rows(folder):
     assert fourth.media == () and fourth.problem_type == "numerical"
 
 
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ("question,answer,Media", "unknown column 'Media'; known are question, answer, media,"),
+        ("question,answer,problem type", "unknown column 'problem type'"),
+        ("question,answer,", "unknown column ''"),
+        ("question,answer,answer", "2 columns 'answer'"),
+        ("answer,media", "no column 'question'; it has answer, media"),
+        ("", "no column 'question'; it has none"),
+    ],
+)
+def test_a_table_with_a_wrong_header_is_refused(folder, header, reason):
+    (folder / "q.csv").write_text(f"{header}\nWhy?,yes,a.mkv\n" if header else "")
+    with pytest.raises(UserError, match=reason):
+        main([str(folder / "q.csv"), str(folder / "q.parquet")])
+
+
 def bad_csv(folder):
     (folder / "q.csv").write_text(
         "media,question,answer,start\n"
