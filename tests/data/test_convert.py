@@ -146,7 +146,7 @@ def test_lines_of_jsonl_are_those_of_the_file(folder):
     path.write_text("\n" + json.dumps(plain()) + "\n\n" + json.dumps(plain("")) + "\n{\n")
     with pytest.raises(UserError) as caught:
         main([str(path), str(folder / "rows.parquet")])
-    assert "  row 1 (line 4): empty prompt" in str(caught.value)
+    assert "  row 1 (line 4): prompt: no turn" in str(caught.value)
     assert "  row 2 (line 5): unreadable row: line 5 is not JSON" in str(caught.value)
 
 
@@ -162,7 +162,8 @@ def test_lines_of_jsonl_are_those_of_the_file(folder):
             },
             "answer: no one number in ground truth",
         ),
-        ({"prompt": [{"role": "user", "content": "<video>"}], "videos": ["a.mkv"]}, "no message"),
+        ({"prompt": [{"role": "user", "content": "<video>"}], "videos": ["a.mkv"]}, "no turn"),
+        ({"prompt": [{"role": "system", "content": "Think."}]}, "prompt: no turn of the user"),
         ({"extra_info": {"answer": ["B"]}}, "wrong type: answer is list, not text"),
     ],
 )
