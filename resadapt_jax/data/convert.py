@@ -11,12 +11,14 @@ csv file is a table of questions about the clips and pictures of a folder, with 
     problem_type, data_source, ability, system, index, start, end, min_frames, max_frames
 
 Markers that a question lacks are put before it. Every row is read as training would read it and
-the header of every medium is looked at; bad rows are listed and nothing is written, unless
---drop-bad drops them. Rows are counted from 0, as in training; of a text file the line is told too.
+the header of every medium is looked at; with bad rows no parquet is written, unless --drop-bad
+drops them. OUTPUT.dropped.jsonl lists them all with their reasons. Rows are counted from 0, as in
+training; of a text file the line is told too.
 """
 
 import argparse
 import csv
+import json
 import os
 import sys
 import uuid
@@ -38,7 +40,7 @@ from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.sources import JsonRows, Rows, folder_of, open_rows
 from resadapt_jax.data.survey import Check, RowFilter, plan_medium
 from resadapt_jax.errors import UserError, run_cli
-from resadapt_jax.files import require_writable
+from resadapt_jax.files import atomic_write, require_writable
 from resadapt_jax.operators.sizes import SizeLimits
 from resadapt_jax.rewards import RewardConfig, check_truth
 
@@ -250,6 +252,8 @@ def convert(
 ) -> Converted:
     """Checks all rows, then writes those that can be used.
 
+    The others are listed in the file `dropped_file`.
+
     Returns:
         What was dropped.
 
@@ -258,16 +262,18 @@ def convert(
     """
     found = check_rows(rows, root, check)
     bad = [(at, error) for at, error in enumerate(found) if isinstance(error, RowError)]
+    _list_dropped(dropped_file(out), rows, bad)
     if bad and not drop_bad:
         lines = [f"  {_place(rows, at)}: {error}" for at, error in bad[:_LISTED]]
-        lines += [f"  and {len(bad) - _LISTED} more"] if len(bad) > _LISTED else []
+        left = len(bad) - _LISTED
+        lines += [f"  and {left} more, all in {dropped_file(out)}"] if left > 0 else []
         listed = "\n".join(lines)
         raise UserError(
             f"{len(bad)} of {len(rows)} rows cannot be used; --drop-bad drops them\n{listed}"
         )
     good = {at: one for at, one in enumerate(found) if isinstance(one, _Good)}
     if not good:
-        raise UserError("no row can be used")
+        raise UserError(f"no row can be used; {dropped_file(out)} has the reasons")
     counts = {count for one in good.values() for count in one.lengths}
     records = (_normalised(rows[at]) for at in good)
     with _written_aside(out) as temporary, pq.ParquetWriter(temporary, _schema(counts)) as writer:
@@ -277,6 +283,22 @@ def convert(
         rows=Counter(error.kind for _, error in bad),
         values=Counter(name for one in good.values() for name in one.left),
     )
+
+
+def dropped_file(out: Path) -> Path:
+    """Where the rows are listed that were not written to ``out``."""
+    return out.with_name(f"{out.name}.dropped.jsonl")
+
+
+def _list_dropped(path: Path, rows: Rows, bad: Sequence[tuple[int, RowError]]) -> None:
+    """Writes an object a row, as training does; a list of an earlier run does not stay."""
+    path.unlink(missing_ok=True)
+    if bad:
+        listed = [
+            {"row": at, "line": _line(rows, at), "kind": error.kind, "reason": error.detail}
+            for at, error in bad
+        ]
+        atomic_write(path, "".join(json.dumps(one) + "\n" for one in listed))
 
 
 def _normalised(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,10 +330,13 @@ def _written_aside(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _line(rows: Rows, position: int) -> int | None:
+    return rows.line(position) if isinstance(rows, JsonRows | CsvRows) else None
+
+
 def _place(rows: Rows, position: int) -> str:
-    if isinstance(rows, JsonRows | CsvRows):
-        return f"row {position} (line {rows.line(position)})"
-    return f"row {position}"
+    line = _line(rows, position)
+    return f"row {position}" if line is None else f"row {position} (line {line})"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -350,6 +375,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     dropped = convert(rows, root, args.output, check, drop_bad=args.drop_bad)
     for kind, count in dropped.rows.most_common():
         print(f"dropped {count} rows: {kind}")
+    if dropped.rows:
+        print(f"{dropped_file(args.output)} names them")
     for name, count in dropped.values.most_common():
         print(f"dropped {name} of {count} rows: the schema has no column for it")
     print(f"wrote {len(rows) - dropped.rows.total()} rows to {args.output}")

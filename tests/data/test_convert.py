@@ -131,7 +131,7 @@ def test_bad_rows_are_listed_with_their_lines_and_nothing_is_written(folder, cap
         lines[4] == "  row 4 (line 6): unreadable row: line 6 has not as many fields as the first"
     )
     assert lines[5].startswith("  row 5 (line 7): outside the media root")
-    assert not out.exists()
+    assert len(lines) == 6 and not out.exists()
 
 
 def test_bad_rows_are_dropped_if_asked_and_counted(folder, capsys):
@@ -139,6 +139,14 @@ def test_bad_rows_are_dropped_if_asked_and_counted(folder, capsys):
     assert len(open_rows(folder / "q.parquet")) == 1
     text = capsys.readouterr().out
     assert "dropped 1 rows: no such file" in text and "wrote 1 rows" in text
+    listed = folder / "q.parquet.dropped.jsonl"
+    assert f"{listed} names them" in text
+    first, *others = map(json.loads, listed.read_text().splitlines())
+    reason = f"{folder}/b.mkv"
+    assert first == {"row": 1, "line": 3, "kind": "no such file", "reason": reason}
+    assert [(one["row"], one["line"]) for one in others] == [(2, 4), (3, 5), (4, 6), (5, 7)]
+    main([write_jsonl(folder, plain()), str(folder / "q.parquet")])
+    assert not listed.exists()
 
 
 def test_lines_of_jsonl_are_those_of_the_file(folder):
@@ -201,10 +209,12 @@ def test_what_is_a_picture_does_not_depend_on_the_machine(folder):
     assert [m.kind for m in row.media] == ["image"] * 3 + ["video"]
 
 
-def test_a_long_list_is_cut(folder):
+def test_a_long_list_is_cut_and_whole_in_its_file(folder):
     path = write_jsonl(folder, plain(), *[plain("")] * 30)
-    with pytest.raises(UserError, match="and 10 more"):
+    with pytest.raises(UserError, match="and 10 more, all in .*rows.parquet.dropped.jsonl"):
         main([path, str(folder / "rows.parquet")])
+    lines = (folder / "rows.parquet.dropped.jsonl").read_text().splitlines()
+    assert [json.loads(line)["row"] for line in lines] == list(range(1, 31))
 
 
 def test_media_that_lie_elsewhere_are_named(folder, tmp_path_factory, capsys):
