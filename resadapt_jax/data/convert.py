@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from resadapt_jax.data.image import IMAGE_SUFFIXES
-from resadapt_jax.data.row import COLUMNS, Medium, Row, RowError, parse_row, text_of
+from resadapt_jax.data.row import COLUMNS, Medium, Row, RowError, parse_row, records_of, text_of
 from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.sources import JsonRows, Rows, folder_of, open_rows
 from resadapt_jax.data.survey import Check, RowFilter, plan_medium
@@ -52,6 +52,14 @@ _CSV_COLUMNS = (
     "question", "answer", "media", "problem_type", "data_source", "ability", "system", "index",
     "start", "end", "min_frames", "max_frames",
 )  # fmt: skip
+_NESTED = {
+    "prompt": ("role", "content"),
+    "images": ("image", "path", "bytes"),
+    "videos": (
+        "video", "path", "bytes", "min_frames", "max_frames", "start", "end", "video_start",
+        "video_end",
+    ),
+}  # fmt: skip
 _EXTRAS = ("problem_type", "index", "answer", "question", "doc_id")
 
 
@@ -115,6 +123,9 @@ def _csv_record(row: Mapping[str, str]) -> Mapping[str, Any]:
         }  # fmt: skip
         media[kind].append({kind: path} | (limits if kind == "video" else {}))
         markers += f"<{kind}>"
+    for name in ("start", "end"):
+        if row.get(name) and not media["video"]:
+            raise RowError("wrong value", f"{name} is {row[name]!r}, but the row has no video")
     question = row["question"]
     if "<image>" not in question and "<video>" not in question:
         question = markers + question
@@ -220,7 +231,7 @@ def _check_row(rows: Rows, root: Path, check: Check, position: int) -> _Good | R
         to_record(row, _extra_info(record))
         for medium in row.media:
             plan_medium(medium, root, row_filter)
-        return _Good(tuple(row.cached_lengths), tuple(_without_room(record)))
+        return _Good(tuple(row.cached_lengths), tuple(dict.fromkeys(_without_room(record))))
     except RowError as error:
         return error
 
@@ -235,9 +246,17 @@ def _without_room(record: Mapping[str, Any]) -> Iterator[str]:
     for name, value in record.items():
         if value is not None and name not in COLUMNS and not name.startswith("len_frames_"):
             yield name
-    for name, value in _extra_info(record).items():
-        if value is not None and name not in _EXTRAS:
-            yield f"extra_info.{name}"
+    parts = [
+        ("extra_info", _EXTRAS, _extra_info(record)),
+        ("reward_model", ("style", "ground_truth"), record["reward_model"]),
+    ]
+    for column, known in _NESTED.items():
+        entries = records_of(record.get(column), column)
+        parts += [(column, known, one) for one in entries if isinstance(one, Mapping)]
+    for column, known, part in parts:
+        for name, value in part.items():
+            if value is not None and name not in known:
+                yield f"{column}.{name}"
 
 
 class Converted(NamedTuple):
@@ -381,7 +400,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"dropped {name} of {count} rows: the schema has no column for it")
     print(f"wrote {len(rows) - dropped.rows.total()} rows to {args.output}")
     if root.resolve() != args.output.parent.resolve():
-        print(f"its media lie in {root}: train with media_root={root}")
+        print(f"its media lie in {root}: train with --data.media-root {root}")
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def parse_row(record: Mapping[str, Any]) -> Row:
     media = {
         kind: [
             _medium(value, kind, at)
-            for at, value in enumerate(_records(record.get(kind + "s"), kind + "s"))
+            for at, value in enumerate(records_of(record.get(kind + "s"), kind + "s"))
         ]
         for kind in ("image", "video")
     }
@@ -143,7 +143,7 @@ def parse_row(record: Mapping[str, Any]) -> Row:
 
 
 def _messages(value: Any) -> Iterator[Turn]:
-    turns = _records(value, "prompt")
+    turns = records_of(value, "prompt")
     if not turns:
         raise RowError("empty prompt", "the list 'prompt' has no message")
     for at, turn in enumerate(turns):
@@ -188,6 +188,10 @@ def _medium(value: Any, kind: Literal["image", "video"], at: int) -> Medium:
             "end": _number(fields, name, "end", "video_end"),
         }
         _check_limits(name, **limits)
+    else:
+        for key in ("start", "end", "video_start", "video_end"):
+            if fields.get(key) is not None:
+                raise RowError("wrong value", f"{name} is an image and has {key!r}")
     if isinstance(fields.get("bytes"), bytes):
         return Medium(kind=kind, data=fields["bytes"], **limits)
     source = fields.get("path") if fields.get(kind) is None else fields[kind]
@@ -278,12 +282,16 @@ def _cached_lengths(record: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
             yield int(match[1]), int(value)
 
 
-def _records(value: Any, name: str) -> list[Any]:
-    """A list, whether it came as one, as an array or as a record of columns."""
+def records_of(value: Any, name: str) -> list[Any]:
+    """A list, whether it came as one, as an array or as a record of columns.
+
+    Raises:
+        RowError: it is none of these.
+    """
     if value is None:
         return []
     if isinstance(value, Mapping):
-        columns = {key: _records(column, name) for key, column in value.items()}
+        columns = {key: records_of(column, name) for key, column in value.items()}
         count = max(map(len, columns.values()), default=0)
         if any(len(column) != count for column in columns.values()):
             raise RowError("wrong type", f"the columns of {name} differ in length")

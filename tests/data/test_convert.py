@@ -196,6 +196,27 @@ def test_values_without_a_column_are_dropped_and_named(folder, capsys):
     assert text.count("no column") == 2
 
 
+def test_nested_values_without_a_column_are_named_too(folder, capsys):
+    videos = [{"video": "a.mkv", "fps": 2, "nframes": None}, {"video": "a.mkv", "fps": 1}]
+    row = plain(
+        videos=videos,
+        images=[{"image": "a.png", "detail": "low"}],
+        prompt=[{"role": "user", "content": "<video><video><image>?", "weight": 1}],
+        reward_model={"style": "rule", "ground_truth": "A", "extra": 1},
+    )
+    main([write_jsonl(folder, row), str(folder / "rows.parquet")])
+    text = capsys.readouterr().out
+    for name in ("videos.fps", "images.detail", "prompt.weight", "reward_model.extra"):
+        assert f"dropped {name} of 1 rows" in text
+    assert text.count("no column") == 4
+
+
+def test_an_image_has_no_start(folder):
+    (folder / "q.csv").write_text("media,question,answer,start\na.png,Why?,yes,1\n")
+    with pytest.raises(UserError, match="start is '1', but the row has no video"):
+        main([str(folder / "q.csv"), str(folder / "q.parquet")])
+
+
 def test_bytes_of_text_are_kept_as_text():
     assert to_record(ROW, {"answer": b"B"})["extra_info"]["answer"] == "B"
 
@@ -221,7 +242,7 @@ def test_media_that_lie_elsewhere_are_named(folder, tmp_path_factory, capsys):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     path = write_jsonl(elsewhere, plain("<video>?", videos=["a.mkv"]))
     main([path, str(elsewhere / "rows.parquet"), "--media-root", str(folder)])
-    assert f"train with media_root={folder}" in capsys.readouterr().out
+    assert f"train with --data.media-root {folder}" in capsys.readouterr().out
 
 
 def test_row_groups_stay_small(folder, monkeypatch):

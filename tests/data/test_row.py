@@ -150,6 +150,7 @@ def test_pixels_are_refused_by_name(images):
         ({"videos": [{"video": "a", "start": float("nan")}]}, "start of videos.0. is nan"),
         ({"videos": [{"video": "a", "start": -1.0}]}, "from -1.0 s to None s"),
         ({"videos": [{"video": "a", "start": 4, "end": 4}]}, "from 4.0 s to 4.0 s"),
+        ({"images": [{"image": "a", "end": 0}]}, r"images\[0\] is an image and has 'end'"),
         ({"extra_info": "x"}, "wrong type: extra_info is str"),
         ({"data_source": ["x"]}, "wrong type: data_source is list, not text"),
     ],
