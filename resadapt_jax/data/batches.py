@@ -121,17 +121,16 @@ class BatchIterator:
         """Goes to a place that ``get_state`` gave.
 
         Raises:
-            UserError: a place in other batches; says what differs.
+            UserError: a place in other batches; says what they are by, then and now.
         """
-        differing = [
-            f"{name} was {state.get(name, 'not known')} and is {value}"
-            for name, value in self._identity.items()
-            if state.get(name) != value
-        ]
-        if differing:
+        if any(state.get(name) != value for name, value in self._identity.items()):
+            known = "; ".join(
+                f"{name} was {state.get(name, 'not known')} and is {value}"
+                for name, value in self._identity.items()
+            )
             raise UserError(
-                "since the checkpoint the rows' files or the settings they are read by have "
-                f"changed: {'; '.join(differing)}"
+                "the questions, answers or media that were read are not those of the checkpoint "
+                f"({known}); give --output-dir another folder, or put the files back"
             )
         self._start(state["batches"])
 

@@ -11,12 +11,14 @@ csv file is a table of questions about the clips and pictures of a folder, with 
     problem_type, data_source, ability, system, index, start, end, min_frames, max_frames
 
 Markers that a question lacks are put before it. Every row is read as training would read it and
-the header of every medium is looked at; bad rows are listed and nothing is written, unless
---drop-bad drops them. Rows are counted from 0, as in training; of a text file the line is told too.
+the header of every medium is looked at; with bad rows no parquet is written, unless --drop-bad
+drops them. OUTPUT.dropped.jsonl lists them all with their reasons. Rows are counted from 0, as in
+training; of a text file the line is told too.
 """
 
 import argparse
 import csv
+import json
 import os
 import sys
 import uuid
@@ -33,12 +35,12 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from resadapt_jax.data.image import IMAGE_SUFFIXES
-from resadapt_jax.data.row import COLUMNS, Medium, Row, RowError, parse_row, text_of
+from resadapt_jax.data.row import COLUMNS, Medium, Row, RowError, parse_row, records_of, text_of
 from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.sources import JsonRows, Rows, folder_of, open_rows
 from resadapt_jax.data.survey import Check, RowFilter, plan_medium
 from resadapt_jax.errors import UserError, run_cli
-from resadapt_jax.files import require_writable
+from resadapt_jax.files import atomic_write, require_writable
 from resadapt_jax.operators.sizes import SizeLimits
 from resadapt_jax.rewards import RewardConfig, check_truth
 
@@ -46,6 +48,18 @@ from resadapt_jax.rewards import RewardConfig, check_truth
 _GROUP_ROWS, _GROUP_BYTES = 512, 2**25
 _LISTED = 20
 
+_CSV_COLUMNS = (
+    "question", "answer", "media", "problem_type", "data_source", "ability", "system", "index",
+    "start", "end", "min_frames", "max_frames",
+)  # fmt: skip
+_NESTED = {
+    "prompt": ("role", "content"),
+    "images": ("image", "path", "bytes"),
+    "videos": (
+        "video", "path", "bytes", "min_frames", "max_frames", "start", "end", "video_start",
+        "video_end",
+    ),
+}  # fmt: skip
 _EXTRAS = ("problem_type", "index", "answer", "question", "doc_id")
 
 
@@ -53,7 +67,7 @@ class CsvRows(Sequence):
     """The table of questions that the module's description names, as records of the schema.
 
     Raises:
-        UserError: no such file, no text, or a column missing.
+        UserError: no such file, no text, or a column missing, unknown or there twice.
     """
 
     def __init__(self, path: str):
@@ -66,9 +80,7 @@ class CsvRows(Sequence):
             raise UserError(f"cannot read {path}: {error.strerror}") from error
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"not a csv file in UTF-8: {path} ({error})") from error
-        for column in ("question", "answer"):
-            if column not in columns:
-                raise UserError(f"{path} has no column {column!r}; it has {', '.join(columns)}")
+        _check_header(path, columns)
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -82,6 +94,19 @@ class CsvRows(Sequence):
         if None in row or None in row.values():
             raise RowError("unreadable row", f"line {line} has not as many fields as the first")
         return _csv_record(row)
+
+
+def _check_header(path: str, columns: Sequence[str]) -> None:
+    for column, count in Counter(columns).items():
+        if column not in _CSV_COLUMNS:
+            known = ", ".join(_CSV_COLUMNS)
+            raise UserError(f"{path} has an unknown column {column!r}; known are {known}")
+        if count > 1:
+            raise UserError(f"{path} has {count} columns {column!r}")
+    for column in ("question", "answer"):
+        if column not in columns:
+            has = ", ".join(columns) or "none"
+            raise UserError(f"{path} has no column {column!r}; it has {has}")
 
 
 def _csv_record(row: Mapping[str, str]) -> Mapping[str, Any]:
@@ -98,6 +123,9 @@ def _csv_record(row: Mapping[str, str]) -> Mapping[str, Any]:
         }  # fmt: skip
         media[kind].append({kind: path} | (limits if kind == "video" else {}))
         markers += f"<{kind}>"
+    for name in ("start", "end"):
+        if row.get(name) and not media["video"]:
+            raise RowError("wrong value", f"{name} is {row[name]!r}, but the row has no video")
     question = row["question"]
     if "<image>" not in question and "<video>" not in question:
         question = markers + question
@@ -203,7 +231,7 @@ def _check_row(rows: Rows, root: Path, check: Check, position: int) -> _Good | R
         to_record(row, _extra_info(record))
         for medium in row.media:
             plan_medium(medium, root, row_filter)
-        return _Good(tuple(row.cached_lengths), tuple(_without_room(record)))
+        return _Good(tuple(row.cached_lengths), tuple(dict.fromkeys(_without_room(record))))
     except RowError as error:
         return error
 
@@ -218,9 +246,17 @@ def _without_room(record: Mapping[str, Any]) -> Iterator[str]:
     for name, value in record.items():
         if value is not None and name not in COLUMNS and not name.startswith("len_frames_"):
             yield name
-    for name, value in _extra_info(record).items():
-        if value is not None and name not in _EXTRAS:
-            yield f"extra_info.{name}"
+    parts = [
+        ("extra_info", _EXTRAS, _extra_info(record)),
+        ("reward_model", ("style", "ground_truth"), record["reward_model"]),
+    ]
+    for column, known in _NESTED.items():
+        entries = records_of(record.get(column), column)
+        parts += [(column, known, one) for one in entries if isinstance(one, Mapping)]
+    for column, known, part in parts:
+        for name, value in part.items():
+            if value is not None and name not in known:
+                yield f"{column}.{name}"
 
 
 class Converted(NamedTuple):
@@ -235,6 +271,8 @@ def convert(
 ) -> Converted:
     """Checks all rows, then writes those that can be used.
 
+    The others are listed in the file `dropped_file`.
+
     Returns:
         What was dropped.
 
@@ -243,16 +281,18 @@ def convert(
     """
     found = check_rows(rows, root, check)
     bad = [(at, error) for at, error in enumerate(found) if isinstance(error, RowError)]
+    _list_dropped(dropped_file(out), rows, bad)
     if bad and not drop_bad:
         lines = [f"  {_place(rows, at)}: {error}" for at, error in bad[:_LISTED]]
-        lines += [f"  and {len(bad) - _LISTED} more"] if len(bad) > _LISTED else []
+        left = len(bad) - _LISTED
+        lines += [f"  and {left} more, all in {dropped_file(out)}"] if left > 0 else []
         listed = "\n".join(lines)
         raise UserError(
             f"{len(bad)} of {len(rows)} rows cannot be used; --drop-bad drops them\n{listed}"
         )
     good = {at: one for at, one in enumerate(found) if isinstance(one, _Good)}
     if not good:
-        raise UserError("no row can be used")
+        raise UserError(f"no row can be used; {dropped_file(out)} has the reasons")
     counts = {count for one in good.values() for count in one.lengths}
     records = (_normalised(rows[at]) for at in good)
     with _written_aside(out) as temporary, pq.ParquetWriter(temporary, _schema(counts)) as writer:
@@ -262,6 +302,22 @@ def convert(
         rows=Counter(error.kind for _, error in bad),
         values=Counter(name for one in good.values() for name in one.left),
     )
+
+
+def dropped_file(out: Path) -> Path:
+    """Where the rows are listed that were not written to ``out``."""
+    return out.with_name(f"{out.name}.dropped.jsonl")
+
+
+def _list_dropped(path: Path, rows: Rows, bad: Sequence[tuple[int, RowError]]) -> None:
+    """Writes an object a row, as training does; a list of an earlier run does not stay."""
+    path.unlink(missing_ok=True)
+    if bad:
+        listed = [
+            {"row": at, "line": _line(rows, at), "kind": error.kind, "reason": error.detail}
+            for at, error in bad
+        ]
+        atomic_write(path, "".join(json.dumps(one) + "\n" for one in listed))
 
 
 def _normalised(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,10 +349,13 @@ def _written_aside(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _line(rows: Rows, position: int) -> int | None:
+    return rows.line(position) if isinstance(rows, JsonRows | CsvRows) else None
+
+
 def _place(rows: Rows, position: int) -> str:
-    if isinstance(rows, JsonRows | CsvRows):
-        return f"row {position} (line {rows.line(position)})"
-    return f"row {position}"
+    line = _line(rows, position)
+    return f"row {position}" if line is None else f"row {position} (line {line})"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -335,11 +394,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     dropped = convert(rows, root, args.output, check, drop_bad=args.drop_bad)
     for kind, count in dropped.rows.most_common():
         print(f"dropped {count} rows: {kind}")
+    if dropped.rows:
+        print(f"{dropped_file(args.output)} names them")
     for name, count in dropped.values.most_common():
         print(f"dropped {name} of {count} rows: the schema has no column for it")
     print(f"wrote {len(rows) - dropped.rows.total()} rows to {args.output}")
     if root.resolve() != args.output.parent.resolve():
-        print(f"its media lie in {root}: train with media_root={root}")
+        print(f"its media lie in {root}: train with --data.media-root {root}")
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ class Corpus(NamedTuple):
         schedule: which rows make which batch.
         report: what was kept, dropped and why, lines to print.
         dropped: every row that cannot be used: file, row, kind and reason.
-        fingerprint: of the rows of all batches; must be the same on every host.
+        fingerprint: of the rows of all batches, 12 digits; must be the same on every host.
     """
 
     batches: BatchIterator
@@ -362,4 +362,4 @@ def _fingerprint(
     digest = hashlib.sha256(repr((contents, shapes, native_sizes)).encode())
     for array in (schedule.corpus, schedule.row, schedule.shape):
         digest.update(array.astype("<i8").tobytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:12]

@@ -3,7 +3,8 @@
 =============  =================================================================================
 column         content
 =============  =================================================================================
-prompt         list of {role, content}; ``<image>`` and ``<video>`` mark the places of the media
+prompt         list of {role, content}; the role is system, user or assistant; ``<image>`` and
+               ``<video>`` mark the places of the media
 images         list of paths, of bytes, or of {image: path} or {bytes}
 videos         list of the same with ``video``, and beside it, if wanted, min_frames, max_frames,
                start and end in seconds (or video_start and video_end)
@@ -32,6 +33,8 @@ from resadapt_jax.models.prompt_text import MARKER, Turn, without_markers
 
 REQUIRED_COLUMNS = ("prompt", "reward_model")
 COLUMNS = (*REQUIRED_COLUMNS, "images", "videos", "extra_info", "data_source", "ability")
+
+ROLES = ("system", "user", "assistant")
 
 _CACHED_LENGTH = re.compile(r"len_frames_(\d+)")
 
@@ -108,18 +111,19 @@ def parse_row(record: Mapping[str, Any]) -> Row:
     """Reads a record of the schema above.
 
     Raises:
-        RowError: a column is missing, a value has the wrong type, the prompt is empty, or its
-            markers are not as many as the media.
+        RowError: a column is missing, a value has the wrong type, a role is unknown, the user says
+            nothing, or the markers are not as many as the media.
     """
     for column in REQUIRED_COLUMNS:
         if record.get(column) is None:
             raise RowError("missing column", f"{column!r}")
     extra = _mapping(record.get("extra_info"), "extra_info")
     messages = tuple(_messages(record["prompt"]))
+    user_text(messages)
     media = {
         kind: [
             _medium(value, kind, at)
-            for at, value in enumerate(_records(record.get(kind + "s"), kind + "s"))
+            for at, value in enumerate(records_of(record.get(kind + "s"), kind + "s"))
         ]
         for kind in ("image", "video")
     }
@@ -139,7 +143,7 @@ def parse_row(record: Mapping[str, Any]) -> Row:
 
 
 def _messages(value: Any) -> Iterator[Turn]:
-    turns = _records(value, "prompt")
+    turns = records_of(value, "prompt")
     if not turns:
         raise RowError("empty prompt", "the list 'prompt' has no message")
     for at, turn in enumerate(turns):
@@ -147,9 +151,23 @@ def _messages(value: Any) -> Iterator[Turn]:
         for name in ("role", "content"):
             if not isinstance(turn.get(name), str | bytes):
                 raise RowError("wrong type", f"prompt[{at}] needs a text {name!r}")
-        yield Turn(role=text_of(turn["role"], "role"), content=text_of(turn["content"], "content"))
-    if not any(without_markers(text_of(turn["content"], "content")).strip() for turn in turns):
-        raise RowError("empty prompt", "no message has any text")
+        role = text_of(turn["role"], "role")
+        if role not in ROLES:
+            known = ", ".join(ROLES)
+            raise RowError("prompt", f"prompt[{at}] has the unknown role {role!r}, not of {known}")
+        yield Turn(role=role, content=text_of(turn["content"], "content"))
+
+
+def user_text(messages: Sequence[Turn]) -> str:
+    """What the user says, turn by turn, without markers: the query of the allocator.
+
+    Raises:
+        RowError: nothing.
+    """
+    said = (without_markers(turn.content).strip() for turn in messages if turn.role == "user")
+    if not (text := "\n".join(filter(None, said))):
+        raise RowError("prompt", "no turn of the user says anything")
+    return text
 
 
 def _medium(value: Any, kind: Literal["image", "video"], at: int) -> Medium:
@@ -170,6 +188,10 @@ def _medium(value: Any, kind: Literal["image", "video"], at: int) -> Medium:
             "end": _number(fields, name, "end", "video_end"),
         }
         _check_limits(name, **limits)
+    else:
+        for key in ("start", "end", "video_start", "video_end"):
+            if fields.get(key) is not None:
+                raise RowError("wrong value", f"{name} is an image and has {key!r}")
     if isinstance(fields.get("bytes"), bytes):
         return Medium(kind=kind, data=fields["bytes"], **limits)
     source = fields.get("path") if fields.get(kind) is None else fields[kind]
@@ -260,12 +282,16 @@ def _cached_lengths(record: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
             yield int(match[1]), int(value)
 
 
-def _records(value: Any, name: str) -> list[Any]:
-    """A list, whether it came as one, as an array or as a record of columns."""
+def records_of(value: Any, name: str) -> list[Any]:
+    """A list, whether it came as one, as an array or as a record of columns.
+
+    Raises:
+        RowError: it is none of these.
+    """
     if value is None:
         return []
     if isinstance(value, Mapping):
-        columns = {key: _records(column, name) for key, column in value.items()}
+        columns = {key: records_of(column, name) for key, column in value.items()}
         count = max(map(len, columns.values()), default=0)
         if any(len(column) != count for column in columns.values()):
             raise RowError("wrong type", f"the columns of {name} differ in length")

@@ -83,7 +83,8 @@ def _open_file(name: str) -> Rows:
 def _check_columns(path: str, columns: Sequence[str]) -> None:
     missing = [column for column in REQUIRED_COLUMNS if column not in columns]
     if missing:
-        raise UserError(f"{path} has no column {missing[0]!r}; it has {', '.join(columns)}")
+        has = ", ".join(columns) or "none"
+        raise UserError(f"{path} has no column {missing[0]!r}; it has {has}")
 
 
 class ParquetRows(Sequence):
@@ -159,7 +160,7 @@ class JsonRows(Sequence):
         self._places = _line_places(path)
         self._file: int | None = None
         if len(self._places):
-            _check_columns(path, _columns_of(self))
+            _check_columns(path, _columns_of(path, self))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_path": self._path, "_places": self._places, "_file": None}
@@ -203,7 +204,7 @@ class ArrayRecordRows(Sequence):
             raise UserError(f"not an ArrayRecord file: {path} ({_line(error)})") from error
         self._lock = threading.Lock()
         if self._length:
-            _check_columns(path, _columns_of(self))
+            _check_columns(path, _columns_of(path, self))
 
     def __reduce__(self) -> tuple:
         return ArrayRecordRows, (self._path,)
@@ -253,14 +254,18 @@ class StoredRows(Sequence):
             raise RowError("unreadable row", detail) from error
 
 
-def _columns_of(rows: Rows) -> list[str]:
+def _columns_of(path: str, rows: Rows) -> list[str]:
     """What the first records have, those that can be read; a single one may be a bad row."""
     columns: dict[str, None] = {}
-    for position in range(min(len(rows), _RECORDS_TO_TRY)):
+    errors = []
+    tried = min(len(rows), _RECORDS_TO_TRY)
+    for position in range(tried):
         try:
             columns |= dict.fromkeys(rows[position])
-        except RowError:
-            continue
+        except RowError as error:
+            errors.append(error)
+    if len(errors) == tried:
+        raise UserError(f"none of the first {tried} rows of {path} can be read: {errors[0]}")
     return list(columns)
 
 

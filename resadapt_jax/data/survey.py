@@ -21,7 +21,7 @@ from resadapt_jax.data.container import VideoHeader
 from resadapt_jax.data.frame_size import native_size
 from resadapt_jax.data.image import image_size
 from resadapt_jax.data.media import as_row_error, locate
-from resadapt_jax.data.row import Medium, Row, RowError, UnknownTask, parse_row
+from resadapt_jax.data.row import ROLES, Medium, Row, RowError, UnknownTask, parse_row
 from resadapt_jax.data.sampling import SamplingConfig, planned_frames
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.data.sources import Rows, folder_of
@@ -179,7 +179,7 @@ def cached_survey(
         path: the corpus.
         settings: whatever else the survey depends on, by its ``repr``.
     """
-    key = [_identity(path), asdict(row_filter), repr(settings), RowSize._fields]
+    key = [_identity(path), asdict(row_filter), repr(settings), RowSize._fields, ROLES]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     file = Path(folder) / f"survey-{digest[:32]}.json"
     try:

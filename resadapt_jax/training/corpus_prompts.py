@@ -12,7 +12,7 @@ from resadapt_jax import rewards
 from resadapt_jax.data.batches import pad_to
 from resadapt_jax.data.canvas import segment_ids
 from resadapt_jax.data.load import LoadedRow
-from resadapt_jax.data.row import Row, RowError, UnknownTask
+from resadapt_jax.data.row import Row, RowError, UnknownTask, user_text
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.errors import UserError
 from resadapt_jax.models.convention import Convention, milliseconds
@@ -115,7 +115,7 @@ class RowEncoder:
             "pair_milliseconds": milliseconds(loaded.pair_seconds),
             "query_ids": _padded(query, shape.query_tokens, 0),
             "query_mask": np.arange(shape.query_tokens) < len(query),
-            "question": user_text(row),
+            "question": user_text(row.messages),
             "problem_type": row.problem_type,
             "answer": row.truth,
             "skipped": loaded.skipped,
@@ -139,22 +139,10 @@ class RowEncoder:
             raise RowError("prompt", str(error)) from error
 
     def _query(self, row: Row) -> list[int]:
-        return encode_query(self.query_tokenizer, user_text(row))
+        return encode_query(self.query_tokenizer, user_text(row.messages))
 
     def _task(self, row: Row) -> rewards.TaskType:
         return rewards.task_type(row.problem_type, self.grading)
-
-
-def user_text(row: Row) -> str:
-    """What the user says, turn by turn, without markers: the query of the allocator.
-
-    Raises:
-        RowError: nothing.
-    """
-    said = (without_markers(m.content).strip() for m in row.messages if m.role == "user")
-    if not (text := "\n".join(filter(None, said))):
-        raise RowError("prompt", "no turn of the user says anything")
-    return text
 
 
 def _padded(values: list[int] | np.ndarray, length: int, fill: int) -> np.ndarray:

@@ -86,6 +86,23 @@ def test_a_table_of_questions_becomes_rows(folder):
     assert fourth.media == () and fourth.problem_type == "numerical"
 
 
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ("question,answer,Media", "unknown column 'Media'; known are question, answer, media,"),
+        ("question,answer,problem type", "unknown column 'problem type'"),
+        ("question,answer,", "unknown column ''"),
+        ("question,answer,answer", "2 columns 'answer'"),
+        ("answer,media", "no column 'question'; it has answer, media"),
+        ("", "no column 'question'; it has none"),
+    ],
+)
+def test_a_table_with_a_wrong_header_is_refused(folder, header, reason):
+    (folder / "q.csv").write_text(f"{header}\nWhy?,yes,a.mkv\n" if header else "")
+    with pytest.raises(UserError, match=reason):
+        main([str(folder / "q.csv"), str(folder / "q.parquet")])
+
+
 def bad_csv(folder):
     (folder / "q.csv").write_text(
         "media,question,answer,start\n"
@@ -114,7 +131,7 @@ def test_bad_rows_are_listed_with_their_lines_and_nothing_is_written(folder, cap
         lines[4] == "  row 4 (line 6): unreadable row: line 6 has not as many fields as the first"
     )
     assert lines[5].startswith("  row 5 (line 7): outside the media root")
-    assert not out.exists()
+    assert len(lines) == 6 and not out.exists()
 
 
 def test_bad_rows_are_dropped_if_asked_and_counted(folder, capsys):
@@ -122,6 +139,14 @@ def test_bad_rows_are_dropped_if_asked_and_counted(folder, capsys):
     assert len(open_rows(folder / "q.parquet")) == 1
     text = capsys.readouterr().out
     assert "dropped 1 rows: no such file" in text and "wrote 1 rows" in text
+    listed = folder / "q.parquet.dropped.jsonl"
+    assert f"{listed} names them" in text
+    first, *others = map(json.loads, listed.read_text().splitlines())
+    reason = f"{folder}/b.mkv"
+    assert first == {"row": 1, "line": 3, "kind": "no such file", "reason": reason}
+    assert [(one["row"], one["line"]) for one in others] == [(2, 4), (3, 5), (4, 6), (5, 7)]
+    main([write_jsonl(folder, plain()), str(folder / "q.parquet")])
+    assert not listed.exists()
 
 
 def test_lines_of_jsonl_are_those_of_the_file(folder):
@@ -129,7 +154,7 @@ def test_lines_of_jsonl_are_those_of_the_file(folder):
     path.write_text("\n" + json.dumps(plain()) + "\n\n" + json.dumps(plain("")) + "\n{\n")
     with pytest.raises(UserError) as caught:
         main([str(path), str(folder / "rows.parquet")])
-    assert "  row 1 (line 4): empty prompt" in str(caught.value)
+    assert "  row 1 (line 4): prompt: no turn" in str(caught.value)
     assert "  row 2 (line 5): unreadable row: line 5 is not JSON" in str(caught.value)
 
 
@@ -145,7 +170,8 @@ def test_lines_of_jsonl_are_those_of_the_file(folder):
             },
             "answer: no one number in ground truth",
         ),
-        ({"prompt": [{"role": "user", "content": "<video>"}], "videos": ["a.mkv"]}, "no message"),
+        ({"prompt": [{"role": "user", "content": "<video>"}], "videos": ["a.mkv"]}, "no turn"),
+        ({"prompt": [{"role": "system", "content": "Think."}]}, "prompt: no turn of the user"),
         ({"extra_info": {"answer": ["B"]}}, "wrong type: answer is list, not text"),
     ],
 )
@@ -170,6 +196,27 @@ def test_values_without_a_column_are_dropped_and_named(folder, capsys):
     assert text.count("no column") == 2
 
 
+def test_nested_values_without_a_column_are_named_too(folder, capsys):
+    videos = [{"video": "a.mkv", "fps": 2, "nframes": None}, {"video": "a.mkv", "fps": 1}]
+    row = plain(
+        videos=videos,
+        images=[{"image": "a.png", "detail": "low"}],
+        prompt=[{"role": "user", "content": "<video><video><image>?", "weight": 1}],
+        reward_model={"style": "rule", "ground_truth": "A", "extra": 1},
+    )
+    main([write_jsonl(folder, row), str(folder / "rows.parquet")])
+    text = capsys.readouterr().out
+    for name in ("videos.fps", "images.detail", "prompt.weight", "reward_model.extra"):
+        assert f"dropped {name} of 1 rows" in text
+    assert text.count("no column") == 4
+
+
+def test_an_image_has_no_start(folder):
+    (folder / "q.csv").write_text("media,question,answer,start\na.png,Why?,yes,1\n")
+    with pytest.raises(UserError, match="start is '1', but the row has no video"):
+        main([str(folder / "q.csv"), str(folder / "q.parquet")])
+
+
 def test_bytes_of_text_are_kept_as_text():
     assert to_record(ROW, {"answer": b"B"})["extra_info"]["answer"] == "B"
 
@@ -183,17 +230,19 @@ def test_what_is_a_picture_does_not_depend_on_the_machine(folder):
     assert [m.kind for m in row.media] == ["image"] * 3 + ["video"]
 
 
-def test_a_long_list_is_cut(folder):
+def test_a_long_list_is_cut_and_whole_in_its_file(folder):
     path = write_jsonl(folder, plain(), *[plain("")] * 30)
-    with pytest.raises(UserError, match="and 10 more"):
+    with pytest.raises(UserError, match="and 10 more, all in .*rows.parquet.dropped.jsonl"):
         main([path, str(folder / "rows.parquet")])
+    lines = (folder / "rows.parquet.dropped.jsonl").read_text().splitlines()
+    assert [json.loads(line)["row"] for line in lines] == list(range(1, 31))
 
 
 def test_media_that_lie_elsewhere_are_named(folder, tmp_path_factory, capsys):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     path = write_jsonl(elsewhere, plain("<video>?", videos=["a.mkv"]))
     main([path, str(elsewhere / "rows.parquet"), "--media-root", str(folder)])
-    assert f"train with media_root={folder}" in capsys.readouterr().out
+    assert f"train with --data.media-root {folder}" in capsys.readouterr().out
 
 
 def test_row_groups_stay_small(folder, monkeypatch):

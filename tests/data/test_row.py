@@ -119,7 +119,7 @@ def test_pixels_are_refused_by_name(images):
         ({"reward_model": None}, "missing column: 'reward_model'"),
         ({"reward_model": {"style": "rule"}}, "missing column: 'ground_truth' of 'reward_model'"),
         ({"prompt": []}, "empty prompt: the list 'prompt' has no message"),
-        ({"prompt": [{"role": "user", "content": " "}]}, "empty prompt: no message has any text"),
+        ({"prompt": [{"role": "user", "content": " "}]}, "prompt: no turn of the user says"),
         ({"prompt": "Why?"}, "wrong type: prompt is str, not a list"),
         ({"prompt": [{"role": "user"}]}, r"wrong type: prompt\[0\] needs a text 'content'"),
         ({"images": ["a.png"]}, "markers: 0 <image> in the prompt for 1 in 'images'"),
@@ -130,13 +130,27 @@ def test_pixels_are_refused_by_name(images):
         ({"videos": ["a\ud83d"]}, "no path"),
         ({"prompt": [{"role": "user", "content": "nice \ud83d"}]}, "content is not Unicode text"),
         ({"reward_model": {"ground_truth": "\udc00"}}, "ground_truth is not Unicode text"),
-        ({"prompt": [{"role": "user", "content": "<video> "}]}, "no message has any text"),
+        ({"prompt": [{"role": "user", "content": "<video> "}]}, "no turn of the user says"),
+        (
+            {
+                "prompt": [
+                    {"role": "system", "content": "Think."},
+                    {"role": "assistant", "content": "So?"},
+                ]
+            },
+            "prompt: no turn of the user says anything",
+        ),
+        (
+            {"prompt": [*record()["prompt"], {"role": "alien", "content": "?"}]},
+            r"prompt\[1\] has the unknown role 'alien'",
+        ),
         ({"videos": [{"video": "a", "max_frames": 2.5}]}, "max_frames of videos.0. is 2.5"),
         ({"videos": [{"video": "a", "max_frames": 0}]}, "asks for 0 frames"),
         ({"videos": [{"video": "a", "min_frames": 9, "max_frames": 8}]}, "9 to 8 frames"),
         ({"videos": [{"video": "a", "start": float("nan")}]}, "start of videos.0. is nan"),
         ({"videos": [{"video": "a", "start": -1.0}]}, "from -1.0 s to None s"),
         ({"videos": [{"video": "a", "start": 4, "end": 4}]}, "from 4.0 s to 4.0 s"),
+        ({"images": [{"image": "a", "end": 0}]}, r"images\[0\] is an image and has 'end'"),
         ({"extra_info": "x"}, "wrong type: extra_info is str"),
         ({"data_source": ["x"]}, "wrong type: data_source is list, not text"),
     ],

@@ -210,11 +210,15 @@ def test_a_missing_column_is_named(tmp_path):
         ("rows.csv", "a,b\n", "cannot read .*rows.csv: neither a prepared folder nor one of .parq"),
         ("rows.parquet", "hello", "not a parquet file"),
         ("rows.jsonl", "\n\n", "has no row"),
+        ("rows.jsonl", "{}\n", "has no column 'prompt'; it has none"),
+        ("rows.jsonl", '\n["a"]\n', "first 1 rows of .*: line 2 is not a JSON object"),
+        ("rows.jsonl", '[\n  {\n"a": 1\n}]\n', "first 4 rows of .*: line 1 is not JSON"),
+        ("rows.jsonl", b'{"prompt": "\xe9"}\n', "line 1 is not JSON: 'utf-8' codec"),
         ("rows.array_record", "hello" * 20_000, "ArrayRecord|has no row"),
     ],
 )
 def test_what_is_no_corpus_is_refused_in_one_line(tmp_path, name, content, reason):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=reason) as caught:
         open_rows(tmp_path / name)
     assert "\n" not in str(caught.value)

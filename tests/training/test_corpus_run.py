@@ -11,7 +11,7 @@ from video_factory import textured_frames, write_video
 
 from resadapt_jax.data.corpus import CorpusConfig
 from resadapt_jax.data.load import empty_row
-from resadapt_jax.data.row import RowError, parse_row
+from resadapt_jax.data.row import RowError, parse_row, user_text
 from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.errors import UserError
@@ -21,7 +21,7 @@ from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
-from resadapt_jax.training.corpus_prompts import RowEncoder, user_text
+from resadapt_jax.training.corpus_prompts import RowEncoder
 from resadapt_jax.training.loop.metrics import read_metrics
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
@@ -157,7 +157,7 @@ def test_the_query_is_what_the_user_says():
             "reward_model": {"ground_truth": "3"},
         }
     )
-    assert user_text(row) == "Who comes?\nWhen?"
+    assert user_text(row.messages) == "Who comes?\nWhen?"
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_a_run_goes_on_with_the_rows_that_are_left(config):
     # Six rows are an epoch of three batches; two of them ask the same.
     for epoch in (whole[:3], whole[3:]):
         asked = sorted(question for batch in epoch for question in batch)
-        assert asked == sorted(user_text(parse_row(row)) for row in ROWS)
+        assert asked == sorted(user_text(parse_row(row).messages) for row in ROWS)
     data = opened(config)
     next(data.batches), next(data.batches)
     again = opened(config)
