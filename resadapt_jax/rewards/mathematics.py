@@ -53,6 +53,7 @@ _SCIENTIFIC = re.compile(r"(?<![A-Za-z\\])([0-9.]{1,40})[eE]([-+]?[0-9]{1,3})(?!
 _WORDS = re.compile(
     r"(?<![A-Za-z\\])(?:[A-Za-z]{3,}|(?:to|of|in|is|as|by|at|on|if|no|it|so)(?![A-Za-z]))"
 )
+_LETTERS_ALONE, _TWO_LETTERS = re.compile("[A-Za-z ,]+"), re.compile("[A-Za-z]{2}")
 _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]+\}|\\[A-Za-z]+")
 _QUOTED = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|operatorname)[ ]?\{[^{}]*\}")
 _ALLOWED = re.compile(r"[A-Za-z0-9+\-*/^=<>()\[\]{}|!.,;:%'&_\\ ]+")
@@ -150,7 +151,10 @@ def refusal(latex: str) -> str | None:
 
 
 def is_worded(latex: str) -> bool:
-    """Whether there are any outside commands and quoted text; such a truth is compared as text."""
+    """Whether there are words outside commands and quoted text, or letters and nothing else, of
+    which two stand side by side; such a truth is compared as text."""
+    if _LETTERS_ALONE.fullmatch(latex) and _TWO_LETTERS.search(latex):
+        return True
     return _WORDS.search(_COMMAND.sub(" ", _QUOTED.sub(" ", latex))) is not None
 
 
