@@ -58,6 +58,8 @@ _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]+\}|\\[A-Za-z]+")
 _QUOTED = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|operatorname)[ ]?\{[^{}]*\}")
 _ALLOWED = re.compile(r"[A-Za-z0-9+\-*/^=<>()\[\]{}|!.,;:%'&_\\ ]+")
 _LONG_NUMBER = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
+# As Python groups digits; "101_2" may name a base.
+_GROUPED = re.compile(r"[0-9]_(?:0|[0-9]{3})")
 _HIGH_POWER = re.compile(
     rf"\^[ ]?\{{?[ ]?[-+]?[0-9]{{{MAX_POWER_DIGITS + 1}}}|[0-9]{{{MAX_POWER_DIGITS + 1}}}[ ]?\)?!"
 )
@@ -145,6 +147,8 @@ def refusal(latex: str) -> str | None:
         return f"more than {MAX_DEPTH} brackets within brackets"
     if _LONG_NUMBER.search(latex):
         return f"a number of more than {MAX_DIGITS} digits"
+    if _GROUPED.search(latex):
+        return "digits grouped by an underscore"
     if _HIGH_POWER.search(latex) or _is_tower(latex):
         return "a power or factorial too high to compute"
     return None

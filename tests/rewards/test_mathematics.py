@@ -93,6 +93,8 @@ from resadapt_jax.rewards.mathematics import refusal, to_latex
         ("CD", "DC", 0, "nor are two letters alone"),
         ("CD", "DC + 0", 0, "not even where the other side is an expression"),
         ("ba + 1", "ab + 1", 1, "in an expression they are"),
+        ("1_00", "1", 0, "digits grouped by an underscore are no index"),
+        ("101_2", "101_2", 1, "but a base may be"),
         (r"\pi", "pi", 1, "a name that is LaTeX's is no code"),
         ("to be", "be to", 0, "nor are small ones"),
         ("", "7", 0, "nothing"),
