@@ -53,10 +53,13 @@ _SCIENTIFIC = re.compile(r"(?<![A-Za-z\\])([0-9.]{1,40})[eE]([-+]?[0-9]{1,3})(?!
 _WORDS = re.compile(
     r"(?<![A-Za-z\\])(?:[A-Za-z]{3,}|(?:to|of|in|is|as|by|at|on|if|no|it|so)(?![A-Za-z]))"
 )
+_LETTERS_ALONE, _TWO_LETTERS = re.compile("[A-Za-z ,]+"), re.compile("[A-Za-z]{2}")
 _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]+\}|\\[A-Za-z]+")
 _QUOTED = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|operatorname)[ ]?\{[^{}]*\}")
 _ALLOWED = re.compile(r"[A-Za-z0-9+\-*/^=<>()\[\]{}|!.,;:%'&_\\ ]+")
 _LONG_NUMBER = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
+# As Python groups digits; "101_2" may name a base.
+_GROUPED = re.compile(r"[0-9]_(?:0|[0-9]{3})")
 _HIGH_POWER = re.compile(
     rf"\^[ ]?\{{?[ ]?[-+]?[0-9]{{{MAX_POWER_DIGITS + 1}}}|[0-9]{{{MAX_POWER_DIGITS + 1}}}[ ]?\)?!"
 )
@@ -144,13 +147,18 @@ def refusal(latex: str) -> str | None:
         return f"more than {MAX_DEPTH} brackets within brackets"
     if _LONG_NUMBER.search(latex):
         return f"a number of more than {MAX_DIGITS} digits"
+    if _GROUPED.search(latex):
+        return "digits grouped by an underscore"
     if _HIGH_POWER.search(latex) or _is_tower(latex):
         return "a power or factorial too high to compute"
     return None
 
 
 def is_worded(latex: str) -> bool:
-    """Whether there are any outside commands and quoted text; such a truth is compared as text."""
+    """Whether there are words outside commands and quoted text, or letters and nothing else, of
+    which two stand side by side; such a truth is compared as text."""
+    if _LETTERS_ALONE.fullmatch(latex) and _TWO_LETTERS.search(latex):
+        return True
     return _WORDS.search(_COMMAND.sub(" ", _QUOTED.sub(" ", latex))) is not None
 
 

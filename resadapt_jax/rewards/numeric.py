@@ -12,14 +12,19 @@ _NUMBER = re.compile(
     r"(?<![0-9A-Za-z_.])[-+]?"
     r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,6}(?![0-9])|[0-9]{1,40})?"
     r"(?:\.[0-9]{1,40}|(?<=[0-9])\.?)"
-    r"(?:[eE][-+]?[0-9]{1,3})?(?!\.?[0-9])"
+    r"(?:[eE][-+]?[0-9]{1,3})?(?!\.?[0-9]|_[0-9])"
 )
 
-_ARITHMETIC = re.compile(r"[0-9)][ ]{0,4}(?:[+*/^×÷·xX-]|\\times|\\cdot)[ ]{0,4}[(0-9]")
+_ARITHMETIC = re.compile(r"[0-9)][ ]{0,4}(?:\*\*|[+*/^×÷·xX-]|\\times|\\cdot)[ ]{0,4}[(0-9]")
 # What makes a number part of an expression: a power, a root, a fraction, a constant.
 _EXPRESSION = re.compile(
     r"[0-9)}](?:[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]|[ ]?\^[ ]?\{?[ ]?-?[0-9(])|[¼-¾⅐-⅞√π∞]|"
     r"\\(?:[dt]?frac|sqrt|pi|log|ln|binom)"
+)
+# Python's power, no stars around a word in bold: glued on both sides, or apart on both.
+_STARS = re.compile(
+    r"(?<=[0-9A-Za-z)\]}])(?:\*\*|[ ]{1,4}\*\*[ ]{1,4})(?=[-+]?[.]?[(0-9A-Za-z])|"
+    r"(?<![A-Za-z0-9])[A-Za-z]\*\*"
 )
 _POWERS = {
     **{"hundred": 1e2, "thousand": 1e3, "k": 1e3, "million": 1e6, "bn": 1e9, "billion": 1e9},
@@ -40,7 +45,7 @@ def parse_number(text: str) -> float | None:
     product, a power, a root or a fraction is none.
     """
     stated = plain(text).rpartition("=")[2]
-    if _ARITHMETIC.search(stated) or _EXPRESSION.search(stated):
+    if any(form.search(stated) for form in (_ARITHMETIC, _EXPRESSION, _STARS)):
         return None
     numbers = _NUMBER.finditer(stated)
     values = {float(n[0].replace(",", "")) * powers_of_ten(stated, n.end())[0] for n in numbers}

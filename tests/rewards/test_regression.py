@@ -44,6 +44,7 @@ from resadapt_jax.rewards import regression
         ("100", "many", 0.0, "a truth that is no number"),
         ("many", "many", 0.0, "not even if the answer is the same"),
         ("__import__('os').cpu_count()", "100", 0.0, "code is not run"),
+        ("10**10**10", "10", 0.0, "a power is not its base"),
         ("50+50", "100", 0.0, "nor is arithmetic done"),
     ),
 )
