@@ -4,15 +4,50 @@
 
 Writes the Hugging Face directory ``runs/toy_pretrain/backbone``, the one that the package ships as
 ``resadapt_jax/assets/toy_backbone``. The README says how long it takes and what to expect.
+
+``--config-arg qwen3_vl`` makes a tiny Qwen3-VL of the same world, ``--config-arg hard`` a
+Qwen2.5-VL that answers about the harder one (`data.toy_world.HARD_WORLD`).
 """
 
+from dataclasses import replace
+
+from resadapt_jax.data.toy_world import HARD_WORLD
 from resadapt_jax.training.pretrain import Phase, PretrainConfig
 
 
 def get_config(arg: str = "") -> PretrainConfig:
-    """The shipped backbone's recipe; it takes no argument."""
-    if arg:
-        raise ValueError(f"configs/toy_pretrain.py takes no argument, got {arg!r}")
+    """The shipped backbone's recipe; ``arg`` is empty, ``qwen3_vl`` or ``hard``."""
+    shipped = _shipped()
+    match arg:
+        case "":
+            return shipped
+        case "qwen3_vl":
+            return replace(shipped, output_dir="runs/toy_pretrain_qwen3_vl", family="qwen3_vl")
+        case "hard":
+            return _hard(shipped)
+    raise ValueError(f"configs/toy_pretrain.py takes qwen3_vl, hard or nothing, got {arg!r}")
+
+
+def _hard(shipped: PretrainConfig) -> PretrainConfig:
+    """The same phases with pictures; the last is longer, as is what it shows."""
+    crops, questions, clips = shipped.phases
+    clips = replace(
+        clips,
+        num_steps=600,
+        batch_size=8,
+        num_pairs=HARD_WORLD.num_pairs,
+        num_signs=HARD_WORLD.num_signs,
+        num_pictures=HARD_WORLD.num_pictures,
+    )
+    return replace(
+        shipped,
+        output_dir="runs/toy_pretrain_hard",
+        world=replace(HARD_WORLD, seed=shipped.world.seed),
+        phases=(crops, replace(questions, num_pairs=5, num_pictures=1), clips),
+    )
+
+
+def _shipped() -> PretrainConfig:
     return PretrainConfig(
         phases=(
             # One sign in a small crop: the tower learns to read.

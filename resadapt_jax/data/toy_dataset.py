@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from resadapt_jax.data.toy_source import ToyClips
-from resadapt_jax.data.toy_world import TASKS, ToyWorldConfig
+from resadapt_jax.data.toy_world import PROBLEM_TYPES, ToyWorldConfig
 
 
 class ToyWorldBuilderConfig(tfds.core.BuilderConfig):
@@ -58,7 +58,8 @@ class ToyWorld(tfds.core.GeneratorBasedBuilder):
                 encoding="zlib",
             ),
             "times": tfds.features.Tensor(shape=(world.num_frames,), dtype=np.float64),
-            "task": tfds.features.ClassLabel(names=list(TASKS)),
+            "num_pictures": tfds.features.Scalar(np.int64),
+            "task": tfds.features.ClassLabel(names=list(PROBLEM_TYPES)),
             "question": tfds.features.Text(),
             "answer": tfds.features.Text(),
             "evidence": tfds.features.Tensor(shape=(world.num_pairs,), dtype=np.bool_),
@@ -92,4 +93,4 @@ class StoredClips:
     def __getitem__(self, position: SupportsIndex) -> dict[str, Any]:
         record = self.source[position]
         texts = {name: record[name].decode() for name in ("question", "answer")}
-        return {**record, **texts, "task": TASKS[record["task"]]}
+        return {**record, **texts, "task": list(PROBLEM_TYPES)[record["task"]]}

@@ -14,17 +14,13 @@ from resadapt_jax.data.batches import (
     pad_to,
     pair_seconds,
 )
+from resadapt_jax.data.canvas import segment_ids
 from resadapt_jax.data.toy_source import ToyDialogues
-from resadapt_jax.data.toy_world import (
-    COLOURS,
-    PROBLEM_TYPES,
-    TASKS,
-    ToyWorldConfig,
-    question_text,
-)
+from resadapt_jax.data.toy_world import PROBLEM_TYPES, ToyWorldConfig, question_texts
 from resadapt_jax.models.convention import Convention, milliseconds
-from resadapt_jax.models.prompt_text import build_prompt
+from resadapt_jax.models.prompt_text import CompactPrompt, Shown, Turn, build_chat
 from resadapt_jax.models.tokenizer import encode_query
+from resadapt_jax.typing import Float
 
 # Longest texts of a dialogue in the toy tokenizer's tokens: a pair's header, a turn, a reply.
 HEADER_TOKENS, TURN_TOKENS, ANSWER_TOKENS = 4, 26, 5
@@ -47,14 +43,15 @@ def encode_dialogue(
     convention: Convention,
 ) -> dict[str, np.ndarray]:
     """A record of ``ToyDialogues`` as compact ids with the positions of its answer tokens."""
+    num_pictures = record["num_pictures"]
     ids: list[int] = []
     entries: list[int] = []
     answers: list[int] = []
     seconds = pair_seconds(record["times"])
     clock = milliseconds(seconds)
     for question, answer in record["turns"]:
-        prompt = build_prompt(tokenizer, question, seconds, convention)
-        seconds = seconds[:0]  # only the first turn shows the clip
+        prompt = build_toy_prompt(tokenizer, question, seconds, num_pictures, convention)
+        seconds, num_pictures = seconds[:0], 0  # only the first turn shows the clip
         ids += prompt.token_ids.tolist()
         entries += prompt.entry_index.tolist()
         answer_ids = tokenizer.encode(answer + "<|im_end|>")
@@ -103,11 +100,31 @@ class Room(NamedTuple):
         convention: Convention,
     ) -> "Room":
         """Of a backbone's prompts and of an encoder's queries, whatever their tokenizers."""
-        questions = [question_text(task, colour) for task in TASKS for colour in COLOURS]
-        latest = [world.clock_seconds - 0.75] * world.num_pairs  # the longest time that can be said
-        prompts = [build_prompt(tokenizer, text, latest, convention) for text in questions]
+        questions = question_texts(world.tasks)
+        latest = np.full(world.num_pairs, world.clock_seconds - 0.75)  # takes most tokens to say
+        shown = latest, world.num_pictures, convention
+        prompts = [build_toy_prompt(tokenizer, text, *shown) for text in questions]
         queries = [encode_query(query_tokenizer, text) for text in questions]
         return cls(max(len(prompt.token_ids) for prompt in prompts), max(map(len, queries)))
+
+
+def build_toy_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    seconds: Float[np.ndarray, " K"],
+    num_pictures: int,
+    convention: Convention,
+) -> CompactPrompt:
+    """A user turn with pictures, then a video, if there are any, then the question.
+
+    Args:
+        seconds: of all pairs; the first ``num_pictures`` are pictures.
+    """
+    pictures = [Shown("image", [time]) for time in seconds[:num_pictures]]
+    videos = [Shown("video", seconds[num_pictures:])] if len(seconds) > num_pictures else []
+    media = pictures + videos
+    marks = "".join(f"<{medium.kind}>" for medium in media)
+    return build_chat(tokenizer, [Turn("user", marks + question)], media, convention)
 
 
 def encode_question(
@@ -122,12 +139,16 @@ def encode_question(
     The evidence is left behind: what trains an allocator must not hold it.
     """
     seconds = pair_seconds(record["times"])
-    prompt = build_prompt(tokenizer, record["question"], seconds, convention)
+    kinds = ["image"] * record["num_pictures"] + ["video"]
+    medium = np.minimum(np.arange(len(seconds)), record["num_pictures"])
+    segments = segment_ids(kinds, medium)
+    shown = seconds, record["num_pictures"], convention
+    prompt = build_toy_prompt(tokenizer, record["question"], *shown)
     query = encode_query(query_tokenizer, record["question"])
     return {
         "frames": record["frames"],
-        "frame_mask": np.ones(len(record["frames"]), bool),
-        "segment_ids": np.zeros(len(record["frames"]), np.int32),
+        "frame_mask": (segments == 0) | (np.arange(len(segments)) % 2 == 0),
+        "segment_ids": segments,
         "native_index": np.zeros(len(seconds), np.int32),
         "valid": np.True_,
         "compact_ids": pad_to(prompt.token_ids, room.prompt, 0),

@@ -9,7 +9,6 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from resadapt_jax.data.toy_world import (
-    CLOCK_SECONDS,
     COLOURS,
     DIGITS,
     LETTERS,
@@ -36,9 +35,9 @@ def _evidence_mask(question: Question, config: ToyWorldConfig) -> np.ndarray:
 class ToyClips:
     """``length`` clips from ``first`` on, one question each.
 
-    A record holds ``frames`` uint8 [F, H, W, 3], ``times`` float64 [F] in seconds, ``task``,
-    ``question``, ``answer``, ``index`` and ``evidence`` bool [K]. The evidence is for oracles and
-    plots: no allocator, reward or loss may read it.
+    A record holds ``frames`` uint8 [F, H, W, 3], ``times`` float64 [F] in seconds,
+    ``num_pictures``, ``task``, ``question``, ``answer``, ``index`` and ``evidence`` bool [K]. The
+    evidence is for oracles and plots: no allocator, reward or loss may read it.
     """
 
     config: ToyWorldConfig
@@ -52,11 +51,12 @@ class ToyClips:
         index = self.first + range(self.length)[position]
         rng = clip_rng(self.config, index)
         signs = draw_signs(rng, self.config)
-        question = draw_question(rng, signs)
+        question = draw_question(rng, signs, self.config.tasks)
         return {
             "index": index,
             "frames": render(rng, signs, self.config),
             "times": frame_times(signs, self.config),
+            "num_pictures": self.config.num_pictures,
             "task": question.task,
             "question": question.text,
             "answer": question.answer,
@@ -64,19 +64,53 @@ class ToyClips:
         }
 
 
-# Words for what a pair's sign shows, as the tokenizer has them; label i + 1 is word i, 0 no sign.
-LABEL_WORDS = (
-    tuple(f" {colour}" for colour in COLOURS),
-    tuple(f" {letter}" for letter in LETTERS),
-    tuple(f" {digit}" for digit in DIGITS),
-    tuple(MARKS),
-    tuple(f" {second}.0" for second in range(CLOCK_SECONDS)),
-)
+@dataclass(frozen=True)
+class SampledClips:
+    """Clips of which only every ``stride``-th pair of the video was sampled, and all pictures."""
+
+    source: ToyClips
+    stride: int
+
+    @property
+    def config(self) -> ToyWorldConfig:
+        return self.source.config
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, position: SupportsIndex) -> dict[str, Any]:
+        record = self.source[position]
+        pictures, pairs = record["num_pictures"], len(record["evidence"])
+        kept = np.r_[np.arange(pictures), np.arange(pictures, pairs, self.stride)]
+        frames = (2 * kept[:, None] + np.arange(2)).ravel()
+        return record | {
+            "frames": record["frames"][frames],
+            "times": record["times"][frames],
+            "evidence": record["evidence"][kept],
+        }
+
+
+NUM_LABELS = 5
+"""Colour, letter, points, mark and second of a sign."""
+
+
+def label_words(clock_seconds: int) -> tuple[tuple[str, ...], ...]:
+    """Words for what a pair's sign shows, as the tokenizer has them.
+
+    Label i + 1 is word i, 0 no sign.
+    """
+    return (
+        tuple(f" {colour}" for colour in COLOURS),
+        tuple(f" {letter}" for letter in LETTERS),
+        tuple(f" {digit}" for digit in DIGITS),
+        tuple(MARKS),
+        tuple(f" {second}.0" for second in range(clock_seconds)),
+    )
 
 
 def pair_labels(signs: tuple[Sign, ...], config: ToyWorldConfig) -> np.ndarray:
     """Colour, letter, points, mark and second in each pair, int32 ``[K, 5]``; 0 for no sign."""
-    labels = np.zeros((config.num_pairs, len(LABEL_WORDS)), np.int32)
+    labels = np.zeros((config.num_pairs, NUM_LABELS), np.int32)
     for sign in signs:
         for pair, mark in zip(sign.pairs, sign.marks, strict=True):
             labels[pair] = (
@@ -93,8 +127,8 @@ def pair_labels(signs: tuple[Sign, ...], config: ToyWorldConfig) -> np.ndarray:
 class ToyDialogues:
     """Clips with several questions each and per-pair labels, to pre-train a backbone on.
 
-    A record holds ``frames``, ``times``, ``turns`` (a list of question and reply pairs) and
-    ``labels`` int32 [K, 5].
+    A record holds ``frames``, ``times``, ``num_pictures``, ``turns`` (a list of question and reply
+    pairs) and ``labels`` int32 [K, 5].
     """
 
     config: ToyWorldConfig
@@ -107,10 +141,11 @@ class ToyDialogues:
     def __getitem__(self, position: SupportsIndex) -> dict[str, Any]:
         rng = clip_rng(self.config, range(self.length)[position])
         signs = draw_signs(rng, self.config)
-        questions = draw_questions(rng, signs, self.turns)
+        questions = draw_questions(rng, signs, self.turns, self.config.tasks)
         return {
             "frames": render(rng, signs, self.config),
             "times": frame_times(signs, self.config),
+            "num_pictures": self.config.num_pictures,
             "turns": [(question.text, question.reply) for question in questions],
             "labels": pair_labels(signs, self.config),
         }

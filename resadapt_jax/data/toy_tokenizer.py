@@ -8,12 +8,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from resadapt_jax.data.toy_world import (
-    CLOCK_SECONDS,
-    COLOURS,
+    DEFAULT_WORLD,
     DIGITS,
     LETTERS,
-    TASKS,
-    question_text,
+    ToyWorldConfig,
+    question_texts,
 )
 from resadapt_jax.models.prompt_text import seconds_text
 
@@ -38,18 +37,18 @@ CHAT_TEMPLATE = (
 )
 
 
-def _sentences() -> list[str]:
-    """Everything that is said in the embedded world."""
+def _sentences(world: ToyWorldConfig) -> list[str]:
+    """Everything that is said in a world."""
     # A pair's frames are half a second apart, so its mean time is a quarter past.
-    stamps = [f"<{seconds_text(second + 0.25)} seconds>" for second in range(CLOCK_SECONDS)]
-    spans = [f" {second}.0 to {second + 1}.0" for second in range(CLOCK_SECONDS)]
-    questions = [question_text(t, c) for t in TASKS for c in COLOURS]
+    stamps = [f"<{seconds_text(second + 0.25)} seconds>" for second in range(world.clock_seconds)]
+    spans = [f" {second}.0 to {second + 1}.0" for second in range(world.clock_seconds)]
+    questions = question_texts(world.tasks)
     shown = [f" {glyph}" for glyph in LETTERS + DIGITS]
     return [*stamps, *spans, *questions, *shown, "user\n", "assistant\n"]
 
 
-def build_toy_tokenizer() -> PreTrainedTokenizerFast:
-    """The embedded world's tokenizer with Qwen's special tokens and chat markup; deterministic."""
+def build_toy_tokenizer(world: ToyWorldConfig = DEFAULT_WORLD) -> PreTrainedTokenizerFast:
+    """An embedded world's tokenizer with Qwen's special tokens and chat markup; deterministic."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -67,7 +66,7 @@ def build_toy_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_sentences(), trainer)
+    tokenizer.train_from_iterator(_sentences(world), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",

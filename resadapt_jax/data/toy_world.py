@@ -4,7 +4,7 @@ A clip shows a drifting grey texture with muted moving boxes. Four signs appear 
 each for one or two temporal pairs. A sign's coloured border survives any thumbnail; what is
 printed inside (a letter, a number of points, the second at which the sign went up, and a mark that
 nobody asks about) has strokes one pixel wide and is legible only near full resolution. A question
-names one colour, so the other signs carry wrong answers.
+names a colour, so the other signs carry wrong answers.
 
 ============  =======================================  ==============  ==================
 task          question                                 answer          graded as
@@ -14,10 +14,20 @@ task          question                                 answer          graded as
 ``when``      When did the red sign go up?             ``4.0 to 5.0``  temporal grounding
 ============  =======================================  ==============  ==================
 
+Harder worlds (`ToyWorldConfig`) have still pictures beside the clip, each with a sign that is not
+in it, and a question with two pieces of evidence:
+
+============  =======================================  ==============  ==================
+``both``      Which letters are on the red and the     ``red C blue    exact match
+              blue sign?                               F``
+============  =======================================  ==============  ==================
+
 Everything is a function of ``(config.seed, index)``: the same pair gives the same clip anywhere.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
 
 import numpy as np
 
@@ -32,11 +42,12 @@ COLOURS = {
 LETTERS = "ABCDEFGH"
 DIGITS = "123456789"
 MARKS = "+x"
-TASKS = ("which", "how_many", "when")
+TASKS = ("which", "how_many", "when")  # of the default world
 PROBLEM_TYPES = {
     "which": "multiple choice",
     "how_many": "numerical",
     "when": "temporal grounding",
+    "both": "exact match",
 }
 """How an answer to a question of a task is graded (`rewards.TaskType`)."""
 
@@ -108,27 +119,50 @@ class ToyWorldConfig:
     seed: int = 0
     """Clips are a function of this seed and their index."""
     num_pairs: int = 12
-    """Temporal pairs of a clip; two frames each."""
+    """Temporal pairs of a prompt; two frames each."""
     size: int = 112
     """Frame height and width in pixels."""
     num_signs: int = 4
     """Signs of a clip, each of its own colour."""
+    longest_sign: int = 2
+    """Most pairs that a sign is up for, 1 or 2."""
+    num_pictures: int = 0
+    """So many of the pairs, the first, are a still picture each, with a sign of another colour."""
+    tasks: tuple[str, ...] = TASKS
+    """What is asked."""
+    least_clock: int = CLOCK_SECONDS
+    """Seconds within which a clip lies, if it is not longer itself."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_signs <= min(self.num_pairs, len(COLOURS)):
+        if self.num_pictures < 0 or not 1 <= self.num_signs <= self.video_pairs:
             raise ValueError(
-                f"{self.num_signs} signs do not fit in {self.num_pairs} pairs"
-                f" and {len(COLOURS)} colours"
+                f"{self.num_signs} signs and {self.num_pictures} pictures do not fit in "
+                f"{self.num_pairs} pairs"
             )
+        if self.num_signs + self.num_pictures > len(COLOURS):
+            raise ValueError(
+                f"{self.num_signs} signs and {self.num_pictures} pictures need more than the "
+                f"{len(COLOURS)} colours"
+            )
+        if self.longest_sign not in (1, 2):
+            raise ValueError(f"longest_sign must be 1 or 2, got {self.longest_sign}")
+        if not self.tasks or not set(self.tasks) <= PROBLEM_TYPES.keys():
+            raise ValueError(f"tasks must be among {tuple(PROBLEM_TYPES)}, got {self.tasks}")
+        if "both" in self.tasks and self.num_signs + self.num_pictures < 2:
+            raise ValueError("a question about both of two signs needs two")
         if self.size < SIGN + 16:
             raise ValueError(f"frames of {self.size} pixels are too small for signs of {SIGN}")
-
-        if self.num_pairs > LONGEST_CLOCK:
-            raise ValueError(f"{self.num_pairs} pairs do not fit on a clock of {LONGEST_CLOCK} s")
+        if self.clock_seconds > LONGEST_CLOCK:
+            raise ValueError(f"{self.clock_seconds} s do not fit on a clock of {LONGEST_CLOCK} s")
 
     @property
     def num_frames(self) -> int:
         return 2 * self.num_pairs
+
+    @property
+    def video_pairs(self) -> int:
+        """The pairs that are not pictures."""
+        return self.num_pairs - self.num_pictures
 
     @property
     def native_sizes(self) -> tuple[tuple[int, int]]:
@@ -138,12 +172,26 @@ class ToyWorldConfig:
     @property
     def clock_seconds(self) -> int:
         """Seconds that the clock can show."""
-        return max(CLOCK_SECONDS, self.num_pairs)
+        return max(self.least_clock, self.video_pairs)
+
+
+DEFAULT_WORLD = ToyWorldConfig()
+HARD_WORLD = ToyWorldConfig(
+    num_pairs=33,
+    num_signs=5,
+    longest_sign=1,
+    num_pictures=1,
+    tasks=(*TASKS, "both"),
+)
+"""Longer clips, shorter evidence, two pieces of it, a picture: what separates methods better."""
 
 
 @dataclass(frozen=True)
 class Sign:
-    """One sign: it went up at second ``clock``, and in its ``i``-th pair it shows ``marks[i]``."""
+    """One sign: it went up at second ``clock``, and in its ``i``-th pair it shows ``marks[i]``.
+
+    On a still picture (``still``) nothing goes up, whatever is printed.
+    """
 
     colour: str
     first_pair: int
@@ -153,6 +201,7 @@ class Sign:
     marks: str
     top: int
     left: int
+    still: bool = False
 
     @property
     def pairs(self) -> range:
@@ -164,15 +213,10 @@ class Question:
     """A question, its reference answer, and the pairs that show it (for plots and oracles)."""
 
     task: str
-    colour: str
     text: str
     answer: str
+    reply: str  # what a backbone is taught to say: it names the sign, then answers
     evidence: tuple[int, ...]
-
-    @property
-    def reply(self) -> str:
-        """What a backbone is taught to say: it names the sign, then answers."""
-        return f" {self.colour} {self.answer}"
 
 
 def clip_rng(config: ToyWorldConfig, index: int) -> np.random.Generator:
@@ -183,45 +227,75 @@ def clip_rng(config: ToyWorldConfig, index: int) -> np.random.Generator:
 def draw_signs(rng: np.random.Generator, config: ToyWorldConfig) -> tuple[Sign, ...]:
     """Signs of distinct colours in disjoint runs of one or two pairs, in order of time.
 
-    A clip shorter than the clock starts at a random second.
+    A clip shorter than the clock starts at a random second. The signs of pictures come last.
     """
-    start = int(rng.integers(0, config.clock_seconds - config.num_pairs + 1))
-    spare = config.num_pairs - config.num_signs
-    twice = rng.random(config.num_signs) < 0.5
+    start = int(rng.integers(0, config.clock_seconds - config.video_pairs + 1))
+    spare = config.video_pairs - config.num_signs
+    twice = (rng.random(config.num_signs) < 0.5) & (config.longest_sign == 2)
     lengths = 1 + (twice & (np.cumsum(twice) <= spare))
     # Spread the pairs that show no sign over the gaps before, between and after the runs.
-    spare = config.num_pairs - int(lengths.sum())
+    spare = config.video_pairs - int(lengths.sum())
     gaps = rng.multinomial(spare, np.full(config.num_signs + 1, 1.0 / (config.num_signs + 1)))
     first_pairs = np.cumsum(gaps[:-1]) + np.concatenate([[0], np.cumsum(lengths)[:-1]])
     colours = rng.permutation(list(COLOURS))
-    signs = []
-    for colour, length, first_pair in zip(colours, lengths, first_pairs, strict=False):
-        marks = list(rng.permutation(list(MARKS)))[:length]
-        top, left = GRID * rng.integers(0, (config.size - SIGN) // GRID + 1, 2)
-        signs.append(
-            Sign(
-                colour=str(colour),
-                first_pair=int(first_pair),
-                clock=start + int(first_pair),
-                letter=str(rng.choice(list(LETTERS))),
-                points=str(rng.choice(list(DIGITS))),
-                marks="".join(marks),
-                top=int(top),
-                left=int(left),
-            )
+    signs = [
+        _draw_sign(
+            rng, config, colour, config.num_pictures + first_pair, length, start + first_pair
         )
+        for colour, length, first_pair in zip(colours, lengths, first_pairs, strict=False)
+    ]
+    for picture, colour in enumerate(colours[config.num_signs :][: config.num_pictures]):
+        clock = rng.integers(config.clock_seconds)
+        signs.append(replace(_draw_sign(rng, config, colour, picture, 1, clock), still=True))
     return tuple(signs)
 
 
-def question_text(task: str, colour: str) -> str:
-    """How the embedded world words a task about the sign of a colour."""
-    if task == "which":
-        return f"Which letter is on the {colour} sign?"
-    if task == "how_many":
-        return f"How many points is the {colour} sign worth?"
-    if task == "when":
-        return f"When did the {colour} sign go up?"
-    raise ValueError(f"unknown task {task!r}; the embedded world has {', '.join(TASKS)}")
+def _draw_sign(
+    rng: np.random.Generator,
+    config: ToyWorldConfig,
+    colour: str,
+    first_pair: int,
+    length: int,
+    clock: int,
+) -> Sign:
+    marks = list(rng.permutation(list(MARKS)))[:length]
+    top, left = GRID * rng.integers(0, (config.size - SIGN) // GRID + 1, 2)
+    return Sign(
+        colour=str(colour),
+        first_pair=int(first_pair),
+        clock=int(clock),
+        letter=str(rng.choice(list(LETTERS))),
+        points=str(rng.choice(list(DIGITS))),
+        marks="".join(marks),
+        top=int(top),
+        left=int(left),
+    )
+
+
+def question_text(task: str, *colours: str) -> str:
+    """How the embedded world words a task about the sign of a colour, ``both`` about two."""
+    match task, colours:
+        case "which", (colour,):
+            return f"Which letter is on the {colour} sign?"
+        case "how_many", (colour,):
+            return f"How many points is the {colour} sign worth?"
+        case "when", (colour,):
+            return f"When did the {colour} sign go up?"
+        case "both", (first, second):
+            return f"Which letters are on the {first} and the {second} sign?"
+    raise ValueError(
+        f"unknown task {task!r} about {len(colours)} signs; the embedded world has "
+        f"{', '.join(PROBLEM_TYPES)}"
+    )
+
+
+def question_texts(tasks: Sequence[str]) -> list[str]:
+    """Every question that tasks may lead to."""
+    return [
+        question_text(task, *colours)
+        for task in tasks
+        for colours in permutations(COLOURS, 2 if task == "both" else 1)
+    ]
 
 
 def ask(task: str, sign: Sign) -> Question:
@@ -231,31 +305,59 @@ def ask(task: str, sign: Sign) -> Question:
         "how_many": sign.points,
         "when": f"{sign.clock:.1f} to {sign.clock + 1:.1f}",
     }
-    text = question_text(task, sign.colour)
-    return Question(task, sign.colour, text, answers[task], tuple(sign.pairs))
+    answer = answers[task]
+    return Question(
+        task=task,
+        text=question_text(task, sign.colour),
+        answer=answer,
+        reply=f" {sign.colour} {answer}",
+        evidence=tuple(sign.pairs),
+    )
 
 
-def possible_questions(signs: tuple[Sign, ...]) -> list[Question]:
-    """Every question the clip answers."""
-    return [ask(task, sign) for sign in signs for task in TASKS]
+def ask_both(first: Sign, second: Sign) -> Question:
+    """The question with two pieces of evidence."""
+    answer = f"{first.colour} {first.letter} {second.colour} {second.letter}"
+    return Question(
+        task="both",
+        text=question_text("both", first.colour, second.colour),
+        answer=answer,
+        reply=f" {answer}",
+        evidence=(*first.pairs, *second.pairs),
+    )
 
 
-def draw_questions(rng: np.random.Generator, signs: tuple[Sign, ...], count: int) -> list[Question]:
+def possible_questions(signs: Sequence[Sign], tasks: Sequence[str] = TASKS) -> list[Question]:
+    """Every question of these tasks that the signs answer."""
+    of_one = [
+        ask(task, sign)
+        for sign in signs
+        for task in tasks
+        if task != "both" and not (task == "when" and sign.still)
+    ]
+    return of_one + [ask_both(*two) for two in permutations(signs, 2) if "both" in tasks]
+
+
+def draw_questions(
+    rng: np.random.Generator, signs: Sequence[Sign], count: int, tasks: Sequence[str] = TASKS
+) -> list[Question]:
     """Different questions, as far as there are; each time a task is drawn first, then a sign."""
-    left = possible_questions(signs)
+    left = possible_questions(signs, tasks)
     drawn: list[Question] = []
     while left and len(drawn) < count:
-        tasks = sorted({question.task for question in left})
-        task = tasks[rng.integers(len(tasks))]
+        possible = sorted({question.task for question in left})
+        task = possible[rng.integers(len(possible))]
         eligible = [question for question in left if question.task == task]
         drawn.append(eligible[rng.integers(len(eligible))])
         left.remove(drawn[-1])
     return drawn
 
 
-def draw_question(rng: np.random.Generator, signs: tuple[Sign, ...]) -> Question:
+def draw_question(
+    rng: np.random.Generator, signs: Sequence[Sign], tasks: Sequence[str] = TASKS
+) -> Question:
     """One question, each task and each sign equally likely."""
-    return draw_questions(rng, signs, 1)[0]
+    return draw_questions(rng, signs, 1, tasks)[0]
 
 
 def _smooth_interpolation(size: int, knots: int) -> np.ndarray:
@@ -300,8 +402,8 @@ def _draw_box(rng: np.random.Generator, size: int) -> tuple[np.ndarray, ...]:
 
 
 def render(rng: np.random.Generator, signs: tuple[Sign, ...], config: ToyWorldConfig) -> np.ndarray:
-    """The clip's frames, uint8 ``[num_frames, size, size, 3]``."""
-    size, num_frames = config.size, config.num_frames
+    """The frames, uint8 ``[num_frames, size, size, 3]``; pictures first, each of them twice."""
+    size, num_frames = config.size, 2 * config.video_pairs
     textures = [_texture(rng, size), _texture(rng, size)]
     # Half of the clips have a scene cut.
     cut = int(rng.integers(1, num_frames)) if rng.random() < 0.5 else num_frames
@@ -309,21 +411,29 @@ def render(rng: np.random.Generator, signs: tuple[Sign, ...], config: ToyWorldCo
     boxes = [_draw_box(rng, size) for _ in range(3)]
     noise = rng.integers(0, 13, (2 * size, size, 3), dtype=np.uint8)
     shake = rng.integers(-1, 2, (num_frames, 2))
-    frames = np.empty((num_frames, size, size, 3), np.uint8)
+    frames = np.empty((config.num_frames, size, size, 3), np.uint8)
+    video = frames[2 * config.num_pictures :]
     for t in range(num_frames):
-        frames[t] = np.roll(textures[int(t >= cut)], tuple(velocity * t), axis=(0, 1))
+        video[t] = np.roll(textures[int(t >= cut)], tuple(velocity * t), axis=(0, 1))
         for corner, extent, speed, colour in boxes:
             top, left = (corner + speed * t) % size
-            frames[t, top : top + extent[0], left : left + extent[1]] = colour
+            video[t, top : top + extent[0], left : left + extent[1]] = colour
         for sign in signs:
-            if t // 2 in sign.pairs:
-                _paint_sign(frames[t], sign, t // 2 - sign.first_pair, shake[t])
+            if (pair := config.num_pictures + t // 2) in sign.pairs:
+                _paint_sign(video[t], sign, pair - sign.first_pair, shake[t])
         # Values stay within 16..240 before the noise, so uint8 does not wrap.
-        frames[t] += noise[rng.integers(size) :][:size]
+        video[t] += noise[rng.integers(size) :][:size]
+    for sign in signs:
+        if sign.still:
+            picture = _texture(rng, size)
+            _paint_sign(picture, sign, 0, np.zeros(2, int))
+            picture += noise[rng.integers(size) :][:size]
+            frames[2 * sign.first_pair : 2 * sign.first_pair + 2] = picture
     return frames
 
 
 def frame_times(signs: tuple[Sign, ...], config: ToyWorldConfig) -> np.ndarray:
-    """Seconds of each frame by the signs' clock: float64 [num_frames]."""
-    start = signs[0].clock - signs[0].first_pair
-    return start + np.arange(config.num_frames) / FRAMES_PER_SECOND
+    """Seconds of each frame by the signs' clock, 0 of a picture: float64 [num_frames]."""
+    start = signs[0].clock - signs[0].first_pair + config.num_pictures
+    of_video = start + np.arange(2 * config.video_pairs) / FRAMES_PER_SECOND
+    return np.concatenate([np.zeros(2 * config.num_pictures), of_video])

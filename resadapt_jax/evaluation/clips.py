@@ -8,10 +8,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax.data.batches import pad_to
+from resadapt_jax.data.toy_pipeline import build_toy_prompt
 from resadapt_jax.data.toy_world import COLOURS
 from resadapt_jax.generation.answer import Prompts
 from resadapt_jax.models.convention import Convention
-from resadapt_jax.models.prompt_text import build_prompt
 from resadapt_jax.operators import NativeSizes, SizeLimits
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.typing import Bool, Float, Int
@@ -69,6 +69,11 @@ class Clips:
         return NativeSizes.alike(*self.frame_size, limits)
 
     @property
+    def pictures(self) -> Bool[np.ndarray, "B K"]:
+        """Pairs that are still pictures."""
+        return np.asarray(self.batch.segment_ids[:, ::2] > 0)
+
+    @property
     def seconds(self) -> Float[np.ndarray, "B K"]:
         """Mean time of each pair."""
         return self.times.reshape(len(self), -1, 2).mean(axis=2)
@@ -86,8 +91,10 @@ def prompts_showing(
     """
     length = clips.batch.prompts.compact_ids.shape[1]
     compact_ids, lengths, entries = [], [], []
-    for question, seconds, pairs in zip(clips.questions, clips.seconds, shown, strict=True):
-        prompt = build_prompt(tokenizer, question, seconds[pairs], convention)
+    rows = zip(clips.questions, clips.seconds, clips.pictures & shown, shown, strict=True)
+    for question, seconds, pictures, pairs in rows:
+        how = int(pictures.sum()), convention
+        prompt = build_toy_prompt(tokenizer, question, seconds[pairs], *how)
         numbers = np.append(np.flatnonzero(pairs), -1)  # the last one serves text, numbered -1
         compact_ids.append(pad_to(prompt.token_ids, length, tokenizer.pad_token_id))
         lengths.append(len(prompt.token_ids))

@@ -22,7 +22,7 @@ from resadapt_jax.rewards import RewardConfig
 from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.encoder import encode
 from resadapt_jax.training.grading import grade, read_texts
-from resadapt_jax.typing import Int
+from resadapt_jax.typing import Bool, Float, Int
 
 
 @dataclass(kw_only=True)
@@ -62,11 +62,20 @@ class Tally:
 
 
 class Evaluation(NamedTuple):
-    """One tally per setting, in order, and the first batch with what the allocator proposed."""
+    """What came of an evaluation.
+
+    Attributes:
+        tallies: one per setting, in order.
+        first, proposals: the first batch, and what the allocator proposed for it.
+        scales: what the allocator proposed for each clip that counts.
+        evidence: where the answer was to be seen.
+    """
 
     tallies: list[Tally]
     first: Clips
     proposals: Proposals
+    scales: Float[np.ndarray, "N K"]
+    evidence: Bool[np.ndarray, "N K"]
 
 
 def propose(
@@ -74,7 +83,9 @@ def propose(
 ) -> Proposals:
     """The scale of each pair by the mean of the policy, for its own query and for another's."""
     config, batch = allocator.config, clips.batch
-    pictures = Pictures.of_videos(batch.frames)
+    pictures = Pictures.of_videos(batch.frames).replace(
+        mask=batch.frame_mask, segment_ids=batch.segment_ids
+    )
     features = encode(allocator.encoder, pictures, batch.query_ids, batch.query_mask, cache)
     scales = [
         propose_scales(allocator.params, config.network, asked, config.scale_range)
@@ -108,10 +119,13 @@ def evaluate(
     """
     tallies, num_clips = [Tally() for _ in settings], config.evaluation.num_clips
     first, ran = None, 0
+    scales, evidence = [], []
     for clips in batches:
         counted = min(len(clips), num_clips - len(tallies[0].scores))
         proposals = propose(allocator, clips, cache)
         first = first or (clips, proposals)
+        scales.append(proposals.scales[:counted])
+        evidence.append(clips.evidence[:counted])
         answers = _answers(clips, proposals, settings, backbone, config)
         native = clips.num_pairs * int(clips.native(config.limits).tokens)
         for tally, (encoded, answer) in zip(tallies, answers, strict=True):
@@ -122,7 +136,7 @@ def evaluate(
             report(ran, tallies)
         if len(tallies[0].scores) == num_clips:
             break
-    return Evaluation(tallies, *first)
+    return Evaluation(tallies, *first, np.concatenate(scales), np.concatenate(evidence))
 
 
 def _answers(

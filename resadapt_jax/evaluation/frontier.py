@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resadapt_jax.data.toy_world import DIGITS, LETTERS, TASKS, ToyWorldConfig
+from resadapt_jax.data.toy_world import DIGITS, LETTERS, PROBLEM_TYPES, ToyWorldConfig
 from resadapt_jax.evaluation.evaluator import Tally
 from resadapt_jax.evaluation.methods import Setting
 
@@ -41,7 +41,7 @@ def point_of(setting: Setting, tally: Tally) -> dict[str, Any]:
     ``encoded`` is the tower's share, ``cache_bytes`` the most that a batch's keys and values took,
     and ``tasks`` splits accuracy.
     """
-    tasks = {task: tally.of_task(task) for task in TASKS}
+    tasks = {task: tally.of_task(task) for task in PROBLEM_TYPES}
     return {
         "method": setting.method,
         "setting": setting.name,
@@ -105,7 +105,12 @@ def chance_of(tasks: Sequence[str], world: ToyWorldConfig) -> dict[str, Any]:
 
     An answer that is not right scores nothing.
     """
-    answers = {"which": len(LETTERS), "how_many": len(DIGITS), "when": world.clock_seconds}
+    answers = {
+        "which": len(LETTERS),
+        "how_many": len(DIGITS),
+        "when": world.clock_seconds,
+        "both": len(LETTERS) ** 2,
+    }
     counts = Counter(tasks)
     expected = sum(count / answers[task] for task, count in counts.items()) / len(tasks)
     return {"accuracy": expected, "tasks": {task: 1 / answers[task] for task in counts}}

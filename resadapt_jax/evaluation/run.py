@@ -1,11 +1,10 @@
 """Evaluates the allocator of a run and leaves ``frontier.json`` and its pictures beside it."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,9 +13,9 @@ from resadapt_jax.allocator.checkpoint import TrainedAllocator, load_allocator, 
 from resadapt_jax.allocator.feature_cache import FeatureCache
 from resadapt_jax.allocator.smolvlm_encoder import SmolVLMSource
 from resadapt_jax.config import differences, to_json
-from resadapt_jax.data.toy_pipeline import held_out_batches
+from resadapt_jax.data.toy_pipeline import ClipSource, held_out_batches
 from resadapt_jax.data.toy_source import ToyClips
-from resadapt_jax.data.toy_world import FRAMES_PER_SECOND, TASKS, ToyWorldConfig
+from resadapt_jax.data.toy_world import FRAMES_PER_SECOND, PROBLEM_TYPES, ToyWorldConfig
 from resadapt_jax.errors import UserError
 from resadapt_jax.evaluation.clips import Clips, prompts_showing
 from resadapt_jax.evaluation.evaluator import Evaluation, Tally, evaluate
@@ -29,6 +28,7 @@ from resadapt_jax.evaluation.methods import (
     require_feasible_shares,
 )
 from resadapt_jax.files import atomic_write, require_writable
+from resadapt_jax.generation.answer import Prompts
 from resadapt_jax.generation.backbone import Backbone, load_backbone
 from resadapt_jax.models.families import check_convention
 from resadapt_jax.report.frontier import frontier_png
@@ -36,9 +36,11 @@ from resadapt_jax.report.scale_traces import ScaleTrace, scale_traces_png
 from resadapt_jax.training.config import MAY_DIFFER_ON_RESUME, TrainConfig, check_limits, resolve
 from resadapt_jax.training.encoder import open_cache
 from resadapt_jax.training.loop.progress import Progress
+from resadapt_jax.typing import Bool
 from resadapt_jax.versions import versions
 
 NUM_TRACES = 6
+_SHOWN = {"scale 1": "vanilla", "free": "resadapt"}
 NOT_EVALUATED = ("backbone", "estimator", "engine")
 """Fields of a config whose change since training needs no mention."""
 
@@ -55,30 +57,12 @@ def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
             share of the tokens that cannot be kept; all of them before the first clip.
     """
     output_dir = Path(config.output_dir)
-    if not isinstance(config.data, ToyWorldConfig):
-        raise UserError(
-            "eval.py evaluates runs on the embedded world; this one's data are files, on which "
-            "metrics.jsonl has the mean policy's retention and the rewards per task"
-        )
     require_writable(output_dir)
-    allocator = _trained(config, train_command)
-    backbone = load_backbone(config.trained_backbone)
-    config = resolve(config, allocator.encoder)
-    _check(config, backbone, allocator)
-    sampling = FRAMES_PER_SECOND, config.data.num_frames
-    cache = open_cache(config.encoder, allocator.encoder, *sampling)
+    opened = open_evaluation(config, train_command)
+    config, allocator = opened.config, opened.allocator
     changed = _changes_since_training(output_dir, config)
-    build_prompts = partial(
-        prompts_showing, tokenizer=backbone.tokenizer, convention=config.convention
-    )
-    settings = frontier_settings(
-        config.evaluation,
-        limits=config.limits,
-        s_min=allocator.config.scale_range.s_min,
-        build_prompts=build_prompts,
-    )
-    settings += control_settings(limits=config.limits, build_prompts=build_prompts)
-    evaluation = _evaluate(config, settings, backbone, allocator, cache)
+    settings = opened.frontier() + opened.controls()
+    evaluation = evaluate_opened(opened, settings)
     record = frontier_record(settings, evaluation.tallies, config.data)
     record["config"] = json.loads(to_json(config))
     if changed:
@@ -95,6 +79,56 @@ def evaluate_run(config: TrainConfig, train_command: str) -> dict[str, Any]:
     for name, picture in pictures.items():
         atomic_write(output_dir / name, picture)
     return record
+
+
+class Opened(NamedTuple):
+    """All that an evaluation needs, checked.
+
+    Attributes:
+        config: resolved.
+        cache: of what the allocator's encoder makes of frames.
+    """
+
+    config: TrainConfig
+    backbone: Backbone
+    allocator: TrainedAllocator
+    cache: FeatureCache | None
+
+    def frontier(self) -> list[Setting]:
+        """Every method at every setting that the config names."""
+        return frontier_settings(
+            self.config.evaluation,
+            limits=self.config.limits,
+            s_min=self.allocator.config.scale_range.s_min,
+            build_prompts=self._build_prompts,
+        )
+
+    def controls(self) -> list[Setting]:
+        """What must fail."""
+        return control_settings(limits=self.config.limits, build_prompts=self._build_prompts)
+
+    def _build_prompts(self, clips: Clips, shown: Bool[np.ndarray, "B K"]) -> Prompts:
+        return prompts_showing(clips, shown, self.backbone.tokenizer, self.config.convention)
+
+
+def open_evaluation(config: TrainConfig, train_command: str) -> Opened:
+    """Reads the run's allocator and its backbone, and checks that they belong together.
+
+    Raises:
+        UserError: as `evaluate_run`.
+    """
+    if not isinstance(config.data, ToyWorldConfig):
+        raise UserError(
+            "eval.py evaluates runs on the embedded world; this one's data are files, on which "
+            "metrics.jsonl has the mean policy's retention and the rewards per task"
+        )
+    allocator = _trained(config, train_command)
+    backbone = load_backbone(config.trained_backbone)
+    config = resolve(config, allocator.encoder)
+    _check(config, backbone, allocator)
+    sampling = FRAMES_PER_SECOND, config.data.num_frames
+    cache = open_cache(config.encoder, allocator.encoder, *sampling)
+    return Opened(config, backbone, allocator, cache)
 
 
 def scale_traces(evaluation: Evaluation, free: Tally) -> list[ScaleTrace]:
@@ -123,8 +157,8 @@ def scale_traces(evaluation: Evaluation, free: Tally) -> list[ScaleTrace]:
 
 def _varied(tasks: Sequence[str]) -> list[int]:
     """Up to `NUM_TRACES` positions: the first of every task, then the second of every task, ..."""
-    places = {task: [i for i, kind in enumerate(tasks) if kind == task] for task in TASKS}
-    turns = [(turn, task) for turn in range(len(tasks)) for task in TASKS]
+    places = {task: [i for i, kind in enumerate(tasks) if kind == task] for task in PROBLEM_TYPES}
+    turns = [(turn, task) for turn in range(len(tasks)) for task in PROBLEM_TYPES]
     chosen = [places[task][turn] for turn, task in turns if turn < len(places[task])]
     return chosen[:NUM_TRACES]
 
@@ -205,46 +239,40 @@ def _changes_since_training(output_dir: Path, config: TrainConfig) -> list[str]:
         raise UserError(f"{path} is damaged: {error}") from error
 
 
-def _evaluate(
-    config: TrainConfig,
-    settings: Sequence[Setting],
-    backbone: Backbone,
-    allocator: TrainedAllocator,
-    cache: FeatureCache | None,
+def evaluate_opened(
+    opened: Opened, settings: Sequence[Setting], source: ClipSource | None = None
 ) -> Evaluation:
-    names = [(setting.method, setting.name) for setting in settings]
-    vanilla = names.index(("vanilla", "scale 1"))
-    free = names.index(("resadapt", "free"))
+    """Answers the held-out clips under each setting, and shows how far it is.
+
+    Args:
+        source: of the clips; by default those of the config's world that its seed keeps apart.
+    """
+    config = opened.config
+    shown = {name: i for i, setting in enumerate(settings) if (name := _SHOWN.get(setting.name))}
     # Two at the least: the control asks another clip's question.
     batch_size = max(2, min(config.evaluation.batch_size, config.evaluation.num_clips))
     num_batches = -(-config.evaluation.num_clips // batch_size)
     with Progress(num_batches * len(settings), description="eval") as progress:
 
         def report(ran: int, tallies: Sequence[Tally]) -> None:
-            shown = {"vanilla": tallies[vanilla], "resadapt": tallies[free]}
-            progress.update(ran, **{name: t.accuracy for name, t in shown.items() if t.scores})
+            known = {name: tallies[place] for name, place in shown.items()}
+            progress.update(ran, **{name: t.accuracy for name, t in known.items() if t.scores})
 
+        if source is None:
+            source = held_out_clips(config, num_batches * batch_size)
+        how = config.convention, opened.allocator.tokenizer
+        batches = held_out_batches(source, opened.backbone.tokenizer, batch_size, *how)
         return evaluate(
-            _held_out(config, backbone, allocator, num_batches, batch_size),
+            map(Clips.from_records, batches),
             settings,
-            backbone,
-            allocator,
+            opened.backbone,
+            opened.allocator,
             config,
             report,
-            cache,
+            opened.cache,
         )
 
 
-def _held_out(
-    config: TrainConfig,
-    backbone: Backbone,
-    allocator: TrainedAllocator,
-    num_batches: int,
-    batch_size: int,
-) -> Iterator[Clips]:
-    world = replace(config.data, seed=config.evaluation.seed)
-    source = ToyClips(world, num_batches * batch_size)
-    batches = held_out_batches(
-        source, backbone.tokenizer, batch_size, config.convention, allocator.tokenizer
-    )
-    return map(Clips.from_records, batches)
+def held_out_clips(config: TrainConfig, count: int) -> ToyClips:
+    """Clips of the config's world that no training has seen."""
+    return ToyClips(replace(config.data, seed=config.evaluation.seed), count)

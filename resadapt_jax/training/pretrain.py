@@ -9,6 +9,7 @@ whatever resolution its evidence happens to have.
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +19,15 @@ from flax import struct
 from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax.data.toy_pipeline import dialogue_batches
-from resadapt_jax.data.toy_source import LABEL_WORDS, ToyDialogues
+from resadapt_jax.data.toy_source import NUM_LABELS, ToyDialogues, label_words
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import encode_pairs
 from resadapt_jax.models.convention import Convention
-from resadapt_jax.models.qwen2_5_vl import model
-from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
-from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
+from resadapt_jax.models.families import ModelConfig, family_of
+from resadapt_jax.models.qwen2_5_vl import config as qwen2_5_vl_config
+from resadapt_jax.models.qwen3_vl import config as qwen3_vl_config
 from resadapt_jax.training.loop.protocols import StepResult
 from resadapt_jax.training.loop.run import run
 from resadapt_jax.training.loop.run_config import RunConfig
@@ -34,10 +35,13 @@ from resadapt_jax.training.optimizer import OptimizerConfig, make_optimizer
 from resadapt_jax.training.pretrain_losses import (
     DialogueBatch,
     answer_loss,
+    decoder_of,
     label_loss,
     pair_grids,
 )
 from resadapt_jax.typing import Array, Int, Key, Params
+
+BackboneFamily = Literal["qwen2_5_vl", "qwen3_vl"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,7 @@ class Phase:
     turns: int
     """Questions per clip; with none only the tower is trained, at full size, on labels."""
     learning_rate: float
+    num_pictures: int = 0
     full_size_clips: float = 1.0
     """Fraction of clips shown wholly at full size; the pairs of the others are at mixed sizes."""
 
@@ -64,6 +69,8 @@ class PretrainConfig:
 
     output_dir: str = "runs/toy_pretrain"
     """Where checkpoints, logs and the finished Hugging Face directory ``backbone`` go."""
+    family: BackboneFamily = "qwen2_5_vl"
+    """The backbone's architecture."""
     world: ToyWorldConfig = field(default_factory=lambda: ToyWorldConfig(seed=1))
     """The clips; the seed keeps them apart from those of allocator training and evaluation."""
     phases: tuple[Phase, ...] = ()
@@ -94,37 +101,59 @@ class PretrainState:
     key: Key[Array, ""]
 
 
-def toy_backbone_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5VLConfig:
-    """The tiny backbone: Qwen2.5-VL's architecture at about a million parameters."""
+def toy_backbone_config(
+    tokenizer: PreTrainedTokenizerBase, family: BackboneFamily = "qwen2_5_vl"
+) -> ModelConfig:
+    """The tiny backbone: a family's architecture at about a million parameters.
+
+    A tiny Qwen3-VL has patches of 14 pixels too, so that frames have the same legal sizes.
+    """
     token_id = tokenizer.convert_tokens_to_ids
-    return Qwen2_5VLConfig(
-        text=TextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=256,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            mrope_section=(4, 6, 6),
-            rope_theta=10000.0,
-            max_position_embeddings=4096,
-        ),
-        vision=VisionConfig(
-            depth=3,
-            hidden_size=96,
-            intermediate_size=192,
-            num_heads=2,
-            out_hidden_size=128,
-            fullatt_block_indexes=(2,),
-        ),
-        image_token_id=token_id("<|image_pad|>"),
-        video_token_id=token_id("<|video_pad|>"),
-        vision_start_token_id=token_id("<|vision_start|>"),
-        vision_end_token_id=token_id("<|vision_end|>"),
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=True,
-    )
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "mrope_section": (4, 6, 6),
+        "rope_theta": 10000.0,
+        "max_position_embeddings": 4096,
+    }
+    vision = {
+        "depth": 3,
+        "hidden_size": 96,
+        "intermediate_size": 192,
+        "num_heads": 2,
+        "out_hidden_size": 128,
+    }
+    tokens = {
+        "image_token_id": token_id("<|image_pad|>"),
+        "video_token_id": token_id("<|video_pad|>"),
+        "vision_start_token_id": token_id("<|vision_start|>"),
+        "vision_end_token_id": token_id("<|vision_end|>"),
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": True,
+    }
+    match family:
+        case "qwen2_5_vl":
+            return qwen2_5_vl_config.Qwen2_5VLConfig(
+                text=qwen2_5_vl_config.TextConfig(**text),
+                vision=qwen2_5_vl_config.VisionConfig(**vision, fullatt_block_indexes=(2,)),
+                **tokens,
+            )
+        case "qwen3_vl":
+            return qwen3_vl_config.Qwen3VLConfig(
+                text=qwen3_vl_config.TextConfig(**text, head_dim=32),
+                vision=qwen3_vl_config.VisionConfig(
+                    **vision,
+                    patch_size=14,
+                    num_position_embeddings=64,
+                    deepstack_visual_indexes=(0, 1),
+                ),
+                **tokens,
+            )
 
 
 def pretrain(config: PretrainConfig) -> list[Path]:
@@ -135,14 +164,12 @@ def pretrain(config: PretrainConfig) -> list[Path]:
     """
     if jax.process_count() > 1 or config.run.export_step:
         raise UserError("pretraining takes one process, and no run.export_step")
-    tokenizer = build_toy_tokenizer()
-    backbone_config = toy_backbone_config(tokenizer)
-    word_ids = label_word_ids(tokenizer)
+    tokenizer = build_toy_tokenizer(config.world)
+    backbone_config = toy_backbone_config(tokenizer, config.family)
+    word_ids = label_word_ids(tokenizer, config.world.clock_seconds)
     params = init_params(jax.random.key(config.seed), backbone_config)
     for index, phase in enumerate(config.phases):
-        world = replace(
-            config.world, size=phase.size, num_pairs=phase.num_pairs, num_signs=phase.num_signs
-        )
+        world = phase_world(config, phase)
         optimizer = phase_optimizer(config, phase)
         state = run(
             PretrainState(
@@ -175,20 +202,20 @@ def pretrain(config: PretrainConfig) -> list[Path]:
         )
         params = state.params
     directory = Path(config.output_dir) / "backbone"
-    save_hf(directory, backbone_config, params["backbone"])
+    family_of(backbone_config).checkpoint.save_hf(directory, backbone_config, params["backbone"])
     tokenizer.save_pretrained(directory)
     return [directory]
 
 
-def init_params(key: Key[Array, ""], backbone_config: Qwen2_5VLConfig) -> Params:
+def init_params(key: Key[Array, ""], backbone_config: ModelConfig) -> Params:
     """A random backbone that starts as a content lookup, and an indifferent readout.
 
     Queries equal keys, so a word first attends to what resembles it; embeddings are not drowned
     by what layers add to them. Without either, the decoder takes ten times longer to learn to look
     a colour up.
     """
-    backbone = model.init_params(key, backbone_config)
-    decoder = backbone["model"]
+    backbone = family_of(backbone_config).model.init_params(key, backbone_config)
+    decoder = decoder_of(backbone)
     decoder["embed_tokens"]["weight"] *= 8.0
     heads = backbone_config.text.num_attention_heads, backbone_config.text.head_dim
     for layer in decoder["layers"].values():
@@ -203,14 +230,31 @@ def init_params(key: Key[Array, ""], backbone_config: Qwen2_5VLConfig) -> Params
         "backbone": backbone,
         "readout": {
             "pool": jnp.zeros((backbone_config.text.hidden_size, 1)),
-            "nothing": jnp.zeros(len(LABEL_WORDS)),
+            "nothing": jnp.zeros(NUM_LABELS),
         },
     }
 
 
-def label_word_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], ...]:
+def phase_world(config: PretrainConfig, phase: Phase) -> ToyWorldConfig:
+    """The clips of a phase. Their clock is the whole world's."""
+    signs = phase.num_signs + phase.num_pictures
+    tasks = tuple(task for task in config.world.tasks if task != "both" or signs > 1)
+    return replace(
+        config.world,
+        size=phase.size,
+        num_pairs=phase.num_pairs,
+        num_signs=phase.num_signs,
+        num_pictures=phase.num_pictures,
+        least_clock=config.world.clock_seconds,
+        tasks=tasks,
+    )
+
+
+def label_word_ids(
+    tokenizer: PreTrainedTokenizerBase, clock_seconds: int
+) -> tuple[tuple[int, ...], ...]:
     """Token ids of the words that ``label_loss`` scores, one word a token."""
-    ids = [[tokenizer.encode(word) for word in words] for words in LABEL_WORDS]
+    ids = [[tokenizer.encode(word) for word in words] for words in label_words(clock_seconds)]
     split = [word for part in ids for word in part if len(word) > 1]
     if split:
         raise ValueError(f"the tokenizer splits words that label a sign: {split}")
@@ -234,7 +278,7 @@ def train_step(
     *,
     config: PretrainConfig,
     phase: Phase,
-    backbone_config: Qwen2_5VLConfig,
+    backbone_config: ModelConfig,
     word_ids: tuple[tuple[int, ...], ...],
 ) -> tuple[PretrainState, dict[str, Array]]:
     """One update of a phase."""

@@ -8,8 +8,7 @@ from flax import struct
 
 from resadapt_jax.generation.answer import Prompts, lay_out
 from resadapt_jax.models.convention import Convention
-from resadapt_jax.models.qwen2_5_vl import model, text
-from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
+from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.vision_plan import VisionPlan
 from resadapt_jax.typing import Array, Bool, Float, Int, Params, UInt8
 
@@ -39,6 +38,11 @@ def pair_grids(levels: Int[Array, "B K"], merge_size: int) -> Int[Array, "E 3"]:
     return jnp.stack([jnp.ones_like(sides), sides, sides], axis=-1)
 
 
+def decoder_of(backbone: Params) -> Params:
+    """The decoder's parameters; a Qwen3-VL keeps its tower beside them."""
+    return backbone["model"].get("language_model", backbone["model"])
+
+
 def label_loss(
     params: Params,
     word_ids: tuple[tuple[int, ...], ...],
@@ -54,7 +58,8 @@ def label_loss(
     word, and to attend to it is nearly to say its letter.
     """
     num_entries = len(labels)
-    readout, table = params["readout"], params["backbone"]["model"]["embed_tokens"]["weight"]
+    readout, table = params["readout"], decoder_of(params["backbone"])["embed_tokens"]["weight"]
+    tokens = tokens[:, : table.shape[1]]  # what else a row holds is for deeper layers
     entry = jnp.where(plan.token_entry >= 0, plan.token_entry, num_entries)
     weight = jax.nn.sigmoid(tokens @ readout["pool"]) + 1e-3
     pooled = jax.ops.segment_sum(weight * tokens, entry, num_entries + 1)[:-1]
@@ -77,7 +82,7 @@ def label_loss(
 
 def answer_loss(
     params: Params,
-    config: Qwen2_5VLConfig,
+    config: ModelConfig,
     tokens: Float[Array, "U D"],
     plan: VisionPlan,
     batch: DialogueBatch,
@@ -100,8 +105,9 @@ def answer_loss(
     # The batch is one packed sequence; a clip's tokens are the `counts` rows from its first on.
     rows = (jnp.cumsum(counts) - counts)[:, None] + jnp.arange(most)[None, :]
     visual = tokens[jnp.minimum(rows, len(tokens) - 1)]
+    model, text = family_of(config).model, family_of(config).text
     embeds = model.embed_prompt(params, config, layout, visual)
-    hidden, _ = text.forward(params, config, embeds, layout.position_ids, layout.mask)
+    hidden, _ = model.run_decoder(params, config, embeds, layout.position_ids, layout.mask)
     # Answers stand behind all visual entries, so expansion shifts them by a constant per clip.
     valid: Bool[Array, "B A"] = (batch.answer_index >= 0) & fits[:, None]
     before = jnp.where(valid, batch.answer_index + (counts - num_pairs)[:, None] - 1, 0)

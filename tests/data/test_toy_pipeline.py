@@ -15,6 +15,7 @@ from resadapt_jax.data.toy_pipeline import (
     TURN_TOKENS,
     Room,
     dialogue_batches,
+    held_out_batches,
     question_batches,
 )
 from resadapt_jax.data.toy_source import ToyClips, ToyDialogues
@@ -149,3 +150,22 @@ def test_there_is_room_for_every_question_of_any_tokenizer():
 
 def all_questions():
     return [question_text(task, colour) for task in TASKS for colour in COLOURS]
+
+
+def test_pictures_are_images_of_their_own():
+    """Two pictures and a clip of two pairs: images by themselves, then the video."""
+    world = ToyWorldConfig(
+        size=56, num_pairs=4, num_pictures=2, num_signs=2, tasks=("both",), longest_sign=1
+    )
+    batch = next(iter(held_out_batches(ToyClips(world, 2), TOKENIZER, 2)))
+    assert batch["segment_ids"].tolist() == [[1, 1, 2, 2, 0, 0, 0, 0]] * 2
+    assert batch["frame_mask"].tolist() == [[True, False, True, False] + [True] * 4] * 2
+    image, video = TOKENIZER.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"])
+    for row in range(2):
+        shown = batch["entry_index"][row] >= 0
+        assert batch["compact_ids"][row][shown].tolist() == [image] * 2 + [video] * 2
+        assert batch["entry_index"][row][shown].tolist() == [0, 1, 2, 3]
+        text = TOKENIZER.decode(batch["compact_ids"][row][: batch["compact_length"][row]])
+        assert text.count(" seconds>") == 2  # pictures have no time
+        assert batch["evidence"][row].sum() == 2
+    assert batch["problem_type"].tolist() == ["exact match"] * 2

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from resadapt_jax.data.toy_source import ToyClips, ToyDialogues, pair_labels
+from resadapt_jax.data.toy_source import SampledClips, ToyClips, ToyDialogues, pair_labels
 from resadapt_jax.data.toy_world import (
     BORDER,
     CLOCK_GLYPHS,
@@ -22,6 +22,7 @@ from resadapt_jax.data.toy_world import (
     draw_signs,
     frame_times,
     possible_questions,
+    question_text,
     render,
 )
 
@@ -97,8 +98,64 @@ def test_plus_and_cross_are_equally_dark():
 
 def test_every_task_is_asked_of_every_sign():
     signs = draw_signs(clip_rng(WORLD, 0), WORLD)
-    asked = {(question.task, question.colour) for question in possible_questions(signs)}
-    assert asked == {(task, sign.colour) for task in TASKS for sign in signs}
+    asked = {question.text for question in possible_questions(signs)}
+    assert asked == {question_text(task, sign.colour) for task in TASKS for sign in signs}
+    assert len(asked) == 3 * len(signs)
+
+
+HARD = ToyWorldConfig(
+    seed=5,
+    num_pairs=10,
+    num_signs=3,
+    num_pictures=2,
+    longest_sign=1,
+    tasks=(*TASKS, "both"),
+    least_clock=20,
+)
+
+
+def test_pictures_come_first_and_stand_still():
+    for index in range(30):
+        signs, frames = drawn(index, HARD)
+        stills = [sign for sign in signs if sign.still]
+        assert [sign.first_pair for sign in stills] == [0, 1]
+        assert len({sign.colour for sign in signs}) == 5
+        for sign in signs:
+            assert len(sign.pairs) == 1 and (sign.first_pair >= 2) != sign.still
+            here = near(frames[2 * sign.first_pair], COLOURS[sign.colour]).sum()
+            # the border of the sign, less what noise takes
+            assert here > 0.9 * (SIGN**2 - (SIGN - 2 * BORDER) ** 2)
+        np.testing.assert_array_equal(frames[[0, 2]], frames[[1, 3]])
+        assert (frames[0] != frames[2]).any()
+        times = frame_times(signs, HARD)
+        assert times[:4].tolist() == [0.0] * 4 and times[-1] < HARD.clock_seconds == 20
+        for sign in signs[:3]:
+            assert times[2 * sign.first_pair] == sign.clock
+
+
+def test_of_a_clip_every_so_many_pairs_are_sampled_and_every_picture():
+    whole, sampled = ToyClips(HARD, 3)[1], SampledClips(ToyClips(HARD, 3), 3)[1]
+    kept = [0, 1, 2, 5, 8]  # two pictures, then every third of 8 pairs
+    assert sampled["evidence"].tolist() == whole["evidence"][kept].tolist()
+    frames = [0, 1, 2, 3, 4, 5, 10, 11, 16, 17]
+    np.testing.assert_array_equal(sampled["frames"], whole["frames"][frames])
+    np.testing.assert_array_equal(sampled["times"], whole["times"][frames])
+    assert len(SampledClips(ToyClips(HARD, 3), 3)) == 3
+
+
+def test_both_signs_are_asked_for_in_order_and_a_picture_has_no_when():
+    signs = draw_signs(clip_rng(HARD, 0), HARD)
+    questions = possible_questions(signs, HARD.tasks)
+    # which and how_many of 5 signs, when of 3, both of 5 x 4 in order
+    assert len(questions) == len({question.text for question in questions}) == 10 + 3 + 20
+    first, second = signs[0], signs[4]
+    text = question_text("both", first.colour, second.colour)
+    (question,) = [question for question in questions if question.text == text]
+    assert question.evidence == (first.first_pair, second.first_pair)
+    assert question.answer == f"{first.colour} {first.letter} {second.colour} {second.letter}"
+    assert question.reply == f" {question.answer}"
+    tasks = [ToyClips(HARD, 400)[i]["task"] for i in range(400)]
+    assert all(60 < tasks.count(task) < 140 for task in HARD.tasks)  # 100, four deviations 35
 
 
 def test_the_clock_agrees_with_the_times_of_the_frames():
@@ -149,7 +206,15 @@ def test_dialogues_ask_different_questions():
 
 
 def test_a_world_that_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="7 signs do not fit"):
-        ToyWorldConfig(num_signs=7)
+    for changes, message in [
+        ({"num_signs": 7}, "7 signs and 0 pictures need more than the 6 colours"),
+        ({"num_signs": 3, "num_pairs": 4, "num_pictures": 2}, "3 signs and 2 pictures do not fit"),
+        ({"longest_sign": 3}, "longest_sign must be 1 or 2"),
+        ({"tasks": ("which", "why")}, "tasks must be among"),
+        ({"tasks": ("both",), "num_signs": 1}, "needs two"),
+        ({"least_clock": 200}, "200 s do not fit on a clock of 100 s"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            ToyWorldConfig(**changes)
     with pytest.raises(ValueError, match="too small"):
         ToyWorldConfig(size=30)

@@ -30,7 +30,6 @@ PHASE = Phase(
     learning_rate=1e-3, full_size_clips=0.999999,
 )  # fmt: skip
 TOKENIZER = build_toy_tokenizer()
-BACKBONE = toy_backbone_config(TOKENIZER)
 
 
 @cache
@@ -40,10 +39,11 @@ def records():
     return next(dialogue_batches(source, TOKENIZER, PHASE.batch_size))
 
 
-def one_step(token_capacity, records):
+def one_step(token_capacity, records, family):
     """State of the optimiser and metrics after a step from the same start."""
-    config = PretrainConfig(phases=(PHASE,), token_capacity=token_capacity)
-    params = init_params(jax.random.key(0), BACKBONE)
+    config = PretrainConfig(phases=(PHASE,), token_capacity=token_capacity, family=family)
+    backbone = toy_backbone_config(TOKENIZER, family)
+    params = init_params(jax.random.key(0), backbone)
     state = PretrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -55,8 +55,8 @@ def one_step(token_capacity, records):
         DialogueBatch.from_records(records),
         config=config,
         phase=PHASE,
-        backbone_config=BACKBONE,
-        word_ids=label_word_ids(TOKENIZER),
+        backbone_config=backbone,
+        word_ids=label_word_ids(TOKENIZER, config.world.clock_seconds),
     )
     return jax.tree.leaves(state.opt_state), metrics  # Adam's moments hold the gradient
 
@@ -76,13 +76,16 @@ def equal(one, other):
 
 
 # 24 tokens are asked for; 20 hold two clips and half of the third, 24 hold all.
-@pytest.mark.parametrize("token_capacity, cut", [(20 / 24, 1 / 3), (1.0, 0.0)])
-def test_a_clip_that_was_cut_teaches_nothing(token_capacity, cut):
-    learnt, metrics = one_step(token_capacity, records())
+@pytest.mark.parametrize(
+    "token_capacity, cut, family",
+    [(20 / 24, 1 / 3, "qwen2_5_vl"), (1.0, 0.0, "qwen2_5_vl"), (20 / 24, 1 / 3, "qwen3_vl")],
+)
+def test_a_clip_that_was_cut_teaches_nothing(token_capacity, cut, family):
+    learnt, metrics = one_step(token_capacity, records(), family)
     assert metrics["clips_cut"] == pytest.approx(cut)
     assert np.isfinite(metrics["answer_loss"]) and np.isfinite(metrics["label_loss"])
-    third, _ = one_step(token_capacity, with_other_truth(records(), 2))
-    second, _ = one_step(token_capacity, with_other_truth(records(), 1))
+    third, _ = one_step(token_capacity, with_other_truth(records(), 2), family)
+    second, _ = one_step(token_capacity, with_other_truth(records(), 1), family)
     assert equal(learnt, third) == (cut > 0)
     assert not equal(learnt, second)
 
