@@ -1,22 +1,28 @@
 """Grounding QA: an answer, and the moment that shows it."""
 
 import json
+import re
 
+from resadapt_jax.rewards.extraction import extract_answer
 from resadapt_jax.rewards.multiple_choice import option_letter
+from resadapt_jax.rewards.quantity import parse_quantity, same_quantity
 from resadapt_jax.rewards.results import Grade
 from resadapt_jax.rewards.same_text import same_text
-from resadapt_jax.rewards.temporal import temporal_iou
+from resadapt_jax.rewards.temporal import split_at_interval, temporal_iou
 from resadapt_jax.rewards.text import brief, plain
 
 _ANSWER_KEYS = ("answer", "qa", "option", "text")
+_PREPOSITION = re.compile(r"\b(?:at|from|between)$", re.IGNORECASE)
+_EDGE = " \t\n,;:([<-"
 
 
 def grounding_qa(answer: str, truth: str) -> Grade:
     """Mean of whether the answer is right and of the temporal IoU of its moment, in [0, 1].
 
     The paper adds the two up, to [0, 2]; the mean leaves accuracy where every threshold expects
-    it. Both sides are ``answer <> [start, end]`` or a JSON object of an answer and times. Answers
-    are right that are the same text, or the same option. Times count even if the answer is wrong.
+    it. Both sides are ``answer <> [start, end]``, the same without the mark, or a JSON object of an
+    answer and times. Answers are right that are the same text, number or option. Times count even
+    if the answer is wrong.
     """
     given, expected = split_grounded(answer), split_grounded(truth)
     right = float(_same_answer(given[0], expected[0]))
@@ -31,7 +37,11 @@ def grounding_qa(answer: str, truth: str) -> Grade:
 
 
 def split_grounded(text: str) -> tuple[str, str]:
-    """The answer and the text of its times; either is empty where there is none."""
+    """The answer and the text of its times; either is empty where there is none.
+
+    The answer is what stands before "<>", else before the first interval, less "at", "from" or
+    "between"; of that what follows "the answer is", else the last line.
+    """
     text = plain(text).strip()
     if text.startswith("{"):
         try:
@@ -42,13 +52,19 @@ def split_grounded(text: str) -> tuple[str, str]:
             key = next((key for key in _ANSWER_KEYS if key in record), None)
             answer = "" if key is None else record.pop(key)
             return str(answer).strip(), json.dumps(record)
-    answer, _, times = text.partition("<>")
-    return answer.strip(), times.strip()
+    answer, mark, times = text.partition("<>")
+    if not mark:
+        answer, times = split_at_interval(text)
+        answer = _PREPOSITION.sub("", answer.rstrip(_EDGE)).rstrip(_EDGE) if times else answer
+    return extract_answer(answer), times.strip()
 
 
 def _same_answer(given: str, expected: str) -> bool:
-    """Whether two short answers are the same text or name the same option."""
+    """Whether two short answers are the same text, the same number or name the same option."""
     letters = option_letter(given), option_letter(expected)
     if None not in letters:
         return letters[0] == letters[1]
+    numbers = parse_quantity(given), parse_quantity(expected)
+    if None not in numbers:
+        return same_quantity(*numbers, relative=0.0, absolute=0.0)
     return same_text(given, expected)

@@ -24,6 +24,44 @@ _UNIT = r"(?:[ \t]{0,2}(?:seconds?|secs?|s)\b\.?)?"
 _WEAK, _STRONG = r",|\band\b", r"-{1,2}>?|~|→|\bto\b|\buntil\b"
 
 
+_AMOUNT = rf"(?:[0-9]{{1,3}}(?:,[0-9]{{3}}){{1,2}}|{_NUMBER})"
+_UNITS = {
+    "h": r"(?:hours?|hrs?|h)(?![A-Za-z])",
+    "ms": r"(?:milliseconds?|msecs?|ms)(?![A-Za-z])",
+    "m": r"(?:minutes?|mins?|m)(?![A-Za-z])",
+    "s": r"(?:seconds?|secs?|s)(?![A-Za-z])",
+}
+_IN_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3}
+
+
+def _duration_pattern() -> re.Pattern[str]:
+    """Times in words or with units, "1h2m3s"; or two with the unit of the second, "3-7 minutes".
+
+    Seconds alone are left as they are.
+    """
+    hours, thousandths, minutes, seconds = (
+        rf"{_AMOUNT}[ ]{{0,2}}{unit}" for unit in _UNITS.values()
+    )
+    then = r"[ ]{0,2}(?:and[ ])?"
+    sums = (
+        rf"{hours}(?:{then}{minutes})?(?:{then}{seconds})?|"
+        rf"{minutes}(?:{then}{seconds})?|{thousandths}"
+    )
+    # "1,500 ms" is one time
+    comma = r",(?![0-9]{3}(?![0-9]))"
+    joint = rf"[\s\])]{{0,2}}(?:{comma}|\band\b|{_STRONG})[\s\[(]{{0,2}}-?"
+    unit = "|".join(_UNITS[name] for name in ("h", "ms", "m"))
+    pair = (
+        rf"(?P<first>{_AMOUNT})(?P<joint>{joint})(?P<second>{_AMOUNT})(?P<close>[\])]?)"
+        rf"[ ]{{0,2}}(?P<unit>{unit})(?![ ]{{0,2}}[0-9])"
+    )
+    return re.compile(rf"(?<![\w.:])(?<![0-9],)(?:{pair}|{sums})", re.IGNORECASE)
+
+
+_DURATION = _duration_pattern()
+_TERM = re.compile(rf"(?P<amount>{_AMOUNT})[ ]{{0,2}}(?P<unit>[a-z]+)", re.IGNORECASE)
+
+
 def _patterns(time: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
     """Times of one form: two in square brackets, starts and ends by name, two that are joined."""
     # No part of a longer number, one with an exponent, nor of a clock time of another form.
@@ -50,20 +88,67 @@ def parse_intervals(text: str, *, clock: bool = True) -> list[Interval]:
     Read are the first of these that there are: pairs in square brackets; starts and ends by name,
     as in JSON objects or "starts at 3 s and ends at 7 s"; two times joined by a comma, a dash, an
     arrow, "to", "and" or "until", with or without brackets. A time is a number of seconds or hours
-    (if any), minutes and seconds with colons: "1:23", "0:01:05.5", "00:01:05,500". A number with a
-    minus sign is negative: -2 is before the clip, not at 2 seconds.
+    (if any), minutes and seconds with colons: "1:23", "0:01:05.5", "00:01:05,500", or with units:
+    "1h2m3s", "3-7 minutes", "500 ms". A number with a minus sign is negative: -2 is before the
+    clip, not at 2 seconds.
 
     Args:
-      clock: if False, times with colons are not read and brackets do not come first, as in the
-        released code.
+      clock: if False, times with colons or units are not read and brackets do not come first, as
+        in the released code.
     """
     text = plain(text)
-    for pattern in _WITH_CLOCK if clock else _SECONDS_ONLY:
+    text = _DURATION.sub(_as_seconds, text) if clock else text
+    return [interval for interval, _ in _found(text, _WITH_CLOCK if clock else _SECONDS_ONLY)]
+
+
+def split_at_interval(text: str) -> tuple[str, str]:
+    """``text`` before the first interval that `parse_intervals` reads, and from there on.
+
+    All of it is before if there is none.
+    """
+    text = plain(text)
+    found = _found(_DURATION.sub(_as_seconds, text), _WITH_CLOCK)
+    if not found:
+        return text, ""
+    start = found[0][1]
+    # from where it starts among seconds to where it starts in the text
+    longer = 0
+    for duration in _DURATION.finditer(text):
+        if duration.start() + longer >= start:
+            break
+        longer += len(_as_seconds(duration)) - len(duration[0])
+    return text[: start - longer], text[start - longer :]
+
+
+def _found(text: str, patterns: tuple[re.Pattern[str], ...]) -> list[tuple[Interval, int]]:
+    """The intervals of the first form that there are any of, and where each starts."""
+    for pattern in patterns:
         matches = itertools.islice(pattern.finditer(text), MAX_INTERVALS)
-        found = [[_seconds(time) for time in match.groups() if time] for match in matches]
+        found = []
+        for match in matches:
+            ends = [_seconds(time) for time in match.groups() if time]
+            found.append(((min(ends), max(ends)), match.start()))
         if found:
-            return [(min(ends), max(ends)) for ends in found]
+            return found
     return []
+
+
+def _as_seconds(found: re.Match[str]) -> str:
+    """What stands for a match of `_DURATION`: its times as numbers of seconds."""
+    if found["unit"] is None:
+        terms = _TERM.finditer(found[0])
+        return _decimal(sum(_term(term["amount"], term["unit"]) for term in terms))
+    first, second = (_decimal(_term(found[name], found["unit"])) for name in ("first", "second"))
+    return f"{first}{found['joint']}{second}{found['close']}"
+
+
+def _term(amount: str, unit: str) -> float:
+    name = next(name for name, form in _UNITS.items() if re.fullmatch(form, unit, re.IGNORECASE))
+    return float(amount.replace(",", "")) * _IN_SECONDS[name]
+
+
+def _decimal(seconds: float) -> str:
+    return f"{seconds:.9f}".rstrip("0").rstrip(".")
 
 
 def interval_iou(first: Interval, second: Interval) -> float:

@@ -20,7 +20,19 @@ IN_JSON = '{"answer": "B", "interval": [[3.0, 7.0]]}'
         ("A <> [8, 9]", TRUTH, 0, 0.0, "both wrong"),
         ("B", TRUTH, 1, 0.0, "no moment"),
         ("<> [3, 7]", TRUTH, 0, 1.0, "no answer"),
-        ("[3, 7]", TRUTH, 0, 0.0, "a moment where the answer belongs"),
+        ("[3, 7]", TRUTH, 0, 1.0, "a moment alone"),
+        ("The answer is B <> [3,7]", TRUTH, 1, 1.0, "after a cue"),
+        ("It barks.\nB <> [3, 7]", TRUTH, 1, 1.0, "the last line before the mark"),
+        ("B [3,7]", TRUTH, 1, 1.0, "no mark"),
+        ("B at [3,7]", TRUTH, 1, 1.0, "at for a mark"),
+        ("B, from 3 to 7", TRUTH, 1, 1.0, "from"),
+        ("B between 3 and 7", TRUTH, 1, 1.0, "between"),
+        ("B\n[3,7]", TRUTH, 1, 1.0, "a line for each"),
+        ("The answer is B: [[0, 1], [3, 7]]", TRUTH, 1, 1 / 2, "two moments: 1 times 1/2"),
+        ("3 m [1m3s, 1m7s]", "3 m <> [63, 67]", 1, 1.0, "a unit in the answer"),
+        ("B [3, 7]", "B [3, 7]", 1, 1.0, "a truth without a mark"),
+        ("7 <> [3, 7]", "7.0 <> [3, 7]", 1, 1.0, "a number written otherwise"),
+        ("7.01 <> [3, 7]", "7 <> [3, 7]", 0, 1.0, "another number"),
         ("", TRUTH, 0, 0.0, "nothing"),
         ("<>", TRUTH, 0, 0.0, "only the mark"),
         ("(B) <> 3 to 7", TRUTH, 1, 1.0, "in brackets and in words"),
@@ -68,6 +80,11 @@ def test_success_needs_the_answer_or_nearly_all_of_the_moment():
     assert is_success(grounding_qa("B <> [8, 9]", TRUTH).accuracy)
     assert not is_success(grounding_qa("A <> [3, 5.7]", TRUTH).accuracy)
     assert is_success(grounding_qa("A <> [3, 5.9]", TRUTH).accuracy)
+
+
+def test_the_answer_may_stand_in_its_tags():
+    for output in ("<answer>The answer is B <> [3, 7]</answer>", "<answer>B [3, 7]</answer>"):
+        assert score("gqa", output, TRUTH).accuracy == 1.0
 
 
 def test_the_released_form_ends_at_the_general_matcher():
