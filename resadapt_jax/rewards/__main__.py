@@ -5,6 +5,7 @@ Prints what the first answers scored and why, and the mean of each task type; ``
 
 import dataclasses
 import json
+import math
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -56,6 +57,10 @@ class Arguments:
     rewards: RewardConfig = RewardConfig()
     """How answers are graded."""
 
+    def __post_init__(self) -> None:
+        if math.isnan(self.threshold):
+            raise ValueError("threshold must be a number, got nan")
+
 
 def main() -> None:
     sys.stdout.reconfigure(errors="replace")
@@ -102,7 +107,7 @@ def format_rows(rows: list[AnswerRow], scores: list[Score]) -> str:
     header = ("row", "task", "accuracy", "format", "total", "answer", "truth", "why")
     lines = [
         (
-            row.place.split()[-1],
+            row.place.split()[1],
             one.task.value,
             f"{one.accuracy:.3f}",
             f"{one.format:+.0f}" if one.format else "0",
@@ -131,7 +136,7 @@ def format_summary(summary: dict[str, dict[str, float]]) -> str:
 
 
 def _check(path: Path, rows: list[AnswerRow], config: RewardConfig) -> None:
-    checked = ((row.place, check_truth(row.task, row.truth, config)) for row in rows)
+    checked = ((row.place, row.fault or check_truth(row.task, row.truth, config)) for row in rows)
     wrong = [f"{place}: {reason}" for place, reason in checked if reason is not None]
     if wrong:
         # a mean over some of the rows would pass for one over all

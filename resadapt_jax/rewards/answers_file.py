@@ -17,12 +17,16 @@ _ABSENT = object()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnswerRow:
-    """One row: where it stands ("line 3"), what was asked, written and expected."""
+    """One row: where it stands ("row 2 (line 3)"), what was asked, written and expected.
+
+    ``fault``: why it cannot be graded, as far as reading it tells.
+    """
 
     place: str
     task: str | None
     output: str
     truth: str
+    fault: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,8 @@ def read_answers(
 ) -> list[AnswerRow]:
     """The rows of a ``.parquet`` file, or of any other as JSON lines; empty lines are skipped.
 
-    Numbers, lists and objects become their JSON text, an output of null an empty one.
+    Numbers, lists and objects become their JSON text, null an empty one; a truth of null is the
+    row's fault.
 
     Args:
       default_task: task type of rows that have no field for it; if None they are an error.
@@ -60,13 +65,13 @@ def read_answers(
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
+        filled = ((number, line) for number, line in enumerate(file, 1) if line.strip())
+        for row, (number, line) in enumerate(filled):
+            place = f"row {row} (line {number})"
             try:
-                yield f"line {number}", json.loads(line)
+                yield place, json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}, line {number}: not JSON: {error}") from error
+                raise UserError(f"{path}, {place}: not JSON: {error}") from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
@@ -77,7 +82,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         with pq.ParquetFile(path) as file:
             batches = (batch.to_pylist() for batch in file.iter_batches())
             records = (record for batch in batches for record in batch)
-            for number, record in enumerate(records, 1):
+            for number, record in enumerate(records):
                 yield f"row {number}", record
     except pa.ArrowInvalid as error:
         raise UserError(f"{path} is no Parquet file: {error}") from error
@@ -88,30 +93,39 @@ def _row(
 ) -> AnswerRow:
     if not isinstance(record, Mapping):
         raise UserError(f"{path}, {place}: not a JSON object but {type(record).__name__}")
-    found = {name: _find(record, getattr(fields, name)) for name in ("output", "truth", "task")}
-    if found["task"] is _ABSENT and default_task is not None:
-        found["task"] = default_task
-    for name, value in found.items():
-        if value is _ABSENT or (name == "truth" and value is None):
-            tried = ", ".join(getattr(fields, name))
-            raise UserError(f"{path}, {place}: no {name}; looked for {tried} (--{name}-field)")
-    task = found["task"]
+    tried = {name: getattr(fields, name) for name in ("output", "truth", "task")}
+    found = {name: _find(record, names) for name, names in tried.items()}
+    if found["task"][1] is _ABSENT and default_task is not None:
+        found["task"] = "", default_task
+    for name, (_, value) in found.items():
+        if value is _ABSENT:
+            looked = ", ".join(tried[name])
+            raise UserError(f"{path}, {place}: no {name}; looked for {looked} (--{name}-field)")
+    task = found["task"][1]
     if task is not None and not isinstance(task, str):
         raise UserError(f"{path}, {place}: a task type is text, got {task!r}")
-    output = "" if found["output"] is None else _text(found["output"])
-    return AnswerRow(place=place, task=task, output=output, truth=_text(found["truth"]))
+    field, truth = found["truth"]
+    return AnswerRow(
+        place=place,
+        task=task,
+        output=_text(found["output"][1]),
+        truth=_text(truth),
+        fault=f"{field} is null" if truth is None else None,
+    )
 
 
-def _find(record: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """The value of the first of the fields that is there."""
+def _find(record: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, Any]:
+    """The first of the fields that is there, and its value."""
     for name in names:
         value: Any = record
         for key in name.split("."):
             value = value.get(key, _ABSENT) if isinstance(value, Mapping) else _ABSENT
         if value is not _ABSENT:
-            return value
-    return _ABSENT
+            return name, value
+    return "", _ABSENT
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -59,8 +59,8 @@ def test_rows_and_summary(run, answers):
     header = ["row", "task", "accuracy", "format", "total", "answer", "truth", "why"]
     assert lines[0] == header
     letters = ["letters {B} vs {B}", "letters {A, B} vs {B}"]
-    assert lines[1] == ["1", "multiple choice", "1.000", "+1", "1.200", "'B'", "'B'", letters[0]]
-    assert lines[2] == ["2", "multiple choice", "0.000", "0", "0.000", "'A, B'", "'B'", letters[1]]
+    assert lines[1] == ["0", "multiple choice", "1.000", "+1", "1.200", "'B'", "'B'", letters[0]]
+    assert lines[2] == ["1", "multiple choice", "0.000", "0", "0.000", "'A, B'", "'B'", letters[1]]
     # 5 to 7 of 3 to 9
     assert lines[3][2:] == [
         *("0.333", "0", "0.333", "'[5, 9]'", "'[3, 7]'"),
@@ -96,7 +96,7 @@ def test_rows_are_written(run, answers, tmp_path):
     assert record["summary"]["all"]["success"] == pytest.approx(2 / 5)
     assert len(record["rows"]) == 5
     fourth = record["rows"][3]
-    assert fourth["place"] == "line 4"
+    assert fourth["place"] == "row 3 (line 4)"
     assert fourth["task"] == "grounding qa"
     assert fourth["parts"] == pytest.approx({"answer": 1.0, "iou": 1 / 3})
 
@@ -126,8 +126,8 @@ def test_fields_and_a_task_can_be_named(run, tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [{"said": {"text": "it is 7"}, "is": "7"}])
     fields = ("--output-field", "said.text", "--truth-field", "is")
     assert run(path, *fields)[2] == (
-        f"error: {path}, line 1: no task; looked for problem_type, extra_info.problem_type, "
-        "task_type, task (--task-field)\n"
+        f"error: {path}, row 0 (line 1): no task; looked for problem_type, "
+        "extra_info.problem_type, task_type, task (--task-field)\n"
     )
     code, printed, _ = run(path, *fields, "--task", "numerical")
     assert code == 0 and columns(printed.splitlines()[1])[2] == "1.000"
@@ -138,27 +138,37 @@ def test_fields_and_a_task_can_be_named(run, tmp_path):
     [
         ("", "{path} has no rows"),
         ("\n\n", "{path} has no rows"),
-        ("{}\n", "{path}, line 1: no output; looked for output, response, prediction"),
-        ('\n{"output": 1, ', "{path}, line 2: not JSON: Expecting"),
-        ("[1]\n", "{path}, line 1: not a JSON object but list"),
-        ('{"output": "7"}\n', "{path}, line 1: no truth; looked for ground_truth"),
-        ('{"output": "7", "ground_truth": null, "task": "ocr"}', "{path}, line 1: no truth"),
+        ("{}\n", "{path}, row 0 (line 1): no output; looked for output, response, prediction"),
+        ('\n{"output": 1, ', "{path}, row 0 (line 2): not JSON: Expecting"),
+        ("[1]\n", "{path}, row 0 (line 1): not a JSON object but list"),
+        ('{"output": "7"}\n', "{path}, row 0 (line 1): no truth; looked for ground_truth"),
+        ('{"output": "7", "task": "ocr"}', "{path}, row 0 (line 1): no truth"),
+        (
+            '{"output": "7", "reward_model": {"ground_truth": null}, "task": "ocr"}\n\n'
+            '{"output": "7", "ground_truth": "seven", "task": "numerical"}\n',
+            "{path}, 2 of 2 rows cannot be graded, so none was:\n"
+            "  row 0 (line 1): reward_model.ground_truth is null\n"
+            "  row 1 (line 3): no one number in ground truth 'seven'\n",
+        ),
         (
             '{"output": "7", "ground_truth": "7", "task": "juggling"}',
             "{path}, 1 of 1 rows cannot be graded, so none was:\n"
-            "  line 1: unknown task type 'juggling'; known are 'multiple choice'",
+            "  row 0 (line 1): unknown task type 'juggling'; known are 'multiple choice'",
         ),
         (
             '{"output": "7", "ground_truth": "7", "task": "ocr"}\n'
             '{"output": "7", "ground_truth": "seven", "task": "numerical"}\n'
             '{"output": "7", "ground_truth": "", "task": "ocr"}\n',
             "{path}, 2 of 3 rows cannot be graded, so none was:\n"
-            "  line 2: no one number in ground truth 'seven'\n"
-            "  line 3: the ground truth is empty\n",
+            "  row 1 (line 2): no one number in ground truth 'seven'\n"
+            "  row 2 (line 3): the ground truth is empty\n",
         ),
-        ('{"output": "7", "ground_truth": "7", "task": 3}', "{path}, line 1: a task type is text"),
-        ("\udcff\udcfe", "{path}, line 1: not JSON: "),
-        ("[" * 100_000, "{path}, line 1: not JSON: "),
+        (
+            '{"output": "7", "ground_truth": "7", "task": 3}',
+            "{path}, row 0 (line 1): a task type is text",
+        ),
+        ("\udcff\udcfe", "{path}, row 0 (line 1): not JSON: "),
+        ("[" * 100_000, "{path}, row 0 (line 1): not JSON: "),
     ],
 )
 def test_mistakes_in_the_file(run, tmp_path, content, complaint):
@@ -179,6 +189,8 @@ def test_other_mistakes(run, tmp_path, answers):
     assert run(fake)[2].startswith(f"error: {fake} is no Parquet file: ")
     assert "--rewards.multiple-choice" in run(answers, "--multiple-choice", "released")[2]
     assert run(answers, "--rewards.maths-seconds", "0")[0] == 2
+    complaint = run(answers, "--threshold", "nan")[2]
+    assert "threshold must be a number, got nan" in complaint and complaint.count("\n") == 1
     assert "default_task" not in run(answers)[2]
     assert run(answers, "--json", answers / "x")[0] == 2
     assert "PATH" in run()[2]
