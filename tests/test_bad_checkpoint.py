@@ -94,7 +94,7 @@ def test_eval_ends_with_code_2_before_any_clip(
 ):
     damage(directory)
     shutil.copytree(TOY_ALLOCATOR, tmp_path / "run" / "allocator")
-    monkeypatch.setattr(evaluation, "_evaluate", None)  # a call would be no UserError
+    monkeypatch.setattr(evaluation, "evaluate_opened", None)  # a call would be no UserError
     arguments = ["--config", str(ROOT / "configs/toy.py"), "--output-dir", str(tmp_path / "run")]
     assert run_program(monkeypatch, "eval.py", *arguments, "--backbone", str(directory)) == 2
     (line,) = capsys.readouterr().err.splitlines()
