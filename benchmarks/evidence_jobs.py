@@ -37,7 +37,7 @@ from resadapt_jax.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 ABLATION = ROOT / "configs/toy_ablation.py"
-HARD_METHODS = ("cost_outside", "capo_paper", "capo_released")
+HARD_METHODS = ("cost_outside", "capo_paper", "capo_released", "unit_cost")
 MAIN = "capo_released"
 """Whose allocator the frontier, the transfer and the longer clips are about."""
 HELD_OUT_SEED = 1000

@@ -10,10 +10,13 @@ The argument is a method:
 * ``cost_outside``: the cost behind the normalisation, without CAPO's shaping;
 * ``capo_paper``, ``capo_released``: the shaping in the paper's form or in that of the release;
 
-alone or followed by ``+similarity_paper`` or ``+similarity_released``. Further variants of
-``capo_released``: ``logistic_normal`` draws from that instead of a Beta, ``per_frame`` acts on
-frames instead of pairs, ``joint`` trains the backbone beside the allocator. ``hard_`` before a
-method is the method on `data.toy_world.HARD_WORLD`, with the backbone of
+alone or followed by ``+similarity_paper`` or ``+similarity_released``;
+
+* ``unit_cost``: our own, the cost of ``cost_outside`` credited to each unit;
+* ``logistic_normal``, ``per_frame``, ``joint``: ``capo_released`` drawing from that instead of a
+  Beta, acting on frames instead of pairs, training the backbone beside the allocator.
+
+``hard_`` before a method is the method on `data.toy_world.HARD_WORLD`, with the backbone of
 ``configs/toy_pretrain.py --config-arg hard``.
 """
 
@@ -26,6 +29,7 @@ from resadapt_jax.advantages import (
     DirectCostConfig,
     GdpoConfig,
     GrpoConfig,
+    UnitCostConfig,
 )
 from resadapt_jax.allocator import LogisticNormalBounds
 from resadapt_jax.config import load_config
@@ -35,15 +39,16 @@ from resadapt_jax.losses import SimilarityConfig
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
 
-# γ = 1 wherever the cost is outside the normalisation: the released .05 saves next to nothing in so
-# small a world. No floor: it would cancel the cost in groups that are all right.
+# Wherever the cost is outside the normalisation: the released .05 saves next to nothing in so small
+# a world. No floor: it would cancel the cost in groups that are all right.
+GAMMA = 1.0
 METHODS: dict[str, AdvantageConfig] = {
     "accuracy": GrpoConfig(),
     "direct_cost": DirectCostConfig(),
     "gdpo": GdpoConfig(),
-    "cost_outside": DirectCostConfig(normalised=False, cost_weight=1.0),
-    "capo_paper": CapoConfig(form="paper", gamma=1.0, positive_floor=None),
-    "capo_released": CapoConfig(form="released", gamma=1.0, positive_floor=None),
+    "cost_outside": DirectCostConfig(normalised=False, cost_weight=GAMMA),
+    "capo_paper": CapoConfig(form="paper", gamma=GAMMA, positive_floor=None),
+    "capo_released": CapoConfig(form="released", gamma=GAMMA, positive_floor=None),
 }
 # The released weight, 1e-3, is not felt here. The paper gives no η; this one penalises similar
 # neighbours whose scales multiply to more than 1/e.
@@ -74,6 +79,7 @@ def variants() -> dict[str, TrainConfig]:
         for form, similarity in SIMILARITIES.items():
             loss = replace(config.loss, similarity=similarity, similarity_weight=SIMILARITY_WEIGHT)
             found[f"{name}+{form}"] = replace(config, loss=loss)
+    found["unit_cost"] = replace(plain, advantage=UnitCostConfig(gamma=GAMMA))
     found["logistic_normal"] = replace(
         capo, allocator=replace(capo.allocator, bounds=LogisticNormalBounds())
     )
@@ -83,7 +89,8 @@ def variants() -> dict[str, TrainConfig]:
         rollouts=replace(capo.rollouts, decoding=DecodingConfig(temperature=1.0)),
         backbone_training=BackboneTrainingConfig(optimizer=OptimizerConfig(learning_rate=1e-4)),
     )
-    return found | {f"hard_{name}": _hard(config) for name, config in methods.items()}
+    hard = [*METHODS, "unit_cost"]
+    return found | {f"hard_{name}": _hard(found[name]) for name in hard}
 
 
 def _hard(config: TrainConfig) -> TrainConfig:

@@ -29,6 +29,7 @@ from resadapt_jax.advantages.group import (
 )
 from resadapt_jax.advantages.grpo import GrpoConfig, grpo
 from resadapt_jax.advantages.normalise import GroupNorm, informative, normalise
+from resadapt_jax.advantages.unit_cost import UnitCostConfig, unit_cost
 
 __all__ = [
     "AdvantageConfig",
@@ -40,6 +41,7 @@ __all__ = [
     "GroupNorm",
     "GrpoConfig",
     "PiecewiseConfig",
+    "UnitCostConfig",
     "capo",
     "direct_cost",
     "estimate",
@@ -51,4 +53,5 @@ __all__ = [
     "normalise",
     "piecewise",
     "proxy_cost",
+    "unit_cost",
 ]

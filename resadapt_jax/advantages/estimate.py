@@ -11,8 +11,11 @@ from resadapt_jax.advantages.baselines import (
 from resadapt_jax.advantages.capo import CapoConfig, capo
 from resadapt_jax.advantages.group import Advantages, Group
 from resadapt_jax.advantages.grpo import GrpoConfig, grpo
+from resadapt_jax.advantages.unit_cost import UnitCostConfig, unit_cost
 
-AdvantageConfig = CapoConfig | GrpoConfig | DirectCostConfig | GdpoConfig | PiecewiseConfig
+AdvantageConfig = (
+    CapoConfig | GrpoConfig | DirectCostConfig | GdpoConfig | PiecewiseConfig | UnitCostConfig
+)
 
 
 def estimate(group: Group, config: AdvantageConfig) -> Advantages:
@@ -32,4 +35,6 @@ def estimate(group: Group, config: AdvantageConfig) -> Advantages:
             return gdpo(group, config)
         case PiecewiseConfig():
             return piecewise(group, config)
+        case UnitCostConfig():
+            return unit_cost(group, config)
     raise TypeError(f"no advantage estimator takes a {type(config).__name__}")

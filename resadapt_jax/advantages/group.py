@@ -22,6 +22,7 @@ class Group:
     rewards: Float[Array, "*B M N"]  # Σ weight·part
     success: Bool[Array, "*B M N"]  # the answer counts as right
     cost: Float[Array, "*B M"]  # proxy cost c in [0, 1], eq. (13)
+    unit_cost: Float[Array, "*B M K"]  # of each unit; c is their mean
     scales: Float[Array, "*B M K"]
     unit_mask: Bool[Array, "*B K"]  # units that exist
     mask: Bool[Array, "*B M N"]  # answers that count
@@ -38,7 +39,8 @@ class Group:
 class Advantages:
     """The advantage of each allocation and of each answer (float32); 0 where masked."""
 
-    values: Float[Array, "*B M"]  # of an allocation: what the allocator's surrogate multiplies
+    values: Float[Array, "*B M"]  # of an allocation
+    per_unit: Float[Array, "*B M K"]  # what the allocator's surrogate multiplies
     per_answer: Float[Array, "*B M N"]  # before averaging over answers: the backbone's signal
     terms: dict[str, Float[Array, "*B M"]]  # what they are made of, before coefficients: for logs
 
@@ -88,11 +90,13 @@ def make_group(
     success = parts["accuracy"] > success_threshold if success is None else jnp.asarray(success)
     answered = mask.any(-1)
     units = unit_mask[..., None, :] & answered[..., None]
+    unit_cost = _relative_cost(scales, s_min, s_max)
     return Group(
         reward_parts=parts,
         rewards=sum(weights[name] * part for name, part in parts.items()),
         success=success & mask,
         cost=jnp.where(answered, proxy_cost(scales, unit_mask, s_min, s_max), 0.0),
+        unit_cost=jnp.where(units, unit_cost, 0.0),
         scales=jnp.where(units, scales, 0.0),
         unit_mask=unit_mask,
         mask=mask,
@@ -102,16 +106,21 @@ def make_group(
 
 
 def make_advantages(
-    group: Group, per_answer: Float[Array, "*B M N"], **terms: Float[Array, "*B M N"]
+    group: Group,
+    per_answer: Float[Array, "*B M N"],
+    *,
+    per_unit: Float[Array, "*B M K"] | float = 0.0,
+    **terms: Float[Array, "*B M N"],
 ) -> Advantages:
     """Masks advantages per answer and averages them over the N answers of an allocation.
 
     A prompt of which only one allocation was answered has no other to compare it with: its
-    ``values`` are 0.
+    ``values`` are 0, and so is what its units earned.
 
     Args:
       group: the group they were computed from.
       per_answer: an advantage per answer; or per allocation or per prompt, with axes of size 1.
+      per_unit: what each unit earned beside its allocation.
       **terms: what it is made of, of the same shapes, to be logged.
 
     Raises:
@@ -119,9 +128,13 @@ def make_advantages(
     """
     averages = {name: _mean_over_answers(group, name, term) for name, term in terms.items()}
     values = _mean_over_answers(group, "per_answer", per_answer)
-    several = jnp.sum(group.mask.any(-1), -1, keepdims=True) > 1
+    answered = group.mask.any(-1)
+    several = jnp.sum(answered, -1, keepdims=True) > 1
+    values = jnp.where(several, values, 0.0)
+    units = group.unit_mask[..., None, :] & (answered & several)[..., None]
     return Advantages(
-        values=jnp.where(several, values, 0.0),
+        values=values,
+        per_unit=jnp.where(units, values[..., None] + per_unit, 0.0),
         per_answer=jnp.where(group.mask, jnp.asarray(per_answer, jnp.float32), 0.0),
         terms=averages,
     )
@@ -134,12 +147,15 @@ def proxy_cost(
 
     Clipped to [0, 1] as in the released code: nothing changes for scales the policy can draw.
     """
-    if not 0.0 < s_min < s_max:
-        raise ValueError(f"need 0 < s_min < s_max, got {s_min} and {s_max}")
     scales = jnp.asarray(scales, jnp.float32)
     mask = jnp.broadcast_to(unit_mask[..., None, :], scales.shape)
-    mean_scale = masked_mean(scales, mask, axis=-1)
-    return jnp.clip((mean_scale - s_min) / (s_max - s_min), 0.0, 1.0)
+    return _relative_cost(masked_mean(scales, mask, axis=-1), s_min, s_max)
+
+
+def _relative_cost(scale: Float[Array, "*S"], s_min: float, s_max: float) -> Float[Array, "*S"]:
+    if not 0.0 < s_min < s_max:
+        raise ValueError(f"need 0 < s_min < s_max, got {s_min} and {s_max}")
+    return jnp.clip((scale - s_min) / (s_max - s_min), 0.0, 1.0)
 
 
 def _mean_over_answers(group: Group, name: str, values: Array) -> Float[Array, "*B M"]:

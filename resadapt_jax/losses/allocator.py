@@ -37,7 +37,7 @@ class AllocatorLossConfig:
 def allocator_loss(
     log_probs: Float[Array, "B M K"],
     old_log_probs: Float[Array, "B M K"],
-    advantages: Float[Array, "B M"],
+    advantages: Float[Array, "B M K"] | Float[Array, "B M"],
     mean_scales: Float[Array, "B K"],
     concentration: Float[Array, "B K"],
     unit_features: Float[Array, "B K D"],
@@ -56,7 +56,7 @@ def allocator_loss(
     Args:
       log_probs: of each unit's action under the policy being trained.
       old_log_probs: under the policy that drew it.
-      advantages: one per allocation.
+      advantages: one per unit, or one per allocation that all of its units share.
       mean_scales: the scale of each unit by the policy's mean.
       concentration: of each unit's policy, α + β of a Beta.
       unit_features: the allocator's feature of each unit.
@@ -72,10 +72,12 @@ def allocator_loss(
     units = jnp.broadcast_to(unit_mask[:, None, :], log_probs.shape)
     if allocation_mask is not None:
         units = units & allocation_mask[:, :, None]
+    if advantages.ndim == 2:
+        advantages = advantages[:, :, None]
     surrogate, aux = clipped_surrogate(
         log_probs,
         old_log_probs,
-        jnp.broadcast_to(advantages[:, :, None], log_probs.shape),
+        jnp.broadcast_to(advantages, log_probs.shape),
         units,
         clip_low=config.clip_low,
         clip_high=config.clip_high,

@@ -82,7 +82,7 @@ def learn_from(
     part: Part,
     features: EncoderFeatures,
     drawn: Draw,
-    advantages: Float[Array, "B M"],
+    advantages: Float[Array, "B M K"],
     allocation_mask: Bool[Array, "B M"],
     *,
     config: AllocatorConfig,

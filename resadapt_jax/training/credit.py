@@ -54,7 +54,7 @@ def judge(
         "reward": mean_of_rows(group.rewards, valid),
         "reward_spread": mean_of_rows(jnp.std(group.rewards.reshape(shape[0], -1), axis=1), valid),
         "cost": mean_of_rows(group.cost, decided),
-        "advantage_max": jnp.max(jnp.abs(earned.values)),
+        "advantage_max": jnp.max(jnp.abs(earned.per_unit)),
     }
     return group, earned, metrics
 

@@ -208,7 +208,7 @@ def learn_allocator(
         state.allocator,
         features,
         drawn,
-        earned.values,
+        earned.per_unit,
         group.mask.any(axis=-1),
         config=config.allocator,
         loss=config.loss,

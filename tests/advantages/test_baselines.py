@@ -12,6 +12,7 @@ from resadapt_jax.advantages import (
     GroupNorm,
     GrpoConfig,
     PiecewiseConfig,
+    UnitCostConfig,
     capo,
     direct_cost,
     estimate,
@@ -40,6 +41,7 @@ CONFIGS = [
     GdpoConfig(),
     GdpoConfig(right_only=True),
     PiecewiseConfig(),
+    UnitCostConfig(),
 ]
 EVERY = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
 BIASED = GroupNorm(unbiased=False)

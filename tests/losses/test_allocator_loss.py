@@ -75,8 +75,8 @@ def _by_hand(arrays, config):
             continue
         surrogate = 0.0
         for m in range(3):
-            advantage = a["advantages"][b, m]
             for k in range(length):
+                advantage = np.broadcast_to(a["advantages"][b, m], 5)[k]
                 ratio = math.exp(a["log_probs"][b, m, k] - a["old_log_probs"][b, m, k])
                 value = min(ratio * advantage, min(max(ratio, 0.8), 1.28) * advantage)
                 surrogate -= max(value, 10 * advantage) if advantage < 0 else value
@@ -116,6 +116,14 @@ def test_equals_the_equations(config):
     np.testing.assert_allclose(parts, loss.mean(), rtol=1e-5)
     np.testing.assert_allclose(mean["loss"], loss.mean(), rtol=1e-6)
     assert mean["similarity"] > 0.0 and mean["concentration"] > 0.0
+
+
+@BOTH
+def test_units_may_have_advantages_of_their_own(config):
+    advantages = jnp.array(np.random.default_rng(1).normal(size=(4, 3, 5)), jnp.float32)
+    arrays = _inputs() | {"advantages": advantages}
+    expected = sum(_by_hand(arrays, config))
+    np.testing.assert_allclose(LOSS(**arrays, config=config)[0].total, expected, rtol=1e-5)
 
 
 @BOTH
