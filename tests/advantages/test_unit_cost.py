@@ -13,7 +13,7 @@ from resadapt_jax.advantages import (
     make_advantages,
     unit_cost,
 )
-from tests.advantages.worked_group import ALL_RIGHT, MIXED, SCALES, group_of
+from tests.advantages.worked_group import ALL_RIGHT, ALL_WRONG, MIXED, SCALES, group_of
 
 
 def test_each_unit_pays_for_itself():
@@ -28,10 +28,19 @@ def test_each_unit_pays_for_itself():
     ]
     np.testing.assert_allclose(result.per_unit, expected, atol=1e-6)
     np.testing.assert_array_equal(result.values, 0.0)  # all right: nothing between allocations
-    mixed = unit_cost(group_of(MIXED), UnitCostConfig(gamma=0.6))
+    mixed = unit_cost(group_of(MIXED), UnitCostConfig(gamma=0.6, by_success=False))
     base = np.array([1, -1, 1, -1]) * 0.999998
     np.testing.assert_allclose(mixed.per_unit, base[:, None] + expected, atol=1e-6)
     np.testing.assert_allclose(mixed.values, base, atol=1e-6)
+
+
+def test_the_cost_counts_as_much_as_there_is_right():
+    # Half of the answers of MIXED are right; of ALL_WRONG none, so nothing is to be learnt.
+    whole = unit_cost(group_of(ALL_RIGHT), UnitCostConfig(gamma=0.6)).per_unit
+    mixed = unit_cost(group_of(MIXED), UnitCostConfig(gamma=0.6))
+    base = np.array([1, -1, 1, -1]) * 0.999998
+    np.testing.assert_allclose(mixed.per_unit, base[:, None] + whole / 2, atol=1e-6)
+    np.testing.assert_array_equal(unit_cost(group_of(ALL_WRONG)).per_unit, 0.0)
 
 
 def test_the_gradient_is_that_of_the_shared_cost_with_less_noise():
