@@ -11,11 +11,12 @@ keep that share; what the allocator computes is computed all the same. Two alloc
 * ``SmolVLM2``: SmolVLM2-256M on 512 x 512 pixels a frame and the released network, timed alone on
   ``--released-frames`` frames, as it is the larger model here.
 
-Arms take turns; medians. Writes ``results/break_even.json``.
+Arms take turns; medians. Writes ``results/break_even.json``; `evidence_jobs` measures it for
+docs/evidence.md.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -81,27 +82,35 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--released-frames", type=int, default=8)
     args = parser.parse_args()
+    figures = measure(args.frames, args.scales, args.repeats, args.released_frames)
+    print("wrote", save("break_even", figures))
+
+
+def measure(
+    frames: Sequence[int], scales: Sequence[float], repeats: int, released_frames: int
+) -> dict[str, Any]:
+    """All of it; a row is printed as soon as it is known."""
     params = model.init_params(jax.random.key(0), MID)
     rows = []
     print("frames  retention  allocator s  backbone s  total s  of vanilla")
-    for num_frames in args.frames:
-        rows += time_frames(params, num_frames, args.scales, args.repeats)
-        for row in rows[-1 - len(args.scales) :]:
+    for num_frames in frames:
+        found = time_frames(params, num_frames, scales, repeats)
+        for row in found:
             print(
                 f"{num_frames:6d} {row['retention']:10.1%} {row['allocator_s']:12.3f} "
                 f"{row['backbone_s']:11.3f} {row['total_s']:8.3f} {row['of_vanilla']:11.1%}"
             )
-    released = time_released(args.released_frames)
+        rows += found
+    released = time_released(released_frames, repeats)
     print(
         f"SmolVLM2 and the released network: {released['encode_s']:.1f} s and "
-        f"{released['predict_s']:.2f} s for {args.released_frames} frames"
+        f"{released['predict_s']:.2f} s for {released_frames} frames"
     )
-    figures = {"device": device(), "rows": rows, "released_allocator": released}
-    print("wrote", save("break_even", figures))
+    return {"device": device(), "rows": rows, "released_allocator": released}
 
 
 def time_frames(
-    params: Any, num_frames: int, scales: list[float], repeats: int
+    params: Any, num_frames: int, scales: Sequence[float], repeats: int
 ) -> list[dict[str, float]]:
     """Vanilla and each scale for clips of so many frames."""
     pairs = num_frames // 2
@@ -186,7 +195,7 @@ def allocator_arms(
     }
 
 
-def time_released(num_frames: int, repeats: int = 3) -> dict[str, float]:
+def time_released(num_frames: int, repeats: int) -> dict[str, float]:
     """SmolVLM2 and the released network on so many frames."""
     shape = 1, num_frames, HEIGHT, WIDTH, 3
     frames = jnp.asarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))

@@ -3,10 +3,10 @@
     python benchmarks/evidence.py            # what is not done yet; hours
     python benchmarks/evidence.py --quick    # one seed, a few steps and clips, under runs/
 
-One job a core, each in a process of its own (`evidence_jobs`). Interrupt it at any moment: the same
-command goes on from each run's last checkpoint. Figures go to ``benchmarks/results/evidence/``, the
-page and its pictures to ``docs/`` (`evidence_page`); with ``--quick`` all of it goes to
-``runs/evidence_quick/``.
+One job a core, each in a process of its own (`evidence_jobs`), and what is timed last, alone.
+Interrupt it at any moment: the same command goes on from each run's last checkpoint. Figures go to
+``benchmarks/results/evidence/``, the page and its pictures to ``docs/`` (`evidence_page`); with
+``--quick`` all of it goes to ``runs/evidence_quick/``.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Running:
     name: str
     process: subprocess.Popen
     start: float
-    core: int
+    cores: Sequence[int]
 
 
 def main() -> None:
@@ -75,18 +75,14 @@ def run_all(size: Size, places: Places, minutes: float | None = None) -> bool:
     """
     known = jobs(size)
     left = to_do(known, size, places)
-    total, cores = len(left), sorted(os.sched_getaffinity(0))
-    begin, spent, expected = time.monotonic(), 0.0, 0.0
+    cores = sorted(os.sched_getaffinity(0))
+    progress = Progress(known, len(left), len(cores))
+    begin = time.monotonic()
     running: list[Running] = []
     try:
         while left or running:
-            out_of_time = minutes is not None and time.monotonic() - begin > 60 * minutes
-            for core in {*cores} - {one.core for one in running}:
-                name = next((n for n in left if is_ready(known[n], known, places)), None)
-                if name is None or out_of_time:
-                    break
-                left.remove(name)
-                running.append(start_job(name, core, size, places))
+            if minutes is None or time.monotonic() - begin < 60 * minutes:
+                running += start_ready(known, left, running, cores, size, places)
             if not running:
                 break
             time.sleep(0.5)
@@ -94,19 +90,55 @@ def run_all(size: Size, places: Places, minutes: float | None = None) -> bool:
                 running.remove(one)
                 if one.process.returncode:
                     raise SystemExit(f"{one.name} failed: see {log_path(one.name, places)}")
-                took = time.monotonic() - one.start
-                spent, expected = spent + took, expected + 60 * known[one.name].minutes
-                rest = sum(known[name].minutes for name in left)
-                rest += sum(known[other.name].minutes / 2 for other in running)
-                hours = rest * spent / expected / len(cores) / 60
-                done = total - len(left) - len(running)
-                print(f"[{done}/{total}] {one.name}: {took / 60:.1f} min; {hours:.1f} h left")
+                progress.report(one, left, running)
     finally:
         for one in running:
             one.process.send_signal(signal.SIGTERM)  # a training saves its state
         for one in running:
             one.process.wait()
     return not left
+
+
+@dataclass
+class Progress:
+    """How long the rest will take, from how long jobs took beside what was expected."""
+
+    known: dict[str, Job]
+    total: int
+    num_cores: int
+    spent: float = 0.0
+    expected: float = 0.0
+
+    def report(self, one: Running, left: Sequence[str], running: Sequence[Running]) -> None:
+        """Counts a job that has ended, and prints."""
+        took = (time.monotonic() - one.start) / 60
+        self.spent, self.expected = self.spent + took, self.expected + self.known[one.name].minutes
+        rest = sum(self.known[name].minutes for name in left)
+        rest += sum(self.known[other.name].minutes / 2 for other in running)
+        hours = rest * self.spent / self.expected / self.num_cores / 60
+        done = self.total - len(left) - len(running)
+        print(f"[{done}/{self.total}] {one.name}: {took:.1f} min; {hours:.1f} h left", flush=True)
+
+
+def start_ready(
+    known: dict[str, Job],
+    left: list[str],
+    running: Sequence[Running],
+    cores: Sequence[int],
+    size: Size,
+    places: Places,
+) -> list[Running]:
+    """Starts what is ready on cores that are free, and takes it off ``left``."""
+    started: list[Running] = []
+    for core in {*cores}.difference(*(one.cores for one in running)):
+        name = next((name for name in left if is_ready(known[name], known, places)), None)
+        others = [*running, *started]
+        if name is None or (others and any(known[n].alone for n in (name, others[0].name))):
+            break
+        left.remove(name)
+        at = cores if known[name].alone else [core]
+        started.append(start_job(name, at, size, places))
+    return started
 
 
 def to_do(known: dict[str, Job], size: Size, places: Places) -> list[str]:
@@ -124,15 +156,15 @@ def is_ready(job: Job, known: dict[str, Job], places: Places) -> bool:
     return all((places.folder / known[name].output).exists() for name in job.needs)
 
 
-def start_job(name: str, core: int, size: Size, places: Places) -> Running:
-    """Starts a job on a core of its own; programs that were compiled once serve all."""
+def start_job(name: str, cores: Sequence[int], size: Size, places: Places) -> Running:
+    """Starts a job on cores of its own; programs that were compiled once serve all."""
     command: Sequence[str] = [
         *(sys.executable, str(Path(__file__).with_name("evidence_jobs.py")), name),
         *("--folder", str(places.folder), "--results", str(places.results)),
         *(["--quick"] if size is QUICK else []),
     ]
     environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": str(len(cores)),
         "JAX_COMPILATION_CACHE_DIR": str(places.folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
@@ -142,8 +174,8 @@ def start_job(name: str, core: int, size: Size, places: Places) -> Running:
         process = subprocess.Popen(
             command, stdout=file, stderr=file, env=environment, cwd=ROOT, start_new_session=True
         )
-    os.sched_setaffinity(process.pid, {core})
-    return Running(name, process, time.monotonic(), core)
+    os.sched_setaffinity(process.pid, cores)
+    return Running(name, process, time.monotonic(), cores)
 
 
 def log_path(name: str, places: Places) -> Path:

@@ -4,11 +4,10 @@ A difference is called one where the 95 % interval of Student's t over the seeds
 seeds show large differences only.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from evidence_jobs import MAIN, ROOT, STRIDES
+from evidence_jobs import MAIN, STRIDES
 from evidence_results import (
     Estimate,
     Record,
@@ -65,7 +64,7 @@ def claims(results: Results) -> list[Claim]:
         selects(results),
         more_frames(results),
         other_backbone(results),
-        breaks_even(),
+        breaks_even(results),
         compared(results, "ours: cost credited to units", "unit_cost", MAIN),
         compared(results, "ours on the harder world", "hard_unit_cost", f"hard_{MAIN}"),
         compared(
@@ -235,11 +234,10 @@ def other_backbone(results: Results) -> Claim:
     return _claim(said, records, "transfer", found)
 
 
-def breaks_even() -> Claim:
-    """From ``results/break_even.json``, which `break_even` writes."""
-    path = ROOT / "benchmarks/results/break_even.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    cheapest = min(rows, key=lambda row: row["of_vanilla"], default=None)
+def breaks_even(results: Results) -> Claim:
+    record = results.job("break_even")
+    rows = record["rows"] if record else []
+    cheapest = min(rows, key=lambda row: row["of_vanilla"], default={})
 
     def found() -> tuple[str, str]:
         text = (
@@ -249,7 +247,7 @@ def breaks_even() -> Claim:
         return text, HOLDS if cheapest["of_vanilla"] < 1 else FAILS
 
     said = "allocating pays for itself in time"
-    return _claim(said, {0: cheapest} if rows else {}, "break_even.py", found)
+    return _claim(said, {0: cheapest} if rows else {}, "break_even", found)
 
 
 def _claim(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from break_even import measure
 
 from resadapt_jax.config import load_config
 from resadapt_jax.data.toy_source import SampledClips
@@ -56,6 +57,7 @@ class Size:
         num_steps, hard_steps: of training an allocator, on the default and on the harder world.
         num_clips: held out, of a variant; ``frontier_clips`` of what the frontier is drawn from.
         pretrain_steps: of each phase of a backbone's training; None for the config's own.
+        timed: clip lengths, scales, repeats and frames of the released encoder (`break_even`).
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -64,11 +66,18 @@ class Size:
     num_clips: int = 512
     frontier_clips: int = 1024
     pretrain_steps: int | None = None
+    timed: tuple[Sequence[int], Sequence[float], int, int] = ((8, 16, 32), (0.5, 0.35, 0.25), 5, 4)
 
 
 FULL = Size()
 QUICK = Size(
-    seeds=(0,), num_steps=3, hard_steps=2, num_clips=16, frontier_clips=16, pretrain_steps=2
+    seeds=(0,),
+    num_steps=3,
+    hard_steps=2,
+    num_clips=16,
+    frontier_clips=16,
+    pretrain_steps=2,
+    timed=((8,), (0.5,), 1, 1),
 )
 
 
@@ -81,12 +90,14 @@ class Job:
         minutes: that it is expected to take on one core.
         needs: jobs whose output it reads.
         output: what it leaves for them in the folder of all runs; empty if nothing.
+        alone: it measures time, so nothing else may run.
     """
 
     run: Callable[[Path], dict[str, Any]]
     minutes: float
     needs: tuple[str, ...] = ()
     output: str = ""
+    alone: bool = False
 
 
 def jobs(size: Size) -> dict[str, Job]:
@@ -128,7 +139,14 @@ def jobs(size: Size) -> dict[str, Job]:
             run=partial(draw_frontier, f"hard_{MAIN}", seed, size), minutes=12, needs=main
         )
         found[f"longer/{seed}"] = Job(run=partial(sample_more, seed, size), minutes=8, needs=main)
+    found["break_even"] = Job(run=partial(break_even, size), minutes=15, alone=True)
     return found
+
+
+def break_even(size: Size, folder: Path) -> dict[str, Any]:
+    """End-to-end time with an allocator against all at full size."""
+    del folder  # random parameters take as long as trained ones
+    return measure(*size.timed)
 
 
 def make_backbone(name: str, size: Size, folder: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ METHODS = {
     "cost_outside": "cost outside, no shaping",
     "capo_paper": "CAPO, paper's sign",
     "capo_released": "CAPO, released sign",
-    "unit_cost": "cost per unit (ours)",
+    "unit_cost": "cost per unit, where answered (ours)",
 }
 SIMILARITIES = {"similarity_paper": "paper's form", "similarity_released": "released form"}
 OTHERS = {
@@ -69,6 +69,7 @@ def write_page(folder: Path, page: Path, size: Size) -> Path:
         hard_section(results),
         longer_section(results),
         transfer_section(results),
+        time_section(results),
     )
     path = page / "evidence.md"
     atomic_write(path, "\n\n".join(parts) + "\n")
@@ -201,6 +202,34 @@ def transfer_section(results: Results) -> str:
             rows.append([label, *(Estimate.of(column).percent() for column in columns)])
     text = "The allocator trained beside the Qwen2.5-VL, unchanged in front of a tiny Qwen3-VL:"
     return "\n\n".join(["## Another backbone", text, table(("", "accuracy", "tokens kept"), rows)])
+
+
+def time_section(results: Results) -> str:
+    record = results.job("break_even")
+    header = ("frames", "tokens kept", "allocator", "backbone", "in all", "of full size")
+    rows, text = [["not run", *[""] * 5]], ""
+    if record is not None:
+        rows = [
+            [
+                str(row["frames"]),
+                f"{100 * row['retention']:.1f} %",
+                *(f"{row[f'{part}_s']:.2f} s" for part in ("allocator", "backbone", "total")),
+                f"{100 * row['of_vanilla']:.0f} %",
+            ]
+            for row in record["rows"]
+        ]
+        released = record["released_allocator"]
+        text = (
+            f"The released allocator is larger than this backbone: SmolVLM2-256M takes "
+            f"{released['encode_s'] / released['frames']:.2f} s a frame of 512 x 512 here, its "
+            f"network {released['predict_s'] / released['frames']:.2f} s."
+        )
+    opening = (
+        "From frames to the last of 8 tokens, a Qwen2.5-VL of 0.1 B parameters on 336 x 448 pixels "
+        "a frame, two cores, medians (`python benchmarks/break_even.py`); random parameters, one "
+        "scale for all frames. Clips at full size have no allocator."
+    )
+    return "\n\n".join(["## Break-even", opening, table(header, rows), text]).rstrip()
 
 
 def variant_row(label: str, records: Mapping[int, Record], fixed: Sequence[Record]) -> list[str]:

@@ -28,18 +28,19 @@ def test_each_unit_pays_for_itself():
     ]
     np.testing.assert_allclose(result.per_unit, expected, atol=1e-6)
     np.testing.assert_array_equal(result.values, 0.0)  # all right: nothing between allocations
-    mixed = unit_cost(group_of(MIXED), UnitCostConfig(gamma=0.6, by_success=False))
+    mixed = unit_cost(group_of(MIXED), UnitCostConfig(gamma=0.6, success_power=0.0))
     base = np.array([1, -1, 1, -1]) * 0.999998
     np.testing.assert_allclose(mixed.per_unit, base[:, None] + expected, atol=1e-6)
     np.testing.assert_allclose(mixed.values, base, atol=1e-6)
 
 
-def test_the_cost_counts_as_much_as_there_is_right():
-    # Half of the answers of MIXED are right; of ALL_WRONG none, so nothing is to be learnt.
-    whole = unit_cost(group_of(ALL_RIGHT), UnitCostConfig(gamma=0.6)).per_unit
-    mixed = unit_cost(group_of(MIXED), UnitCostConfig(gamma=0.6))
+def test_the_cost_counts_where_answers_are_right():
+    # Half of the answers of MIXED are right, 1/2³ = .125; of ALL_WRONG none: nothing to learn.
+    config = UnitCostConfig(gamma=0.6, success_power=3.0)
+    whole = unit_cost(group_of(ALL_RIGHT), config).per_unit
+    mixed = unit_cost(group_of(MIXED), config)
     base = np.array([1, -1, 1, -1]) * 0.999998
-    np.testing.assert_allclose(mixed.per_unit, base[:, None] + whole / 2, atol=1e-6)
+    np.testing.assert_allclose(mixed.per_unit, base[:, None] + 0.125 * whole, atol=1e-6)
     np.testing.assert_array_equal(unit_cost(group_of(ALL_WRONG)).per_unit, 0.0)
 
 
