@@ -143,7 +143,7 @@ def start_ready(
 
 def to_do(known: dict[str, Job], size: Size, places: Places) -> list[str]:
     """Jobs without figures, and those whose output such a job needs and does not find."""
-    wanted = {name for name in known if not is_done(places.results, name, size)}
+    wanted = {name for name, job in known.items() if not is_done(places.results, name, job, size)}
     for name in reversed(list(known)):  # what is needed comes first
         if name in wanted:
             wanted |= {

@@ -7,7 +7,6 @@ A job trains or evaluates, goes on where it was interrupted, and writes its figu
 """
 
 import argparse
-import dataclasses
 import json
 import runpy
 import sys
@@ -61,8 +60,8 @@ class Size:
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    num_steps: int = 160
-    hard_steps: int = 160
+    num_steps: int = 144
+    hard_steps: int = 144
     num_clips: int = 512
     frontier_clips: int = 1024
     pretrain_steps: int | None = None
@@ -91,6 +90,7 @@ class Job:
         needs: jobs whose output it reads.
         output: what it leaves for them in the folder of all runs; empty if nothing.
         alone: it measures time, so nothing else may run.
+        depends: fields of the size that its figures depend on.
     """
 
     run: Callable[[Path], dict[str, Any]]
@@ -98,49 +98,82 @@ class Job:
     needs: tuple[str, ...] = ()
     output: str = ""
     alone: bool = False
+    depends: tuple[str, ...] = ("frontier_clips", "num_steps")
 
 
 def jobs(size: Size) -> dict[str, Job]:
-    """All of them by name, in an order in which each finds what it needs."""
+    """All of them by name, what matters most first, and none before what it needs."""
     names = list(runpy.run_path(str(ABLATION))["variants"]())
-    default = [name for name in names if not name.startswith("hard_")]
+    plain = [name for name in names if not name.startswith("hard_")]
     hard = [f"hard_{name}" for name in HARD_METHODS]
+    similar = [name for name in plain if "+" in name]
+    first = [name for name in plain if name not in (MAIN, *similar)]
     found = {
         f"backbone/{name}": Job(
             run=partial(make_backbone, name, size),
             minutes=minutes,
             output=f"backbones/{name}/backbone",
+            depends=("pretrain_steps",),
         )
-        for name, minutes in (("qwen3_vl", 20), ("hard", 40))
+        for name, minutes in (("qwen3_vl", 12), ("hard", 23))
     }
     for seed in size.seeds:
-        for name in sorted(default, key=lambda name: name != MAIN):
-            run = partial(train_variant, name, seed, size.num_steps, size)
-            found[f"variant/{name}/{seed}"] = Job(
-                run=run, minutes=8, output=f"runs/{name}/{seed}/allocator"
-            )
-        main = (f"variant/{MAIN}/{seed}",)
-        found[f"frontier/{seed}"] = Job(
-            run=partial(draw_frontier, MAIN, seed, size), minutes=6, needs=main
-        )
-        found[f"transfer/{seed}"] = Job(
-            run=partial(transfer, seed, size), minutes=4, needs=(*main, "backbone/qwen3_vl")
-        )
-        for name in hard:
-            run = partial(train_variant, name, seed, size.hard_steps, size)
-            found[f"variant/{name}/{seed}"] = Job(
-                run=run,
-                minutes=16,
-                needs=("backbone/hard",),
-                output=f"runs/{name}/{seed}/allocator",
-            )
-        main = (f"variant/hard_{MAIN}/{seed}",)
-        found[f"hard_frontier/{seed}"] = Job(
-            run=partial(draw_frontier, f"hard_{MAIN}", seed, size), minutes=12, needs=main
-        )
-        found[f"longer/{seed}"] = Job(run=partial(sample_more, seed, size), minutes=8, needs=main)
-    found["break_even"] = Job(run=partial(break_even, size), minutes=15, alone=True)
+        found |= {
+            f"variant/{MAIN}/{seed}": _variant_job(MAIN, seed, size),
+            **_main_jobs(seed, size),
+        }
+    for names in (first, hard):
+        for seed in size.seeds:
+            found |= {f"variant/{name}/{seed}": _variant_job(name, seed, size) for name in names}
+    for seed in size.seeds:
+        found |= _hard_jobs(seed, size)
+    for seed in size.seeds:
+        found |= {f"variant/{name}/{seed}": _variant_job(name, seed, size) for name in similar}
+    found["break_even"] = Job(
+        run=partial(break_even, size), minutes=15, alone=True, depends=("timed",)
+    )
     return found
+
+
+def _variant_job(name: str, seed: int, size: Size) -> Job:
+    is_hard = name.startswith("hard_")
+    minutes = {"joint": 25, "per_frame": 7}.get(name, 12 if is_hard else 6)
+    return Job(
+        run=partial(train_variant, name, seed, size),
+        minutes=minutes,
+        needs=("backbone/hard",) if is_hard else (),
+        output=f"runs/{name}/{seed}/allocator",
+        depends=("num_clips", "hard_steps" if is_hard else "num_steps"),
+    )
+
+
+def _main_jobs(seed: int, size: Size) -> dict[str, Job]:
+    """What is done with the main variant's allocator."""
+    main = (f"variant/{MAIN}/{seed}",)
+    frontier = partial(draw_frontier, MAIN, seed, size)
+    return {
+        f"frontier/{seed}": Job(run=frontier, minutes=6, needs=main),
+        f"transfer/{seed}": Job(
+            run=partial(transfer, seed, size), minutes=4, needs=(*main, "backbone/qwen3_vl")
+        ),
+    }
+
+
+def _hard_jobs(seed: int, size: Size) -> dict[str, Job]:
+    """What is done with the main variant's allocator of the harder world."""
+    main = (f"variant/hard_{MAIN}/{seed}",)
+    frontier = partial(draw_frontier, f"hard_{MAIN}", seed, size)
+    return {
+        f"hard_frontier/{seed}": Job(
+            run=frontier, minutes=12, needs=main, depends=("frontier_clips", "hard_steps")
+        ),
+        f"longer/{seed}": Job(
+            run=partial(sample_more, seed, size),
+            minutes=8,
+            needs=main,
+            depends=("num_clips", "hard_steps"),
+        ),
+    }
 
 
 def break_even(size: Size, folder: Path) -> dict[str, Any]:
@@ -185,7 +218,7 @@ def config_of(name: str, seed: int, size: Size, folder: Path) -> TrainConfig:
     )
 
 
-def train_variant(name: str, seed: int, num_steps: int, size: Size, folder: Path) -> dict[str, Any]:
+def train_variant(name: str, seed: int, size: Size, folder: Path) -> dict[str, Any]:
     """Trains an allocator and evaluates its mean policy beside full resolution."""
     config = config_of(name, seed, size, folder)
     start = time.monotonic()
@@ -296,14 +329,18 @@ def result_path(results: Path, name: str) -> Path:
     return results / f"{name.replace('/', '-')}.json"
 
 
-def is_done(results: Path, name: str, size: Size) -> bool:
+def size_of(job: Job, size: Size) -> dict[str, Any]:
+    """What of a size the job's figures depend on, as JSON has it."""
+    return json.loads(json.dumps({name: getattr(size, name) for name in job.depends}))
+
+
+def is_done(results: Path, name: str, job: Job, size: Size) -> bool:
     """Whether a job's figures are there, and of this size."""
     path = result_path(results, name)
-    return path.exists() and json.loads(path.read_text())["size"] == as_json(size)
-
-
-def as_json(size: Size) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(size)))
+    if not path.exists():
+        return False
+    made_with = json.loads(path.read_text())["size"]
+    return all(made_with.get(key) == value for key, value in size_of(job, size).items())
 
 
 def main() -> None:
@@ -317,8 +354,9 @@ def main() -> None:
     known = jobs(size)
     if args.job not in known:
         sys.exit(f"no job {args.job!r}; there are {', '.join(known)}")
-    figures = known[args.job].run(args.folder)
-    record = {"job": args.job, "size": as_json(size), "versions": versions(), **figures}
+    job = known[args.job]
+    figures = job.run(args.folder)
+    record = {"job": args.job, "size": size_of(job, size), "versions": versions(), **figures}
     atomic_write(
         result_path(args.results, args.job), json.dumps(record, indent=1, allow_nan=False) + "\n"
     )

@@ -12,7 +12,8 @@ The argument is a method:
 
 alone or followed by ``+similarity_paper`` or ``+similarity_released``;
 
-* ``unit_cost``: our own, the cost of ``cost_outside`` credited to each unit;
+* ``unit_cost``: our own, the cost outside the normalisation, credited to each unit and counted
+  where answers are right;
 * ``logistic_normal``, ``per_frame``, ``joint``: ``capo_released`` drawing from that instead of a
   Beta, acting on frames instead of pairs, training the backbone beside the allocator.
 

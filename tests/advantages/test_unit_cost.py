@@ -18,8 +18,8 @@ from tests.advantages.worked_group import ALL_RIGHT, ALL_WRONG, MIXED, SCALES, g
 
 def test_each_unit_pays_for_itself():
     # Costs (s - .2)/1.6 of the first unit: 0, .25, 1, 1, mean .5625; of the second .125, .25, .625,
-    # .75, mean .4375; of the third .25, .25, .25, .875, mean .40625. γ/K = .6/3 = .2.
-    result = unit_cost(group_of(ALL_RIGHT), UnitCostConfig(gamma=0.6))
+    # .75, mean .4375; of the third .25, .25, .25, .875, mean .40625.
+    result = unit_cost(group_of(ALL_RIGHT), UnitCostConfig(gamma=0.2))
     expected = [
         [0.1125, 0.0625, 0.03125],
         [0.0625, 0.0375, 0.03125],
@@ -28,7 +28,7 @@ def test_each_unit_pays_for_itself():
     ]
     np.testing.assert_allclose(result.per_unit, expected, atol=1e-6)
     np.testing.assert_array_equal(result.values, 0.0)  # all right: nothing between allocations
-    mixed = unit_cost(group_of(MIXED), UnitCostConfig(gamma=0.6, success_power=0.0))
+    mixed = unit_cost(group_of(MIXED), UnitCostConfig(gamma=0.2, success_power=0.0))
     base = np.array([1, -1, 1, -1]) * 0.999998
     np.testing.assert_allclose(mixed.per_unit, base[:, None] + expected, atol=1e-6)
     np.testing.assert_allclose(mixed.values, base, atol=1e-6)
@@ -36,7 +36,7 @@ def test_each_unit_pays_for_itself():
 
 def test_the_cost_counts_where_answers_are_right():
     # Half of the answers of MIXED are right, 1/2³ = .125; of ALL_WRONG none: nothing to learn.
-    config = UnitCostConfig(gamma=0.6, success_power=3.0)
+    config = UnitCostConfig(gamma=0.2, success_power=3.0)
     whole = unit_cost(group_of(ALL_RIGHT), config).per_unit
     mixed = unit_cost(group_of(MIXED), config)
     base = np.array([1, -1, 1, -1]) * 0.999998
@@ -61,7 +61,7 @@ def test_the_gradient_is_that_of_the_shared_cost_with_less_noise():
         draws = jax.vmap(partial(gradient, estimate))(keys)
         return draws.mean(axis=0), draws.std(axis=0)
 
-    mine, noise = moments(partial(unit_cost, config=UnitCostConfig(gamma=1.0)))
+    mine, noise = moments(partial(unit_cost, config=UnitCostConfig(gamma=1 / 8)))
     shared = DirectCostConfig(normalised=False, cost_weight=1.0)
     theirs, more_noise = moments(partial(direct_cost, config=shared))
     # ∂/∂logit of -γ/K·p is -p(1-p)/8; centring on the group's own mean leaves 15/16 of it.
@@ -75,16 +75,15 @@ def test_the_gradient_is_that_of_the_shared_cost_with_less_noise():
 def test_units_that_do_not_count_earn_nothing():
     mask = jnp.array([True, True, False])
     poisoned = SCALES.at[:, 2].set(jnp.nan)
-    result = unit_cost(group_of(ALL_RIGHT, poisoned, mask), UnitCostConfig(gamma=0.6))
-    # γ/K = .3 now, a share and a half of the three units' .2.
-    expected = [0.16875, 0.09375, -0.13125, -0.13125]
+    result = unit_cost(group_of(ALL_RIGHT, poisoned, mask), UnitCostConfig(gamma=0.2))
+    expected = [0.1125, 0.0625, -0.0875, -0.0875]
     np.testing.assert_allclose(result.per_unit[:, 0], expected, atol=1e-6)
     np.testing.assert_array_equal(result.per_unit[:, 2], 0.0)
 
 
 def test_an_allocation_without_an_answer_is_no_part_of_the_mean():
     answered = jnp.array([[True], [True], [True], [False]])
-    result = unit_cost(group_of(ALL_RIGHT, mask=answered), UnitCostConfig(gamma=0.6))
+    result = unit_cost(group_of(ALL_RIGHT, mask=answered), UnitCostConfig(gamma=0.2))
     # First unit: 0, .25, 1, mean .416667, times -.2.
     np.testing.assert_allclose(result.per_unit[:3, 0], [0.083333, 0.033333, -0.116667], atol=1e-6)
     np.testing.assert_array_equal(result.per_unit[3], 0.0)

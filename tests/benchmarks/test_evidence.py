@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from evidence import Places, to_do  # noqa: E402
 from evidence_claims import claims  # noqa: E402
-from evidence_jobs import FULL, QUICK, as_json, is_done, jobs, result_path  # noqa: E402
+from evidence_jobs import FULL, QUICK, is_done, jobs, result_path, size_of  # noqa: E402
 from evidence_page import METHODS, write_page  # noqa: E402
 from evidence_results import Estimate, Results, paired  # noqa: E402
 
@@ -38,18 +38,18 @@ def test_what_is_to_do_includes_lost_output_that_is_needed(tmp_path):
     places = Places(folder=tmp_path / "runs", results=tmp_path / "results", page=tmp_path)
     known = jobs(QUICK)
     places.results.mkdir()
-    for name in known:
+    for name, job in known.items():
         if name != "transfer/0":
-            record = {"size": as_json(QUICK)}
+            record = {"size": size_of(job, QUICK)}
             result_path(places.results, name).write_text(json.dumps(record))
     # Figures of another size do not count.
     other = result_path(places.results, "variant/gdpo/0")
-    other.write_text(json.dumps({"size": as_json(FULL)}))
+    other.write_text(json.dumps({"size": size_of(known["variant/gdpo/0"], FULL)}))
     needed = ["backbone/qwen3_vl", "variant/capo_released/0", "variant/gdpo/0", "transfer/0"]
     assert to_do(known, QUICK, places) == [name for name in known if name in needed]
     (places.folder / known["backbone/qwen3_vl"].output).mkdir(parents=True)
     assert "backbone/qwen3_vl" not in to_do(known, QUICK, places)
-    assert is_done(places.results, "backbone/hard", QUICK)
+    assert is_done(places.results, "backbone/hard", known["backbone/hard"], QUICK)
 
 
 def test_every_variant_is_a_config():
@@ -111,7 +111,7 @@ def _fixed(points):
 
 def _write(folder, name, record):
     folder.mkdir(exist_ok=True)
-    result_path(folder, name).write_text(json.dumps({"size": as_json(FULL), **record}))
+    result_path(folder, name).write_text(json.dumps(record))
 
 
 def _verdicts(folder):
