@@ -106,8 +106,9 @@ def jobs(size: Size) -> dict[str, Job]:
     names = list(runpy.run_path(str(ABLATION))["variants"]())
     plain = [name for name in names if not name.startswith("hard_")]
     hard = [f"hard_{name}" for name in HARD_METHODS]
-    similar = [name for name in plain if "+" in name]
-    first = [name for name in plain if name not in (MAIN, *similar)]
+    last = [name for name in plain if "+" in name or name == "joint"]
+    first = [name for name in plain if name not in (MAIN, *last)]
+    first.sort(key=lambda name: name not in HARD_METHODS)
     found = {
         f"backbone/{name}": Job(
             run=partial(make_backbone, name, size),
@@ -122,13 +123,12 @@ def jobs(size: Size) -> dict[str, Job]:
             f"variant/{MAIN}/{seed}": _variant_job(MAIN, seed, size),
             **_main_jobs(seed, size),
         }
-    for names in (first, hard):
-        for seed in size.seeds:
-            found |= {f"variant/{name}/{seed}": _variant_job(name, seed, size) for name in names}
+    for name in (*first, *hard):
+        found |= {f"variant/{name}/{seed}": _variant_job(name, seed, size) for seed in size.seeds}
     for seed in size.seeds:
         found |= _hard_jobs(seed, size)
-    for seed in size.seeds:
-        found |= {f"variant/{name}/{seed}": _variant_job(name, seed, size) for name in similar}
+    for name in last:
+        found |= {f"variant/{name}/{seed}": _variant_job(name, seed, size) for seed in size.seeds}
     found["break_even"] = Job(
         run=partial(break_even, size), minutes=15, alone=True, depends=("timed",)
     )
