@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="only write the page")
     parser.add_argument("--minutes", type=float, default=None, help="start nothing after so many")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # as Ctrl-C: jobs are told too
     size, places = (QUICK, QUICK_PLACES) if args.quick else (FULL, FULL_PLACES)
     complete = args.page or run_all(size, places, args.minutes)
     print("wrote", write_page(places.results, places.page, size))

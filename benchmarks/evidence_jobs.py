@@ -7,11 +7,13 @@ A job trains or evaluates, goes on where it was interrupted, and writes its figu
 """
 
 import argparse
+import fcntl
 import json
 import runpy
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -343,6 +345,15 @@ def is_done(results: Path, name: str, job: Job, size: Size) -> bool:
     return all(made_with.get(key) == value for key, value in size_of(job, size).items())
 
 
+@contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Waits until no other process holds this lock; whoever dies lets it go."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("job")
@@ -355,7 +366,8 @@ def main() -> None:
     if args.job not in known:
         sys.exit(f"no job {args.job!r}; there are {', '.join(known)}")
     job = known[args.job]
-    figures = job.run(args.folder)
+    with only_one(args.folder / "locks" / args.job.replace("/", "-")):
+        figures = job.run(args.folder)
     record = {"job": args.job, "size": size_of(job, size), "versions": versions(), **figures}
     atomic_write(
         result_path(args.results, args.job), json.dumps(record, indent=1, allow_nan=False) + "\n"
