@@ -15,12 +15,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evidence_jobs import FULL, QUICK, ROOT, Job, Size, is_done, jobs
+from evidence_jobs import FULL, QUICK, Job, jobs, read_figures
 from evidence_page import write_page
+from evidence_runs import ROOT, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,101 +61,112 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="only write the page")
     parser.add_argument("--minutes", type=float, default=None, help="start nothing after so many")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # as Ctrl-C: jobs are told too
+    for name in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: jobs are told too
+        signal.signal(name, lambda *_: sys.exit("stopped; the same command goes on"))
     size, places = (QUICK, QUICK_PLACES) if args.quick else (FULL, FULL_PLACES)
-    complete = args.page or run_all(size, places, args.minutes)
+    problems = [] if args.page else run_all(jobs(size), size, places, args.minutes)
     print("wrote", write_page(places.results, places.page, size))
-    if not complete:
-        sys.exit("not all is done; the same command goes on")
+    if problems:
+        sys.exit("\n".join(problems))
 
 
-def run_all(size: Size, places: Places, minutes: float | None = None) -> bool:
+def run_all(
+    known: Mapping[str, Job], size: Size, places: Places, minutes: float | None = None
+) -> list[str]:
     """Runs what is not done, a job a core, and says how long the rest will take.
 
+    A job that fails is left out, with those that need it.
+
     Returns:
-        Whether all is done now.
+        Why not all is done; empty if it is.
     """
-    known = jobs(size)
-    left = to_do(known, size, places)
+    left = to_do(known, places)
     cores = sorted(os.sched_getaffinity(0))
     progress = Progress(known, len(left), len(cores))
+    progress.announce(left)
     begin = time.monotonic()
     running: list[Running] = []
+    problems: list[str] = []
     try:
         while left or running:
             if minutes is None or time.monotonic() - begin < 60 * minutes:
-                running += start_ready(known, left, running, cores, size, places)
+                start_ready(known, left, running, cores, size, places)
             if not running:
                 break
             time.sleep(0.5)
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
-                if one.process.returncode:
-                    raise SystemExit(f"{one.name} failed: see {log_path(one.name, places)}")
                 progress.report(one, left, running)
+                if one.process.returncode:
+                    problems.append(f"{one.name} failed: see {log_path(one.name, places)}")
+                    left[:] = [name for name in left if one.name not in known[name].needs]
     finally:
         for one in running:
             one.process.send_signal(signal.SIGTERM)  # a training saves its state
         for one in running:
             one.process.wait()
-    return not left
+    if left:
+        problems.append(f"{len(left)} jobs are left; the same command goes on")
+    return problems
 
 
 @dataclass
 class Progress:
     """How long the rest will take, from how long jobs took beside what was expected."""
 
-    known: dict[str, Job]
+    known: Mapping[str, Job]
     total: int
     num_cores: int
     spent: float = 0.0
     expected: float = 0.0
 
+    def announce(self, left: Sequence[str]) -> None:
+        """Prints what is to come."""
+        print(f"{len(left)} jobs, about {self._hours(left, []):.1f} h", flush=True)
+
     def report(self, one: Running, left: Sequence[str], running: Sequence[Running]) -> None:
         """Counts a job that has ended, and prints."""
         took = (time.monotonic() - one.start) / 60
         self.spent, self.expected = self.spent + took, self.expected + self.known[one.name].minutes
-        rest = sum(self.known[name].minutes for name in left)
-        rest += sum(self.known[other.name].minutes / 2 for other in running)
-        hours = rest * self.spent / self.expected / self.num_cores / 60
         done = self.total - len(left) - len(running)
-        print(f"[{done}/{self.total}] {one.name}: {took:.1f} min; {hours:.1f} h left", flush=True)
+        rest = self._hours(left, running)
+        print(f"[{done}/{self.total}] {one.name}: {took:.1f} min; {rest:.1f} h left", flush=True)
+
+    def _hours(self, left: Sequence[str], running: Sequence[Running]) -> float:
+        minutes = sum(self.known[name].minutes for name in left)
+        minutes += sum(self.known[one.name].minutes / 2 for one in running)
+        pace = self.spent / self.expected if self.expected else 1.0
+        return minutes * pace / self.num_cores / 60
 
 
 def start_ready(
-    known: dict[str, Job],
+    known: Mapping[str, Job],
     left: list[str],
-    running: Sequence[Running],
+    running: list[Running],
     cores: Sequence[int],
     size: Size,
     places: Places,
-) -> list[Running]:
-    """Starts what is ready on cores that are free, and takes it off ``left``."""
-    started: list[Running] = []
+) -> None:
+    """Starts what is ready on free cores: takes it off ``left``, adds it to ``running``."""
     for core in {*cores}.difference(*(one.cores for one in running)):
-        name = next((name for name in left if is_ready(known[name], known, places)), None)
-        others = [*running, *started]
-        if name is None or (others and any(known[n].alone for n in (name, others[0].name))):
+        coming = {*left, *(one.name for one in running)}
+        name = next((name for name in left if coming.isdisjoint(known[name].needs)), None)
+        if name is None or (running and any(known[n].alone for n in (name, running[0].name))):
             break
-        left.remove(name)
         at = cores if known[name].alone else [core]
-        started.append(start_job(name, at, size, places))
-    return started
+        running.append(start_job(name, at, size, places))
+        left.remove(name)
 
 
-def to_do(known: dict[str, Job], size: Size, places: Places) -> list[str]:
+def to_do(known: Mapping[str, Job], places: Places) -> list[str]:
     """Jobs without figures, and those whose output such a job needs and does not find."""
-    wanted = {name for name, job in known.items() if not is_done(places.results, name, job, size)}
+    wanted = {name for name in known if read_figures(places.results, known, name) is None}
     for name in reversed(list(known)):  # what is needed comes first
         if name in wanted:
             wanted |= {
                 n for n in known[name].needs if not (places.folder / known[n].output).exists()
             }
     return [name for name in known if name in wanted]
-
-
-def is_ready(job: Job, known: dict[str, Job], places: Places) -> bool:
-    return all((places.folder / known[name].output).exists() for name in job.needs)
 
 
 def start_job(name: str, cores: Sequence[int], size: Size, places: Places) -> Running:

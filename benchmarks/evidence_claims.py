@@ -1,49 +1,53 @@
-"""The claims of docs/evidence.md: each a sentence with its numbers, and what they say of the paper.
+"""The claims of docs/evidence.md: each with its numbers, and what they say of it.
 
-A difference is called one where the 95 % interval of Student's t over the seeds leaves out 0; three
-seeds show large differences only.
+A bound is passed, or a difference is one, where the 95 % interval of Student's t over the seeds
+leaves it out; three seeds show large differences only, a single one none.
 """
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from evidence_jobs import MAIN, STRIDES
+from evidence_jobs import MAIN
 from evidence_results import (
     Estimate,
     Record,
     Results,
+    accuracy,
     allocated,
+    lead,
     over_fixed_scale,
-    over_vanilla,
+    over_seeds,
     paired,
     point,
-    vanilla,
+    retention,
 )
+from evidence_runs import STRIDES
 
 HOLDS, FAILS, OPEN = "yes", "no", "not shown"
 NOT_RUN = "not run"
-FEW_POINTS, FEW_TOKENS, MANY_POINTS = 0.03, 0.20, 0.35
-"""What the default world was built to show."""
+PAPER, GOAL, OURS = "paper", "our goal", "our question"
 COLLAPSE = -0.20
-"""A policy that loses more than so many points against full size has collapsed."""
+"""A policy that loses more than so much accuracy against full size has collapsed."""
 
 
 class Claim(NamedTuple):
     """A row of the table of claims.
 
     Attributes:
-        said: what the paper says, or what is asked.
+        source: who says so: the paper, our own goal for this world, or a question of ours.
+        said: what is claimed.
         found: what was measured.
-        verdict: whether it holds here.
-        seeds: behind the numbers.
-        jobs: of `evidence_jobs`, without their seeds.
+        verdict: whether it holds here, or what differs.
+        seeds: behind the numbers; 0 where they have none.
+        jobs: of `evidence_jobs` that made them.
     """
 
+    source: str
     said: str
     found: str
     verdict: str
     seeds: int
-    jobs: str
+    jobs: tuple[str, ...]
 
 
 def claims(results: Results) -> list[Claim]:
@@ -51,219 +55,198 @@ def claims(results: Results) -> list[Claim]:
     return [
         accuracy_only(results),
         direct_cost(results),
-        saves(results),
-        beats_fixed_scale(results),
         shaping(results),
-        compared(results, "CAPO's shaping", MAIN, "cost_outside"),
-        compared(results, "the paper's sign of the shaping", "capo_paper", MAIN),
+        compared(results, PAPER, "CAPO's shaping", MAIN, "cost_outside"),
+        compared(results, OURS, "the paper's sign of the shaping", "capo_paper", MAIN),
+        saves(results, MAIN),
+        beats_fixed_scale(results, MAIN),
+        depends_on_the_question(results),
         spreads(results, "paper"),
         spreads(results, "released"),
-        compared(results, "a logistic-normal does as well", "logistic_normal", MAIN, alike=True),
-        compared(results, "acting per frame", "per_frame", MAIN),
-        compared(results, "training the backbone too (ResAdapt-RL)", "joint", MAIN),
-        selects(results),
+        compared(results, PAPER, "the policy's family is secondary", "logistic_normal", MAIN),
+        compared(results, OURS, "acting per frame, not per pair", "per_frame", MAIN),
+        compared(results, PAPER, "training the backbone too (ResAdapt-RL)", "joint", MAIN),
         more_frames(results),
         other_backbone(results),
         breaks_even(results),
-        compared(results, "ours: cost credited to units", "unit_cost", MAIN),
-        compared(results, "ours on the harder world", "hard_unit_cost", f"hard_{MAIN}"),
+        compared(results, OURS, "crediting the cost to units", "unit_credit", "cost_outside"),
+        compared(results, OURS, "`unit_cost` against CAPO", "unit_cost", MAIN),
+        saves(results, "unit_cost"),
+        beats_fixed_scale(results, "unit_cost"),
         compared(
-            results, "CAPO's shaping on the harder world", f"hard_{MAIN}", "hard_cost_outside"
+            results, PAPER, "CAPO's shaping, harder world", f"hard_{MAIN}", "hard_cost_outside"
+        ),
+        compared(
+            results,
+            OURS,
+            "`unit_cost` against CAPO, harder world",
+            "hard_unit_cost",
+            f"hard_{MAIN}",
         ),
     ]
 
 
 def accuracy_only(results: Results) -> Claim:
+    said, jobs = "accuracy alone goes to full size (90 % of the tokens)", ("variant/accuracy",)
     records = results.variant("accuracy")
-    return _claim(
-        "without a cost the policy goes to full size",
-        records,
-        "variant/accuracy",
-        lambda: (
-            f"{_accuracy(records).percent()} right, {_retention(records).percent()} of the tokens",
-            HOLDS if _retention(records).mean > 0.8 else FAILS,
-        ),
-    )
+    if not records:
+        return not_run(PAPER, said, jobs)
+    kept = over_seeds(records, retention)
+    found = f"{kept.percent()} of the tokens, {over_seeds(records, accuracy).percent()} right"
+    return Claim(PAPER, said, found, verdict(kept.beyond(0.9)), len(records), jobs)
 
 
 def direct_cost(results: Results) -> Claim:
+    said, jobs = "cost inside the reward collapses to the least sizes", ("variant/direct_cost",)
     records = results.variant("direct_cost")
-
-    def found() -> tuple[str, str]:
-        lost = over_vanilla(records)
-        text = f"{_retention(records).percent()} of the tokens, {lost.points()} against full size"
-        return text, HOLDS if lost.mean < COLLAPSE else FAILS
-
-    said = "cost inside the reward collapses to the least sizes"
-    return _claim(said, records, "variant/direct_cost", found)
+    if not records:
+        return not_run(PAPER, said, jobs)
+    lost, kept = over_seeds(records, lead), over_seeds(records, retention)
+    passed = verdict(-lost.beyond(COLLAPSE), -kept.beyond(0.1))
+    return Claim(PAPER, said, cost_and_loss(records), passed, len(records), jobs)
 
 
 def shaping(results: Results) -> Claim:
-    records = results.variant("cost_outside")
-
-    def found() -> tuple[str, str]:
-        lost = over_vanilla(records)
-        text = f"{_retention(records).percent()} of the tokens, {lost.points()} against full size"
-        return f"without it {text}", HOLDS if lost.mean < COLLAPSE else FAILS
-
     said = "CAPO's asymmetric shaping is what prevents the collapse"
-    return _claim(said, records, "variant/cost_outside", found)
+    jobs = (f"variant/{MAIN}", "variant/cost_outside")
+    shaped, plain = (results.seeds(job) for job in jobs)
+    if not shaped or not plain:
+        return not_run(PAPER, said, jobs)
+    passed = verdict(
+        over_seeds(shaped, lead).beyond(COLLAPSE), -over_seeds(plain, lead).beyond(COLLAPSE)
+    )
+    found = f"with it {cost_and_loss(shaped)}; without {cost_and_loss(plain)}"
+    return Claim(PAPER, said, found, passed, min(len(shaped), len(plain)), jobs)
 
 
-def saves(results: Results) -> Claim:
-    records = results.variant(MAIN)
-
-    def found() -> tuple[str, str]:
-        lost, kept = over_vanilla(records), _retention(records)
-        text = f"{kept.percent()} of the tokens, {lost.points()} against full size"
-        return text, HOLDS if lost.mean >= -FEW_POINTS and kept.mean <= FEW_TOKENS else FAILS
-
-    said = "CAPO: within 3 points of full size at 20 % of the tokens or less"
-    return _claim(said, records, f"variant/{MAIN}", found)
+def saves(results: Results, name: str) -> Claim:
+    said = f"`{name}`: within 3 points of full size at 20 % of the tokens or less"
+    records, jobs = results.variant(name), (f"variant/{name}",)
+    if not records:
+        return not_run(GOAL, said, jobs)
+    lost, kept = over_seeds(records, lead), over_seeds(records, retention)
+    passed = verdict(lost.beyond(-0.03), -kept.beyond(0.2))
+    return Claim(GOAL, said, cost_and_loss(records), passed, len(records), jobs)
 
 
-def beats_fixed_scale(results: Results) -> Claim:
-    records, fixed = results.variant(MAIN), results.fixed_scale()
-
-    def found() -> tuple[str, str]:
-        gains = [over_fixed_scale(allocated(record), fixed) for record in records.values()]
-        if not fixed or None in gains:
-            return "FixedScale was not measured there", NOT_RUN
-        gain = Estimate.of(gains)
-        return f"{gain.points()} at matched tokens", HOLDS if gain.mean >= MANY_POINTS else FAILS
-
-    said = "35 points or more above FixedScale at the same tokens"
-    return _claim(said, records, f"variant/{MAIN}, frontier", found)
+def beats_fixed_scale(results: Results, name: str) -> Claim:
+    said = f"`{name}`: 35 points or more above FixedScale at the same tokens"
+    gain, jobs = results.over_fixed_scale(name), (f"variant/{name}", "frontier")
+    if gain is None:
+        return not_run(GOAL, said, jobs)
+    return Claim(GOAL, said, gain.points(), verdict(gain.beyond(0.35)), gain.count, jobs)
 
 
-def compared(results: Results, said: str, first: str, second: str, *, alike: bool = False) -> Claim:
-    """One variant against another, in accuracy and in tokens.
+def depends_on_the_question(results: Results) -> Claim:
+    said, jobs = "the budget goes to the frames that the question is about", ("frontier",)
+    records = results.seeds("frontier")
+    if not records:
+        return not_run(PAPER, said, jobs)
 
-    Args:
-        alike: the claim is that there is no difference.
-    """
-    ours, theirs = results.variant(first), results.variant(second)
-    shared = {seed: ours[seed] for seed in ours.keys() & theirs.keys()}
+    def other(record: Record) -> float:
+        return point(record, "control", "other_query")["accuracy"]
 
-    def found() -> tuple[str, str]:
-        right = paired(ours, theirs, lambda record: allocated(record)["accuracy"])
-        tokens = paired(ours, theirs, lambda record: allocated(record)["retention"])
-        text = f"{right.points()} right, {tokens.points()} of the tokens"
-        same = not (right.sign or tokens.sign)
-        if same:
-            return text, "no difference shown"
-        if alike:
-            return text, FAILS
-        return text, "a trade" if right.sign == tokens.sign else _direction(right, tokens)
-
-    return _claim(f"{said}: `{first}` less `{second}`", shared, f"variant/{first}, {second}", found)
-
-
-def _direction(right: Estimate, tokens: Estimate) -> str:
-    """Of a difference in accuracy, in tokens, or in both that agree."""
-    better = right.sign > 0 or tokens.sign < 0
-    return "better" if better else "worse"
+    more = over_seeds(records, lambda record: accuracy(record) - other(record))
+    found = f"{over_seeds(records, accuracy).percent()} right"
+    found += f", {over_seeds(records, other).percent()} if allocated for another clip's question"
+    return Claim(PAPER, said, found, verdict(more.beyond()), len(records), jobs)
 
 
 def spreads(results: Results, form: str) -> Claim:
-    plain, name = results.variant(MAIN), f"{MAIN}+similarity_{form}"
-    records = results.variant(name)
-    shared = {seed: records[seed] for seed in records.keys() & plain.keys()}
-
-    def found() -> tuple[str, str]:
-        more = paired(records, plain, lambda record: record["selectivity"]["spread"])
-        was = Estimate.of([record["selectivity"]["spread"] for record in plain.values()])
-        verdict = {1: HOLDS, -1: "the opposite", 0: OPEN}[more.sign]
-        return (
-            f"spread within a clip {more.mean:+.3f} ± {more.stderr:.3f} on {was.plain()}",
-            verdict,
-        )
-
-    said = f"the similarity term ({form} form) makes scales differ within a clip"
-    return _claim(said, shared, f"variant/{name}, {MAIN}", found)
-
-
-def selects(results: Results) -> Claim:
-    records = results.variant(MAIN)
-
-    def found() -> tuple[str, str]:
-        where = [record["selectivity"] for record in records.values()]
-        hits = Estimate.of([one["hit_rate"] for one in where])
-        chance = Estimate.of([one["hit_rate_by_chance"] for one in where])
-        text = f"{hits.percent()} of the evidence has the clip's largest scales, by chance "
-        more = Estimate.of([one["hit_rate"] - one["hit_rate_by_chance"] for one in where])
-        return text + f"{100 * chance.mean:.1f} %", HOLDS if more.sign > 0 else OPEN
-
-    said = "the budget goes to the frames that decide"
-    return _claim(said, records, f"variant/{MAIN}", found)
+    said = f"the similarity term, {form} form, makes scales differ within a clip"
+    jobs = (f"variant/{MAIN}+similarity_{form}", f"variant/{MAIN}")
+    records, plain = (results.seeds(job) for job in jobs)
+    shared = records.keys() & plain.keys()
+    if not shared:
+        return not_run(PAPER, said, jobs)
+    more = paired(records, plain, spread)
+    was = over_seeds({seed: plain[seed] for seed in shared}, spread)
+    found = f"spread within a clip {more.mean:+.3f} ± {more.stderr:.3f} on {was.plain()}"
+    return Claim(PAPER, said, found, verdict(more.beyond()), len(shared), jobs)
 
 
 def more_frames(results: Results) -> Claim:
-    records = results.seeds("longer")
+    said = "savings buy more frames, and more right answers, for the same tokens"
+    records, jobs = results.seeds("longer"), ("longer",)
+    if not records:
+        return not_run(PAPER, said, jobs)
+    names = [f"every {stride}" for stride in STRIDES]
 
-    def found() -> tuple[str, str]:
-        few, many = f"every {STRIDES[0]}", f"every {STRIDES[-1]}"
-        mine = Estimate.of([point(r, "resadapt", many)["accuracy"] for r in records.values()])
-        first = Estimate.of([point(r, "fixed_scale", few)["accuracy"] for r in records.values()])
-        fixed = Estimate.of([point(r, "fixed_scale", many)["accuracy"] for r in records.values()])
-        more = Estimate.of(
-            [
-                point(r, "resadapt", many)["accuracy"] - point(r, "fixed_scale", few)["accuracy"]
-                for r in records.values()
-            ]
-        )
-        text = (
-            f"{mine.percent()} with {STRIDES[0]} times the video, {first.percent()} with few frames"
-            f" at full size, {fixed.percent()} with as many at one scale"
-        )
-        return text, HOLDS if more.sign > 0 else OPEN
+    def mine(record: Record) -> float:
+        return point(record, "resadapt", names[-1])["accuracy"]
 
-    return _claim("savings buy more frames for the same tokens", records, "longer", found)
+    best = max(names, key=lambda name: over_seeds(records, fixed_at(name)).mean)
+    more = over_seeds(records, lambda record: mine(record) - fixed_at(best)(record))
+    pairs = {p["setting"]: p["pairs"] for p in next(iter(records.values()))["points"]}
+    fixed = over_seeds(records, fixed_at(best))
+    found = f"{over_seeds(records, mine).percent()} right with {pairs[names[-1]]} pairs, FixedScale"
+    found += f" at best {fixed.percent()} (with {pairs[best]}): {more.points()}"
+    return Claim(PAPER, said, found, verdict(more.beyond()), len(records), jobs)
+
+
+def fixed_at(setting: str) -> Callable[[Record], float]:
+    """Accuracy of FixedScale in a record of `more_frames`."""
+    return lambda record: point(record, "fixed_scale", setting)["accuracy"]
 
 
 def other_backbone(results: Results) -> Claim:
-    records = results.seeds("transfer")
-
-    def found() -> tuple[str, str]:
-        lost, kept = over_vanilla(records), _retention(records)
-        full = Estimate.of([vanilla(record)["accuracy"] for record in records.values()])
-        text = f"{lost.points()} against its own {full.percent()}, {kept.percent()} of the tokens"
-        return text, HOLDS if lost.mean >= -FEW_POINTS else FAILS
-
-    said = "the allocator serves another backbone unchanged (Qwen3-VL, within 3 points)"
-    return _claim(said, records, "transfer", found)
+    said = "the allocator serves a Qwen3-VL unchanged, within 3 points, better than FixedScale"
+    records, jobs = results.seeds("transfer"), ("transfer",)
+    if not records:
+        return not_run(PAPER, said, jobs)
+    gains = [over_fixed_scale(allocated(record), record) for record in records.values()]
+    gain = Estimate.of(gains)
+    found = f"{cost_and_loss(records)}, {gain.points()} over FixedScale there"
+    passed = verdict(over_seeds(records, lead).beyond(-0.03), gain.beyond())
+    return Claim(PAPER, said, found, passed, len(records), jobs)
 
 
 def breaks_even(results: Results) -> Claim:
+    said, jobs = "allocating pays for itself in time", ("break_even",)
     record = results.job("break_even")
-    rows = record["rows"] if record else []
-    cheapest = min(rows, key=lambda row: row["of_vanilla"], default={})
-
-    def found() -> tuple[str, str]:
-        text = (
-            f"{cheapest['of_vanilla']:.0%} of the time at {cheapest['frames']} frames and "
-            f"{cheapest['retention']:.1%} of the tokens, thumbnail allocator included (CPU)"
-        )
-        return text, HOLDS if cheapest["of_vanilla"] < 1 else FAILS
-
-    said = "allocating pays for itself in time"
-    return _claim(said, {0: cheapest} if rows else {}, "break_even", found)
+    if record is None:
+        return not_run(PAPER, said, jobs)
+    paying = [row for row in record["rows"] if row["of_vanilla"] < 1]
+    tried = [row for row in record["rows"] if row["allocator_s"] > 0]
+    found = f"with the thumbnail allocator in {len(paying)} of {len(tried)} cases, on a CPU"
+    if paying:
+        best = min(paying, key=lambda row: row["of_vanilla"])
+        found += f"; at best {best['of_vanilla']:.0%} of the time ({best['frames']} frames, "
+        found += f"{best['retention']:.0%} of the tokens)"
+    return Claim(PAPER, said, found, HOLDS if paying else FAILS, 0, jobs)
 
 
-def _claim(
-    said: str,
-    records: Mapping[int, Record],
-    jobs: str,
-    found: Callable[[], tuple[str, str]],
-) -> Claim:
-    """Of what there is; ``found`` gives the sentence and the verdict where there is anything."""
-    text, verdict = found() if records else ("", NOT_RUN)
-    return Claim(said, text, verdict, len(records), jobs)
+def compared(results: Results, source: str, said: str, first: str, second: str) -> Claim:
+    """One variant less another, in accuracy and in tokens."""
+    said, jobs = f"{said}: `{first}` less `{second}`", (f"variant/{first}", f"variant/{second}")
+    ours, theirs = results.variant(first), results.variant(second)
+    count = len(ours.keys() & theirs.keys())
+    if not count:
+        return not_run(source, said, jobs)
+    right, tokens = paired(ours, theirs, accuracy), paired(ours, theirs, retention)
+    found = f"accuracy {right.points()}, tokens {tokens.points()}"
+    words = {1: "more accurate", -1: "less accurate"}, {1: "more tokens", -1: "fewer tokens"}
+    signs = right.beyond(), tokens.beyond()
+    shown = [word[sign] for word, sign in zip(words, signs, strict=True) if sign]
+    return Claim(source, said, found, ", ".join(shown) or "no difference shown", count, jobs)
 
 
-def _accuracy(records: Mapping[int, Record]) -> Estimate:
-    return Estimate.of([allocated(record)["accuracy"] for record in records.values()])
+def cost_and_loss(records: Mapping[int, Record]) -> str:
+    kept, lost = over_seeds(records, retention), over_seeds(records, lead)
+    return f"{kept.percent()} of the tokens, {lost.points()} against full size"
 
 
-def _retention(records: Mapping[int, Record]) -> Estimate:
-    return Estimate.of([allocated(record)["retention"] for record in records.values()])
+def spread(record: Record) -> float:
+    """Standard deviation of the scales within a clip."""
+    return record["selectivity"]["spread"]
+
+
+def verdict(*passed: int) -> str:
+    """Of conditions that are met (1), missed (-1) or neither, which must all be met."""
+    if min(passed) > 0:
+        return HOLDS
+    return FAILS if min(passed) < 0 else OPEN
+
+
+def not_run(source: str, said: str, jobs: tuple[str, ...]) -> Claim:
+    return Claim(source, said, "", NOT_RUN, 0, jobs)

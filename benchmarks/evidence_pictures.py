@@ -1,32 +1,30 @@
 """The pictures of docs/evidence.md."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from evidence_results import Estimate, Results, allocated
+from evidence_results import Estimate, Record, Results, allocated, point
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-FIXED_COLOUR, RESADAPT_COLOUR = "#2f6db3", "#d1372f"
-FRONTIER = {
-    "fixed_scale": ("FixedScale", FIXED_COLOUR),
-    "resadapt": ("ResAdapt", RESADAPT_COLOUR),
-    "random_drop": ("random drop", "#8c98aa"),
+SERIES = {
+    "fixed_scale": ("FixedScale", "#2f6db3"),
+    "resadapt": ("ResAdapt", "#d1372f"),
+    "random_drop frames": ("random pairs", "#8c98aa"),
+    "random_drop tokens": ("random tokens, all encoded", "#b0905f"),
     "oracle": ("oracle", "#2a9d6f"),
     "vanilla": ("full size", "#20242c"),
 }
 
 
-def draw_methods(results: Results, methods: dict[str, str], *, hard: bool = False) -> bytes:
+def draw_methods(results: Results, methods: Mapping[str, str], *, world: str = "") -> bytes:
     """Accuracy over retention: a mark for each seed of each method, FixedScale as a line."""
     figure, (axes,) = panels(1)
-    world = "hard_" if hard else ""
-    fixed = sorted((p["retention"], p["accuracy"]) for p in results.fixed_scale(world))
-    if fixed:
-        line = {"color": "#b9c0cb", "markersize": 4, "label": "FixedScale"}
-        axes.plot(*zip(*fixed, strict=True), "-o", **line)
+    records = list(results.seeds(f"{world}frontier").values())
+    if records:
+        draw_series(axes, records, "fixed_scale")
     for index, (method, label) in enumerate(methods.items()):
         free = [allocated(record) for record in results.variant(world + method).values()]
         if free:
@@ -37,8 +35,8 @@ def draw_methods(results: Results, methods: dict[str, str], *, hard: bool = Fals
     return png(figure)
 
 
-def draw_training(results: Results, methods: dict[str, str]) -> bytes:
-    """What the drawn allocations earned and kept while the first seeds were trained."""
+def draw_training(results: Results, methods: Mapping[str, str]) -> bytes:
+    """What the drawn allocations earned and kept in training, means over seeds."""
     figure, panes = panels(2)
     for index, (method, label) in enumerate(methods.items()):
         curves = [record["training"] for record in results.variant(method).values()]
@@ -57,26 +55,39 @@ def draw_frontier(results: Results, group: str) -> bytes:
     """Every method at every setting: means over seeds with their standard errors."""
     figure, (axes,) = panels(1)
     records = list(results.seeds(group).values())
-    for method, (label, colour) in FRONTIER.items() if records else ():
-        rows = [[p for p in record["points"] if p["method"] == method] for record in records]
-        some = list(zip(*rows, strict=True))
-        x = [Estimate.of([p["retention"] for p in seeds]) for seeds in some]
-        y = [Estimate.of([p["accuracy"] for p in seeds]) for seeds in some]
-        order = np.argsort([one.mean for one in x])
-        joined = "-" if method in ("fixed_scale", "resadapt") else ""
-        axes.errorbar(
-            [x[i].mean for i in order],
-            [y[i].mean for i in order],
-            xerr=[x[i].stderr for i in order],
-            yerr=[y[i].stderr for i in order],
-            fmt=f"o{joined}",
-            color=colour,
-            capsize=3,
-            label=label,
-        )
+    for name in SERIES if records else ():
+        draw_series(axes, records, name)
     axes.set(xlabel="share of the visual tokens", ylabel="accuracy", xlim=(0, 1.05), ylim=(0, 1.05))
     legend(axes, loc="lower right")
     return png(figure)
+
+
+def draw_series(axes: Axes, records: Sequence[Record], name: str) -> None:
+    """A method's settings, joined where they are of one kind."""
+    label, colour = SERIES[name]
+    method, _, kind = name.partition(" ")
+    settings = [
+        p["setting"]
+        for p in records[0]["points"]
+        if p["method"] == method and p["setting"].startswith(kind)
+    ]
+    places = []
+    for setting in settings:
+        some = [point(record, method, setting) for record in records]
+        both = [Estimate.of([p[key] for p in some]) for key in ("retention", "accuracy")]
+        places.append(both)
+    x, y = zip(*sorted(places), strict=True)
+    axes.errorbar(
+        [one.mean for one in x],
+        [one.mean for one in y],
+        xerr=[one.stderr for one in x],
+        yerr=[one.stderr for one in y],
+        fmt="o-",
+        markersize=4,
+        color=colour,
+        capsize=3,
+        label=label,
+    )
 
 
 def draw_longer(results: Results) -> bytes:
@@ -84,7 +95,7 @@ def draw_longer(results: Results) -> bytes:
     figure, (axes,) = panels(1)
     records = list(results.seeds("longer").values())
     for method in ("fixed_scale", "resadapt") if records else ():
-        label, colour = FRONTIER[method]
+        label, colour = SERIES[method]
         rows = [[p for p in record["points"] if p["method"] == method] for record in records]
         estimates = [Estimate.of([p["accuracy"] for p in s]) for s in zip(*rows, strict=True)]
         axes.errorbar(

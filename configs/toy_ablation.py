@@ -12,8 +12,9 @@ The argument is a method:
 
 alone or followed by ``+similarity_paper`` or ``+similarity_released``;
 
-* ``unit_cost``: our own, the cost outside the normalisation, credited to each unit and counted
-  where answers are right;
+* ``unit_credit``, ``unit_cost``: our own. The first credits the cost of ``cost_outside`` to the
+  unit that caused it; the second presses as hard on a unit as that does on an allocation, and
+  only where answers are right;
 * ``logistic_normal``, ``per_frame``, ``joint``: ``capo_released`` drawing from that instead of a
   Beta, acting on frames instead of pairs, training the backbone beside the allocator.
 
@@ -86,6 +87,8 @@ def variants() -> dict[str, TrainConfig]:
         for form, similarity in SIMILARITIES.items():
             loss = replace(config.loss, similarity=similarity, similarity_weight=SIMILARITY_WEIGHT)
             found[f"{name}+{form}"] = replace(config, loss=loss)
+    shared = UnitCostConfig(gamma=GAMMA / toy.data.num_pairs, success_power=0.0)
+    found["unit_credit"] = replace(plain, advantage=shared)
     found["unit_cost"] = replace(plain, advantage=UnitCostConfig(gamma=GAMMA))
     found["logistic_normal"] = replace(
         capo, allocator=replace(capo.allocator, bounds=LogisticNormalBounds())

@@ -109,7 +109,7 @@ def make_advantages(
     group: Group,
     per_answer: Float[Array, "*B M N"],
     *,
-    per_unit: Float[Array, "*B M K"] | float = 0.0,
+    unit_bonus: Float[Array, "*B M K"] | float = 0.0,
     **terms: Float[Array, "*B M N"],
 ) -> Advantages:
     """Masks advantages per answer and averages them over the N answers of an allocation.
@@ -120,7 +120,7 @@ def make_advantages(
     Args:
       group: the group they were computed from.
       per_answer: an advantage per answer; or per allocation or per prompt, with axes of size 1.
-      per_unit: what each unit earned beside its allocation.
+      unit_bonus: what each unit earned beside its allocation.
       **terms: what it is made of, of the same shapes, to be logged.
 
     Raises:
@@ -134,7 +134,7 @@ def make_advantages(
     units = group.unit_mask[..., None, :] & (answered & several)[..., None]
     return Advantages(
         values=values,
-        per_unit=jnp.where(units, values[..., None] + per_unit, 0.0),
+        per_unit=jnp.where(units, values[..., None] + unit_bonus, 0.0),
         per_answer=jnp.where(group.mask, jnp.asarray(per_answer, jnp.float32), 0.0),
         terms=averages,
     )

@@ -78,10 +78,19 @@ class SampledClips:
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def kept(self) -> np.ndarray:
+        """Indices of the pairs that were sampled."""
+        pictures = self.config.num_pictures
+        return np.r_[:pictures, pictures : self.config.num_pairs : self.stride]
+
+    def shows_all_evidence(self, position: SupportsIndex) -> bool:
+        """Whether every pair that the answer needs was sampled."""
+        evidence = self.source[position]["evidence"]
+        return bool(evidence[self.kept].sum() == evidence.sum())
+
     def __getitem__(self, position: SupportsIndex) -> dict[str, Any]:
-        record = self.source[position]
-        pictures, pairs = record["num_pictures"], len(record["evidence"])
-        kept = np.r_[np.arange(pictures), np.arange(pictures, pairs, self.stride)]
+        record, kept = self.source[position], self.kept
         frames = (2 * kept[:, None] + np.arange(2)).ravel()
         return record | {
             "frames": record["frames"][frames],

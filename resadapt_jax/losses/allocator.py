@@ -37,7 +37,7 @@ class AllocatorLossConfig:
 def allocator_loss(
     log_probs: Float[Array, "B M K"],
     old_log_probs: Float[Array, "B M K"],
-    advantages: Float[Array, "B M K"] | Float[Array, "B M"],
+    advantages: Float[Array, "B M K"],
     mean_scales: Float[Array, "B K"],
     concentration: Float[Array, "B K"],
     unit_features: Float[Array, "B K D"],
@@ -56,7 +56,7 @@ def allocator_loss(
     Args:
       log_probs: of each unit's action under the policy being trained.
       old_log_probs: under the policy that drew it.
-      advantages: one per unit, or one per allocation that all of its units share.
+      advantages: one per unit of an allocation; [B, M, 1] if its units share one.
       mean_scales: the scale of each unit by the policy's mean.
       concentration: of each unit's policy, α + β of a Beta.
       unit_features: the allocator's feature of each unit.
@@ -72,8 +72,6 @@ def allocator_loss(
     units = jnp.broadcast_to(unit_mask[:, None, :], log_probs.shape)
     if allocation_mask is not None:
         units = units & allocation_mask[:, :, None]
-    if advantages.ndim == 2:
-        advantages = advantages[:, :, None]
     surrogate, aux = clipped_surrogate(
         log_probs,
         old_log_probs,

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from resadapt_jax.advantages import (
     DirectCostConfig,
@@ -93,3 +94,8 @@ def test_units_share_what_their_allocation_earned():
     group = group_of(MIXED)
     result = make_advantages(group, jnp.array([[1.0], [2.0], [3.0], [4.0]]))
     np.testing.assert_array_equal(result.per_unit, np.array([[1.0, 2, 3, 4]] * 3).T)
+
+
+def test_a_negative_power_is_refused():
+    with pytest.raises(ValueError, match="success_power must not be negative, got -1"):
+        UnitCostConfig(success_power=-1)

@@ -1,6 +1,7 @@
 """The evidence page: its jobs fit together, and its sentences say what the figures say."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,74 +10,148 @@ import pytest
 
 from resadapt_jax.advantages import AdvantageConfig
 from resadapt_jax.config import load_config
-from resadapt_jax.data.toy_world import HARD_WORLD
+from resadapt_jax.data.toy_world import HARD_WORLD, ToyWorldConfig
+from resadapt_jax.errors import UserError
+from resadapt_jax.training.config import EvaluationConfig
+from resadapt_jax.training.pretrain import PretrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from evidence import Places, to_do  # noqa: E402
-from evidence_claims import claims  # noqa: E402
-from evidence_jobs import FULL, QUICK, is_done, jobs, result_path, size_of  # noqa: E402
+import evidence  # noqa: E402
+import evidence_jobs  # noqa: E402
+from evidence import Places, Running, run_all, to_do  # noqa: E402
+from evidence_claims import claims, verdict  # noqa: E402
+from evidence_jobs import FULL, QUICK, Job, do, fingerprint, jobs, result_path  # noqa: E402
 from evidence_page import METHODS, write_page  # noqa: E402
 from evidence_results import Estimate, Results, paired  # noqa: E402
+from evidence_runs import variant_config, variant_names  # noqa: E402
 
 ABLATION = ROOT / "configs/toy_ablation.py"
+KNOWN = jobs(FULL)
 
 
 def test_jobs_come_after_what_they_need():
-    known = jobs(FULL)
-    names = list(known)
-    for place, (name, job) in enumerate(known.items()):
-        assert all(known[need].output and need in names[:place] for need in job.needs), name
-    outputs = [job.output for job in known.values() if job.output]
+    names = list(KNOWN)
+    for place, (name, job) in enumerate(KNOWN.items()):
+        assert all(KNOWN[need].output and need in names[:place] for need in job.needs), name
+    outputs = [job.output for job in KNOWN.values() if job.output]
     assert len(set(outputs)) == len(outputs)
     assert {name.removeprefix("variant/") for name in names} >= {
         f"{method}/{seed}" for method in METHODS for seed in range(3)
     }
 
 
-def test_what_is_to_do_includes_lost_output_that_is_needed(tmp_path):
-    places = Places(folder=tmp_path / "runs", results=tmp_path / "results", page=tmp_path)
-    known = jobs(QUICK)
-    places.results.mkdir()
-    for name, job in known.items():
-        if name != "transfer/0":
-            record = {"size": size_of(job, QUICK)}
-            result_path(places.results, name).write_text(json.dumps(record))
-    # Figures of another size do not count.
-    other = result_path(places.results, "variant/gdpo/0")
-    other.write_text(json.dumps({"size": size_of(known["variant/gdpo/0"], FULL)}))
-    needed = ["backbone/qwen3_vl", "variant/capo_released/0", "variant/gdpo/0", "transfer/0"]
-    assert to_do(known, QUICK, places) == [name for name in known if name in needed]
-    (places.folder / known["backbone/qwen3_vl"].output).mkdir(parents=True)
-    assert "backbone/qwen3_vl" not in to_do(known, QUICK, places)
-    assert is_done(places.results, "backbone/hard", known["backbone/hard"], QUICK)
-
-
-def test_every_variant_is_a_config():
-    capo = load_config(ABLATION, "capo_released")
-    for name in jobs(FULL):
-        if name.startswith("variant/"):
-            variant = name.split("/")[1]
-            config = load_config(ABLATION, variant)
-            assert isinstance(config.advantage, AdvantageConfig)
-            assert config.output_dir == f"runs/toy_ablation/{variant}"
-            assert (config.data == HARD_WORLD) == variant.startswith("hard_")
-            assert variant == "capo_released" or config != capo
-    with pytest.raises(Exception, match="knows no 'cappo'"):
+def test_every_variant_is_a_config_of_its_own():
+    found = set()
+    for name in variant_names():
+        config = load_config(ABLATION, name)
+        assert isinstance(config.advantage, AdvantageConfig)
+        assert config.output_dir == f"runs/toy_ablation/{name}"
+        assert (config.data == HARD_WORLD) == name.startswith("hard_")
+        found.add(evidence_jobs.to_json(variant_config(name, 0, FULL, Path())))
+    assert len(found) == len(variant_names())
+    with pytest.raises(UserError, match="knows no 'cappo'"):
         load_config(ABLATION, "cappo")
+
+
+def test_held_out_clips_are_nobody_elses():
+    configs = [variant_config("capo_released", seed, FULL, Path()) for seed in FULL.seeds]
+    held_out = {config.evaluation.seed for config in configs}
+    seen = {config.data.seed for config in configs}
+    seen |= {ToyWorldConfig().seed, PretrainConfig().world.seed, EvaluationConfig().seed, 3}
+    assert len(held_out) == 3 and held_out.isdisjoint(seen)
+
+
+@pytest.fixture
+def places(tmp_path):
+    (tmp_path / "results").mkdir()
+    return Places(folder=tmp_path / "runs", results=tmp_path / "results", page=tmp_path)
+
+
+def _write(folder, name, record, known=KNOWN):
+    record = {"fingerprint": fingerprint(known, name), **record}
+    result_path(folder, name).write_text(json.dumps(record))
+
+
+def test_what_is_to_do_includes_lost_output_that_is_needed(places):
+    known = jobs(QUICK)
+    for name in known:
+        if name not in ("transfer/0", "variant/gdpo/0"):
+            _write(places.results, name, {}, known)
+    _write(places.results, "variant/gdpo/0", {})  # of another size
+    needed = ["backbone/qwen3_vl", "variant/capo_released/0", "variant/gdpo/0", "transfer/0"]
+    assert to_do(known, places) == [name for name in known if name in needed]
+    (places.folder / known["backbone/qwen3_vl"].output).mkdir(parents=True)
+    assert "backbone/qwen3_vl" not in to_do(known, places)
+
+
+def test_figures_are_stale_if_a_config_changes_that_they_come_from():
+    first = {"a": Job(run=dict, config="1", minutes=1), "b": _job("2", needs=("a",))}
+    for name, change in (("a", "3"), ("b", "4")):
+        second = first | {name: _job(change, needs=first[name].needs)}
+        assert fingerprint(first, "b") != fingerprint(second, "b")
+
+
+def _job(name, **options):
+    return Job(run=lambda folder: {"made": name}, config=json.dumps(name), minutes=1, **options)
+
+
+def _start(known, places, broken=()):
+    """Jobs as processes that take half a second, as `evidence.start_job` starts them."""
+    log = []
+
+    def start(name, cores, size, given):
+        log.append((name, tuple(cores)))
+        do(name, known, places.folder, places.results)
+        code = f"import sys, time; time.sleep(0.2); sys.exit({int(name in broken)})"
+        return Running(name, subprocess.Popen([sys.executable, "-c", code]), 0.0, cores)
+
+    return start, log
+
+
+def test_jobs_run_in_order_and_what_is_timed_runs_alone(places, monkeypatch):
+    known = {"a": _job("a", output="a"), "b": _job("b", needs=("a",)), "c": _job("c", alone=True)}
+    (places.folder / "a").mkdir(parents=True)  # left behind by an attempt before: not ready yet
+    start, log = _start(known, places)
+    monkeypatch.setattr(evidence, "start_job", start)
+    monkeypatch.setattr(evidence.os, "sched_getaffinity", lambda _: {0, 1})
+    assert run_all(known, QUICK, places) == []
+    assert [name for name, _ in log] == ["a", "b", "c"]
+    assert len(log[0][1]) == len(log[1][1]) == 1 and log[2][1] == (0, 1)
+    assert run_all(known, QUICK, places) == [] and len(log) == 3
+
+
+def test_a_job_that_fails_takes_with_it_what_needs_it(places, monkeypatch):
+    known = {"a": _job("a", output="a"), "b": _job("b", needs=("a",)), "c": _job("c")}
+    start, log = _start(known, places, broken=("a",))
+    monkeypatch.setattr(evidence, "start_job", start)
+    (problem,) = run_all(known, QUICK, places)
+    assert problem.startswith("a failed: see ") and sorted(n for n, _ in log) == ["a", "c"]
+    assert run_all(known, QUICK, places, minutes=0)[-1].endswith("the same command goes on")
+
+
+def test_a_job_that_another_process_did_meanwhile_is_not_done_again(places):
+    known = {"a": _job("a")}
+    do("a", known, places.folder, places.results)
+    broken = {"a": Job(run=None, config=known["a"].config, minutes=1)}  # a call would raise
+    do("a", broken, places.folder, places.results)
 
 
 def test_an_estimate_is_a_mean_and_its_standard_error():
     # s = 1, 1/√3 = .57735; Student's t for two degrees of freedom is 4.303: 2 ± 2.484.
     wide = Estimate.of([1.0, 2.0, 3.0])
     np.testing.assert_allclose(wide[:2], [2.0, 0.57735], atol=1e-5)
-    assert wide.sign == 0
-    # s = .1: 1 ± .248
-    assert Estimate.of([0.9, 1.0, 1.1]).sign == 1 and Estimate.of([-0.9, -1.0, -1.1]).sign == -1
+    assert (wide.beyond(), wide.beyond(-0.5), wide.beyond(4.5)) == (0, 1, -1)
+    same = Estimate.of([0.1 + 0.2 - 0.3] * 3)  # rounding is no difference
+    assert same.beyond() == 0 and Estimate.of([0.0625] * 3).beyond(0.1) == -1
     lone = Estimate.of([0.5])
-    assert lone == (0.5, 0.0, 1) and lone.sign == 0
+    assert lone == (0.5, 0.0, 1) and lone.beyond() == 0 and lone.percent() == "50.0 %"
     assert Estimate.of([0.5, 0.52]).percent() == "51.0 ± 1.0 %"
     assert Estimate.of([-0.5, -0.52]).points() == "-51.0 ± 1.0 points"
+
+
+def test_a_verdict_needs_all_conditions():
+    assert verdict(1, 1) == "yes" and verdict(1, 0) == "not shown" and verdict(0, -1) == "no"
 
 
 def test_differences_are_of_the_same_seeds():
@@ -84,79 +159,121 @@ def test_differences_are_of_the_same_seeds():
     assert paired(first, second, lambda value: value) == (1.5, 0.5, 2)
 
 
-def _record(accuracy, retention, spread=0.2):
-    point = {"accuracy": accuracy, "retention": retention}
+def _point(method, setting, accuracy, retention, **more):
+    point = {"method": method, "setting": setting, "accuracy": accuracy, "retention": retention}
+    return point | {"encoded": retention} | more
+
+
+FULL_SIZE = _point("vanilla", "scale 1", 1.0, 1.0)
+
+
+def _variant(accuracy, retention, spread=0.2):
     return {
-        "points": [
-            {"method": "vanilla", "setting": "scale 1", "accuracy": 1.0, "retention": 1.0},
-            {"method": "resadapt", "setting": "free", **point},
-        ],
+        "points": [FULL_SIZE, _point("resadapt", "free", accuracy, retention)],
         "selectivity": {
             "gini": 0.3,
             "spread": spread,
             "hit_rate": 0.9,
-            "hit_rate_by_chance": 0.1,
-            "answers": {"kept": 500, "lost": 5, "gained": 1, "wrong": 6},
+            "answers": {"kept": 500, "lost": 5, "gained": 1},
         },
         "training": {name: [0.1, 0.2] for name in ("step", "reward", "retention")},
     }
 
 
-def _fixed(points):
-    rows = [{"method": "fixed_scale", "setting": f"{r:g}", "accuracy": a, "retention": r}
-            for r, a in points]  # fmt: skip
-    full = {"method": "vanilla", "setting": "scale 1", "accuracy": 1.0, "retention": 1.0}
-    return {"points": [*rows, full]}
+def _frontier(other=0.2):
+    return {
+        "points": [
+            FULL_SIZE,
+            *(_point("random_drop", f"{kind} 0.5", 0.3, 0.5) for kind in ("tokens", "frames")),
+            *(_point("fixed_scale", f"{r:g}", r, r) for r in (0.1, 0.3)),
+            _point("oracle", "evidence at 1", 1.0, 0.18),
+            _point("resadapt", "free", 0.99, 0.19),
+            _point("control", "other_query", other, 0.19),
+        ]
+    }
 
 
-def _write(folder, name, record):
-    folder.mkdir(exist_ok=True)
-    result_path(folder, name).write_text(json.dumps(record))
-
-
-def _verdicts(folder):
-    found = claims(Results(folder, FULL))
-    return {claim.said.split(":")[0]: claim for claim in found}
+def _claims(folder):
+    return {claim.said.split(":")[0]: claim for claim in claims(Results(folder, FULL))}
 
 
 def test_claims_follow_the_figures(tmp_path):
     for seed, shift in enumerate((-0.001, 0.0, 0.001)):
         figures = {
-            "capo_released": _record(0.99 + shift, 0.19),
-            "cost_outside": _record(0.98 + shift, 0.19 + 5 * shift),
-            "direct_cost": _record(0.2 + shift, 0.0625),
-            "accuracy": _record(1.0, 0.6 + shift),
-            "capo_paper": _record(0.99 - shift, 0.19 - shift),
-            "capo_released+similarity_paper": _record(0.99, 0.19, spread=0.1 + shift),
+            "capo_released": _variant(0.99 + shift, 0.19),
+            "cost_outside": _variant(0.98 + shift, 0.19 + 5 * shift),
+            "direct_cost": _variant(0.2 + shift, 0.0625),
+            "accuracy": _variant(1.0, 0.6 + shift),
+            "capo_paper": _variant(0.99 - shift, 0.19 - shift),
+            "unit_cost": _variant(0.96 + 19 * shift, 0.15),
+            "capo_released+similarity_paper": _variant(0.99, 0.19, spread=0.1 + shift),
         }
         for name, record in figures.items():
             _write(tmp_path, f"variant/{name}/{seed}", record)
-    _write(tmp_path, "frontier/0", _fixed([(0.1, 0.1), (0.3, 0.3)]))
-    found = _verdicts(tmp_path)
+        _write(tmp_path, f"frontier/{seed}", _frontier())
+    found = _claims(tmp_path)
 
-    capo = found["CAPO"]
-    assert (capo.verdict, capo.seeds) == ("yes", 3)
-    assert capo.found == "19.0 ± 0.0 % of the tokens, -1.0 ± 0.1 points against full size"
+    capo = found["`capo_released`"]  # the last that begins so
     # FixedScale at .19 lies between .1 and .3: .19; .99 less that is .8.
-    assert found["35 points or more above FixedScale at the same tokens"].found.startswith("+80.0")
+    assert (capo.found, capo.verdict, capo.seeds) == ("+80.0 ± 0.1 points", "yes", 3)
+    saving = next(claim for claim in claims(Results(tmp_path, FULL)) if "20 %" in claim.said)
+    assert saving.found == "19.0 ± 0.0 % of the tokens, -1.0 ± 0.1 points against full size"
+    assert saving.verdict == "yes"
     assert found["cost inside the reward collapses to the least sizes"].verdict == "yes"
-    assert found["without a cost the policy goes to full size"].verdict == "no"  # .6 of the tokens
+    assert found["accuracy alone goes to full size (90 % of the tokens)"].verdict == "no"
     assert found["CAPO's asymmetric shaping is what prevents the collapse"].verdict == "no"
-    # One point more accurate with each seed, no difference in tokens that three seeds show.
-    assert found["CAPO's shaping"].verdict == "better"
+    # One point more accurate with each seed; in tokens, no difference that three seeds show.
+    assert found["CAPO's shaping"].verdict == "more accurate"
     assert found["the paper's sign of the shaping"].verdict == "no difference shown"
-    similar = found["the similarity term (paper form) makes scales differ within a clip"]
-    assert similar.verdict == "the opposite"
-    assert found["savings buy more frames for the same tokens"].verdict == "not run"
+    # -3 ± 1.04 points with t = 4.3 may be none; four points of the tokens are some.
+    assert found["`unit_cost` against CAPO"].verdict == "fewer tokens"
+    similar = found["the similarity term, paper form, makes scales differ within a clip"]
+    assert (similar.verdict, similar.found) == (
+        "no",
+        "spread within a clip -0.100 ± 0.001 on 0.200 ± 0.000",
+    )
+    assert found["allocating pays for itself in time"].verdict == "not run"
+
+
+def test_a_policy_that_ignores_the_question_does_not_depend_on_it(tmp_path):
+    said = "the budget goes to the frames that the question is about"
+    for other, verdict_ in ((0.99, "not shown"), (0.2, "yes")):
+        for seed in range(3):
+            _write(tmp_path, f"frontier/{seed}", _frontier(other))
+        assert _claims(tmp_path)[said].verdict == verdict_
+
+
+def test_more_frames_must_beat_fixed_scale_at_its_best(tmp_path):
+    said = "savings buy more frames, and more right answers, for the same tokens"
+    for fixed, verdict_ in (((0.2, 0.3, 0.6, 0.4), "not shown"), ((0.2, 0.3, 0.4, 0.3), "yes")):
+        for seed, shift in enumerate((-0.001, 0.0, 0.001)):
+            points = [
+                _point(method, f"every {stride}", accuracy, 0.1, pairs=33 // stride)
+                for method, row in (("fixed_scale", fixed), ("resadapt", (0.2, 0.4, 0.5, 0.6)))
+                for stride, accuracy in zip((8, 4, 2, 1), row, strict=True)
+            ]
+            points[-1]["accuracy"] += shift
+            _write(tmp_path, f"longer/{seed}", {"points": points})
+        claim = _claims(tmp_path)[said]
+        assert claim.verdict == verdict_
+    assert claim.found.endswith("FixedScale at best 40.0 ± 0.0 % (with 16): +20.0 ± 0.1 points")
 
 
 def test_the_page_is_written_from_whatever_there_is(tmp_path):
     path = write_page(tmp_path / "results", tmp_path, FULL)
     assert "not run" in path.read_text()
-    _write(tmp_path / "results", "variant/gdpo/1", _record(0.5, 0.25))
-    _write(tmp_path / "results", "frontier/0", _fixed([(0.1, 0.1), (0.3, 0.3)]))
+    (tmp_path / "results").mkdir()
+    _write(tmp_path / "results", "variant/gdpo/1", _variant(0.5, 0.25))
+    _write(tmp_path / "results", "frontier/1", _frontier())
+    _write(tmp_path / "results", "variant/accuracy/1", _variant(0.5, 0.25), jobs(FULL) | {
+        "variant/accuracy/1": _job("another")
+    })  # fmt: skip
     text = write_page(tmp_path / "results", tmp_path, FULL).read_text()
-    row = "| GDPO | 1 | 50.0 ± 0.0 % | 25.0 ± 0.0 % | +25.0 ± 0.0 points | 0.200 ± 0.000 |"
-    assert row in text
+    assert "| GDPO | 1 | 50.0 % | 25.0 % | +25.0 points | 0.200 | 0.300 | 90.0 % |" in text
+    assert "| accuracy only | 0 | not run |" in text
+    assert "| control, other_query | 20.0 % | 19.0 % | 19.0 % |" in text
+    assert "`frontier/SEED`, 1 seed." in text
     pictures = [line.split("(")[1].rstrip(")") for line in text.splitlines() if line[:2] == "!["]
     assert len(pictures) == 5 and all((tmp_path / name).stat().st_size > 5000 for name in pictures)
+    quick = write_page(tmp_path / "results", tmp_path, QUICK).read_text()
+    assert "A quick run" in quick and "A quick run" not in text

@@ -143,6 +143,16 @@ def test_of_a_clip_every_so_many_pairs_are_sampled_and_every_picture():
     assert len(SampledClips(ToyClips(HARD, 3), 3)) == 3
 
 
+def test_half_of_the_evidence_is_not_all_of_it():
+    clips = ToyClips(HARD, 60)
+    sampled = SampledClips(clips, 3)
+    kept = {0, 1, 2, 5, 8}
+    whole = [set(np.flatnonzero(clips[i]["evidence"])) <= kept for i in range(60)]
+    some = [bool(set(np.flatnonzero(clips[i]["evidence"])) & kept) for i in range(60)]
+    assert [sampled.shows_all_evidence(i) for i in range(60)] == whole
+    assert 0 < sum(whole) < sum(some) < 60
+
+
 def test_both_signs_are_asked_for_in_order_and_a_picture_has_no_when():
     signs = draw_signs(clip_rng(HARD, 0), HARD)
     questions = possible_questions(signs, HARD.tasks)

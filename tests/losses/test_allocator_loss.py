@@ -36,7 +36,7 @@ def _inputs():
     arrays = {
         "log_probs": rng.normal(0.0, 0.5, shape),
         "old_log_probs": rng.normal(0.0, 0.5, shape),
-        "advantages": rng.normal(0.0, 1.0, shape[:2]),
+        "advantages": rng.normal(0.0, 1.0, (*shape[:2], 1)),
         "mean_scales": rng.uniform(0.5, 1.5, (4, 5)),
         "concentration": rng.uniform(1.0, 8.0, (4, 5)),
         "unit_features": rng.normal(0.5, 1.0, (4, 5, 6)),
@@ -54,7 +54,7 @@ def _poisoned(arrays):
         "mean_scales": units,
         "concentration": units,
         "unit_features": units[:, :, None],
-        "advantages": units.any(-1, keepdims=True),
+        "advantages": units.any(-1)[:, None, None],
     }
     return arrays | {name: jnp.where(mask, arrays[name], jnp.nan) for name, mask in masks.items()}
 
@@ -198,7 +198,7 @@ def test_ratio_one_gives_the_policy_gradient():
     arrays |= {"old_log_probs": arrays["log_probs"], "unit_mask": jnp.ones((4, 5), bool)}
     gradient = _gradients(arrays, AllocatorLossConfig())["log_probs"]
     # -A / (B·M·K)
-    expected = -arrays["advantages"][:, :, None] / 60 * jnp.ones((4, 3, 5))
+    expected = -arrays["advantages"] / 60 * jnp.ones((4, 3, 5))
     np.testing.assert_allclose(gradient, expected, rtol=1e-5)
 
 
