@@ -112,13 +112,16 @@ def run_all(
 
 @dataclass
 class Progress:
-    """How long the rest will take, from how long jobs took beside what was expected."""
+    """How long the rest will take, from how long jobs took beside what was expected.
+
+    The expectation itself weighs an hour, as jobs that only go on are soon over.
+    """
 
     known: Mapping[str, Job]
     total: int
     num_cores: int
-    spent: float = 0.0
-    expected: float = 0.0
+    spent: float = 60.0
+    expected: float = 60.0
 
     def announce(self, left: Sequence[str]) -> None:
         """Prints what is to come."""
@@ -135,8 +138,7 @@ class Progress:
     def _hours(self, left: Sequence[str], running: Sequence[Running]) -> float:
         minutes = sum(self.known[name].minutes for name in left)
         minutes += sum(self.known[one.name].minutes / 2 for one in running)
-        pace = self.spent / self.expected if self.expected else 1.0
-        return minutes * pace / self.num_cores / 60
+        return minutes * self.spent / self.expected / self.num_cores / 60
 
 
 def start_ready(

@@ -130,6 +130,19 @@ def test_a_job_that_fails_takes_with_it_what_needs_it(places, monkeypatch):
     assert run_all(known, QUICK, places, minutes=0)[-1].endswith("the same command goes on")
 
 
+def test_time_left_follows_how_long_jobs_took(capsys, monkeypatch):
+    known = {name: Job(run=dict, config='""', minutes=60) for name in "abc"}
+    progress = evidence.Progress(known, total=3, num_cores=2)
+    progress.announce(list("abc"))
+    monkeypatch.setattr(evidence.time, "monotonic", lambda: 3 * 3600.0)
+    # 60 expected minutes took 180: with the first hour 240 of 120, so that c's 60 and half of b's
+    # become 180 minutes on two cores.
+    running = [Running("b", None, 0.0, [0])]
+    progress.report(Running("a", None, 0.0, [1]), ["c"], running)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["3 jobs, about 1.5 h", "[1/3] a: 180.0 min; 1.5 h left"]
+
+
 def test_a_job_that_another_process_did_meanwhile_is_not_done_again(places):
     known = {"a": _job("a")}
     do("a", known, places.folder, places.results)
