@@ -8,7 +8,7 @@ from evidence_claims import claims, spread
 from evidence_jobs import HARD_METHODS, MAIN, QUICK
 from evidence_pictures import draw_frontier, draw_longer, draw_methods, draw_training
 from evidence_results import Estimate, Results, accuracy, over_seeds, point, retention
-from evidence_runs import HELD_OUT_SEED, STRIDES, TRAINING_SEED, Size
+from evidence_runs import HELD_OUT_SEED, STRIDES, TRAINING_SEED, Size, variant_config
 
 from resadapt_jax.data.toy_world import HARD_WORLD
 from resadapt_jax.files import atomic_write
@@ -73,11 +73,23 @@ def write_page(folder: Path, page: Path, size: Size) -> Path:
         hard_steps=size.hard_steps,
         num_clips=size.num_clips,
         hard_pairs=HARD_WORLD.video_pairs,
+        **room(f"hard_{MAIN}", "hard_", size),
+        **room(MAIN, "", size),
         **tables,
     )
     path = page / "evidence.md"
     atomic_write(path, text)
     return path
+
+
+def room(name: str, prefix: str, size: Size) -> dict[str, int]:
+    """Visual tokens that a variant's rollouts hold, and those of a clip at full size."""
+    config = variant_config(name, 0, size, Path())
+    pairs, side = config.data.num_pairs, config.data.size // config.limits.factor
+    return {
+        f"{prefix}capacity": config.rollouts.token_capacity,
+        f"{prefix}full_tokens": pairs * side**2,
+    }
 
 
 def claims_table(results: Results) -> str:
