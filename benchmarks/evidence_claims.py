@@ -161,7 +161,7 @@ def spreads(results: Results, form: str) -> Claim:
         return not_run(PAPER, said, jobs)
     more = paired(records, plain, spread)
     was = over_seeds({seed: plain[seed] for seed in shared}, spread)
-    found = f"spread within a clip {more.mean:+.3f} ± {more.stderr:.3f} on {was.plain()}"
+    found = f"spread within a clip {more.signed()} on {was.plain()}"
     return Claim(PAPER, said, found, verdict(more.beyond()), len(shared), jobs)
 
 

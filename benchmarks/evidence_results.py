@@ -50,6 +50,10 @@ class Estimate(NamedTuple):
     def plain(self) -> str:
         return self._written(1, ".3f", "")
 
+    def signed(self) -> str:
+        """A difference that is no share."""
+        return self._written(1, "+.3f", "")
+
     def _written(self, factor: float, form: str, unit: str) -> str:
         error = f" ± {factor * self.stderr:{form.lstrip('+')}}" if self.count > 1 else ""
         return f"{factor * self.mean:{form}}{error}{unit}"
