@@ -54,7 +54,8 @@ def claims(results: Results) -> list[Claim]:
     """All of them, in the order of the page."""
     return [
         accuracy_only(results),
-        direct_cost(results),
+        collapses(results, PAPER, "cost inside the reward", "direct_cost"),
+        collapses(results, OURS, "a fifth of that cost still", "direct_cost_light"),
         shaping(results),
         compared(results, PAPER, "CAPO's shaping", MAIN, "cost_outside"),
         compared(results, OURS, "the paper's sign of the shaping", "capo_paper", MAIN),
@@ -96,14 +97,14 @@ def accuracy_only(results: Results) -> Claim:
     return Claim(PAPER, said, found, verdict(kept.beyond(0.9)), len(records), jobs)
 
 
-def direct_cost(results: Results) -> Claim:
-    said, jobs = "cost inside the reward collapses to the least sizes", ("variant/direct_cost",)
-    records = results.variant("direct_cost")
+def collapses(results: Results, source: str, what: str, name: str) -> Claim:
+    said, jobs = f"{what} collapses to the least sizes", (f"variant/{name}",)
+    records = results.variant(name)
     if not records:
-        return not_run(PAPER, said, jobs)
+        return not_run(source, said, jobs)
     lost, kept = over_seeds(records, lead), over_seeds(records, retention)
     passed = verdict(-lost.beyond(COLLAPSE), -kept.beyond(0.1))
-    return Claim(PAPER, said, cost_and_loss(records), passed, len(records), jobs)
+    return Claim(source, said, cost_and_loss(records), passed, len(records), jobs)
 
 
 def shaping(results: Results) -> Claim:

@@ -8,7 +8,14 @@ from evidence_claims import claims, spread
 from evidence_jobs import HARD_METHODS, MAIN, QUICK
 from evidence_pictures import draw_frontier, draw_longer, draw_methods, draw_training
 from evidence_results import Estimate, Results, accuracy, over_seeds, point, retention
-from evidence_runs import HELD_OUT_SEED, STRIDES, TRAINING_SEED, Size, variant_config
+from evidence_runs import (
+    HELD_OUT_SEED,
+    STRIDES,
+    TRAINING_SEED,
+    Size,
+    variant_config,
+    variant_names,
+)
 
 from resadapt_jax.data.toy_world import HARD_WORLD
 from resadapt_jax.files import atomic_write
@@ -17,6 +24,7 @@ TEMPLATE = Path(__file__).with_suffix(".md")
 METHODS = {
     "accuracy": "accuracy only",
     "direct_cost": "direct cost",
+    "direct_cost_light": "direct cost, a fifth of λ",
     "gdpo": "GDPO",
     "cost_outside": "cost outside, no shaping",
     "capo_paper": "CAPO, paper's sign",
@@ -48,9 +56,9 @@ def write_page(folder: Path, page: Path, size: Size) -> Path:
     }
     for name, picture in pictures.items():
         atomic_write(page / name, picture)
-    shared = [name for name in METHODS if not name.startswith("unit")]
+    known = variant_names()
     similar = {
-        form: {f"{name}+{form}": METHODS[name] for name in shared}
+        form: {f"{n}+{form}": label for n, label in METHODS.items() if f"{n}+{form}" in known}
         for form in ("similarity_paper", "similarity_released")
     }
     tables = {
@@ -69,8 +77,7 @@ def write_page(folder: Path, page: Path, size: Size) -> Path:
         seeds=", ".join(map(str, size.seeds)),
         training_seed=TRAINING_SEED,
         held_out_seed=HELD_OUT_SEED,
-        num_steps=size.num_steps,
-        hard_steps=size.hard_steps,
+        steps=steps(size),
         num_clips=size.num_clips,
         hard_pairs=HARD_WORLD.video_pairs,
         **room(f"hard_{MAIN}", "hard_", size),
@@ -80,6 +87,12 @@ def write_page(folder: Path, page: Path, size: Size) -> Path:
     path = page / "evidence.md"
     atomic_write(path, text)
     return path
+
+
+def steps(size: Size) -> str:
+    if size.num_steps == size.hard_steps:
+        return f"{size.num_steps} steps"
+    return f"{size.num_steps} steps ({size.hard_steps} on the harder world)"
 
 
 def room(name: str, prefix: str, size: Size) -> dict[str, int]:

@@ -6,6 +6,7 @@ The argument is a method:
 
 * ``accuracy``: no cost at all;
 * ``direct_cost``: the cost inside the group normalisation, as a part of the reward;
+  ``direct_cost_light`` with a fifth of its weight, alone only;
 * ``gdpo``: accuracy and cost normalised each by itself;
 * ``cost_outside``: the cost behind the normalisation, without CAPO's shaping;
 * ``capo_paper``, ``capo_released``: the shaping in the paper's form or in that of the release;
@@ -87,6 +88,8 @@ def variants() -> dict[str, TrainConfig]:
         for form, similarity in SIMILARITIES.items():
             loss = replace(config.loss, similarity=similarity, similarity_weight=SIMILARITY_WEIGHT)
             found[f"{name}+{form}"] = replace(config, loss=loss)
+    light = DirectCostConfig(cost_weight=DirectCostConfig().cost_weight / 5)
+    found["direct_cost_light"] = replace(plain, advantage=light)
     shared = UnitCostConfig(gamma=GAMMA / toy.data.num_pairs, success_power=0.0)
     found["unit_credit"] = replace(plain, advantage=shared)
     found["unit_cost"] = replace(plain, advantage=UnitCostConfig(gamma=GAMMA))
