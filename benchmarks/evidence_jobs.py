@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ QUICK = Size(
     num_clips=16,
     pretrain_steps=2,
     timed=((8,), (0.5,), 1, 1),
+    pace=0.1,
 )
 
 
@@ -90,7 +91,7 @@ def jobs(size: Size) -> dict[str, Job]:
         found |= {f"variant/{name}/{seed}": _variant_job(name, seed, size) for seed in size.seeds}
     timing = partial(break_even, size)
     found["break_even"] = Job(run=timing, config=json.dumps(size.timed), minutes=10, alone=True)
-    return found
+    return {name: replace(job, minutes=job.minutes * size.pace) for name, job in found.items()}
 
 
 def _backbone_job(name: str, size: Size) -> Job:

@@ -46,6 +46,7 @@ class Size:
         num_clips: held out, of a seed.
         pretrain_steps: of each phase of a backbone's training; None for the config's own.
         timed: clip lengths, scales, repeats and frames of the released encoder (`break_even`).
+        pace: how long a job takes, as a share of all of it.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -54,6 +55,7 @@ class Size:
     num_clips: int = 512
     pretrain_steps: int | None = None
     timed: tuple[Sequence[int], Sequence[float], int, int] = ((8, 16, 32), (0.5, 0.35, 0.25), 5, 4)
+    pace: float = 1.0
 
 
 @cache

@@ -239,7 +239,7 @@ def learn_backbone(
     Args:
         moved: how much likelier the allocator's updates made each allocation (``ispred``).
     """
-    config, passes = trainer.config.backbone_training, rolled.passes
+    config = trainer.config.backbone_training
     per_answer, counted, differ = credit_answers(
         group,
         earned,
@@ -252,23 +252,11 @@ def learn_backbone(
     if config.oversampling > 1:
         learnt = keep_informative(learnt, differ, batch.valid, oversampling=config.oversampling)
     batch, drawn, answers, per_answer, counted = learnt
-    scored = partial(
-        backbone_step.score_all,
-        batch=batch,
-        drawn=drawn,
-        answers=answers,
-        passes=passes,
-        setting=trainer.setting,
-    )
-    old_log_probs = answers.log_probs
-    if config.old_log_probs == "recomputed":
-        old_log_probs = scored(merge_params(state.backbone.params, frozen.backbone))
     graded = Graded(
         answers=answers,
-        old_log_probs=old_log_probs,
         advantages=per_answer,
         mask=answers.mask & counted[..., None],
-        ref_log_probs=None if frozen.reference is None else scored(frozen.reference),
+        **_former_log_probs(trainer, frozen, state, batch, drawn, answers, rolled.passes),
     )
     part, sums, norm = backbone_step.learn_from(
         state.backbone,
@@ -276,7 +264,7 @@ def learn_backbone(
         batch,
         drawn,
         graded,
-        passes,
+        rolled.passes,
         setting=trainer.setting,
         loss=config.loss,
         update=config.update,
@@ -286,6 +274,29 @@ def learn_backbone(
     metrics = _values(sums) | {"grad_norm": norm, "informative_share": informative_share}
     metrics["counted_share"] = mean_of_rows(counted, batch.valid)
     return state.replace(backbone=part), {f"backbone_{k}": v for k, v in metrics.items()}
+
+
+def _former_log_probs(
+    trainer: Trainer,
+    frozen: Frozen,
+    state: TrainState,
+    batch: PromptBatch,
+    drawn: Draw,
+    answers: Generation,
+    passes: list[Pass],
+) -> dict[str, Float[Array, "B M N T"] | None]:
+    """Of the answers' tokens: by the backbone that drew them, and by the reference if any."""
+
+    def score(params: Params) -> Float[Array, "B M N T"]:
+        return backbone_step.score_all(
+            params, batch, drawn, answers, passes, setting=trainer.setting
+        )
+
+    old_log_probs = answers.log_probs
+    if trainer.config.backbone_training.old_log_probs == "recomputed":
+        old_log_probs = score(merge_params(state.backbone.params, frozen.backbone))
+    ref_log_probs = None if frozen.reference is None else score(frozen.reference)
+    return {"old_log_probs": old_log_probs, "ref_log_probs": ref_log_probs}
 
 
 @jax.jit
