@@ -1,8 +1,9 @@
 """The contract every backend keeps, the checks made before any of them runs, and the dispatch.
 
-A new backend is a name in `backends.Backend`, a file beside this one, and a branch in
-`attend_in_places`.
+A new backend is a name in `backends.Backend`, a file beside this one, and a branch in `_attend`.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from kernels.arguments import as_array
 from kernels.segment_attention.backends import Backend, resolve
 from kernels.segment_attention.blockwise import attend_blockwise
+from kernels.segment_attention.on_mesh import split
 from kernels.segment_attention.pallas_gpu import attend_pallas_gpu
 from kernels.segment_attention.places import Places
 from kernels.segment_attention.reference import attend_dense
@@ -24,6 +26,9 @@ def attend_in_places(
     value: Float[Array, "B Hk S D"],
     places: Places,
     backend: Backend | str | None = None,
+    *,
+    batch_axes: tuple[str, ...] = (),
+    head_axis: str | None = None,
 ) -> Float[Array, "B Hq T D"]:
     """softmax(Q Kᵀ / √D over the keys that ``places`` let a query see) V; 0 for segment 0.
 
@@ -43,12 +48,25 @@ def attend_in_places(
         value: like ``key``.
         places: who sees whom.
         backend: a `Backend` or its value; nothing is `Backend.AUTO`.
+        batch_axes: of the mesh of ``jax.set_mesh``, over which the rows are split, if any.
+        head_axis: over which the heads are. With it each device attends to its own, by whatever
+            backend; without it XLA splits the call, which it cannot do with kernels. Rows that
+            ``jax.vmap`` maps are split by its ``spmd_axis_name``, and gathered if it has none.
 
     Raises:
         ValueError: shapes or dtypes that do not fit together, or an array without elements.
         BackendError: no such backend, or it is not installed or does not take the call.
     """
     _check(query, key, value, places)
+    attend = partial(_attend, backend=backend)
+    if query.shape[2] > 1:  # XLA splits single queries well, and the cache as it lies
+        attend = split(attend, query, key, batch_axes, head_axis)
+    return attend(query, key, value, places)
+
+
+def _attend(
+    query: Array, key: Array, value: Array, places: Places, backend: Backend | str | None
+) -> Array:
     match resolve(backend, query, key):
         case Backend.DENSE:
             return attend_dense(query, key, value, places)
@@ -69,11 +87,14 @@ def attend_within_segments(
     value: Float[Array, "P Hk D"],
     segment_ids: Int[Array, " P"],
     backend: Backend | str | None = None,
+    *,
+    head_axis: str | None = None,
 ) -> Float[Array, "P Hq D"]:
     """`attend_in_places` among equal ids of one packed sequence; 0 is padding.
 
     In blocks, cost is about the sum of the squared lengths of the segments if equal ids are
-    contiguous, whatever the ids, which may be traced.
+    contiguous, whatever the ids, which may be traced. ``backend`` and ``head_axis`` are those of
+    `attend_in_places`.
 
     Raises:
         ValueError: as `attend_in_places`, of these arguments.
@@ -84,7 +105,8 @@ def attend_within_segments(
     _check_packed(query, key, value, segment_ids)
     places = Places.of_segments(segment_ids[None])
     heads_first = (x.swapaxes(0, 1)[None] for x in (query, key, value))
-    return attend_in_places(*heads_first, places, backend)[0].swapaxes(0, 1)
+    attended = attend_in_places(*heads_first, places, backend, head_axis=head_axis)
+    return attended[0].swapaxes(0, 1)
 
 
 def _block(query: Array, key: Array) -> int:

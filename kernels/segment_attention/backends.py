@@ -6,6 +6,7 @@ from enum import Enum
 import jax
 from jaxtyping import Array, Float
 
+from kernels.batching import is_split
 from kernels.choice import choose, warn_once
 from kernels.segment_attention import pallas_gpu
 
@@ -21,14 +22,13 @@ class Backend(Enum):
 
     Attributes:
         AUTO: what the environment variable SEGMENT_ATTENTION_BACKEND names; without it, dense for
-            short sequences and single queries; beyond, splash on a lone TPU, pallas_gpu on a lone
-            CUDA device, and in blocks elsewhere.
+            short sequences and single queries; beyond, splash on TPUs and pallas_gpu on CUDA
+            devices where each has its own rows and heads, and in blocks elsewhere.
         DENSE: `reference`, one array of all scores; the definition.
         BLOCKWISE: `blockwise`, memory linear in the sequence, any target.
-        SPLASH: `splash`, JAX's kernel for TPUs; single queries are dense. On a mesh it must be
-            called inside a ``shard_map``.
+        SPLASH: `splash`, JAX's kernel for TPUs; single queries are dense.
         PALLAS_GPU: `pallas_gpu`, for CUDA devices of compute capability 8.0 and heads of at most
-            128; single queries are dense. On a mesh it must be called inside a ``shard_map``.
+            128; single queries are dense.
         CUDNN: cuDNN's kernel through ``jax.nn.dot_product_attention``; CUDA and half precision.
         TOKAMAX: what the package tokamax picks for the device; install it yourself.
     """
@@ -69,7 +69,7 @@ def _automatic(query: Array, key: Array) -> Backend:
     length, slots = query.shape[2], key.shape[2]
     if length == 1 or length * slots <= _MOST_DENSE:
         return Backend.DENSE
-    if jax.device_count() > 1:  # XLA cannot split a kernel over a mesh by itself
+    if not (jax.device_count() == 1 or is_split()):  # XLA cannot split a kernel by itself
         return Backend.BLOCKWISE
     if jax.default_backend() == "tpu":
         return Backend.SPLASH

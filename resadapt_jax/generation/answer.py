@@ -15,7 +15,7 @@ from resadapt_jax.generation.decode import Generation, generate
 from resadapt_jax.generation.stopping import stop_tokens
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig, check_convention, family_of
-from resadapt_jax.models.partition import BATCH
+from resadapt_jax.models.partition import BATCH, map_rows
 from resadapt_jax.models.prompt_layout import PromptLayout, check_placeholders, expand_prompt
 from resadapt_jax.models.vision_plan import VisionPlan, plan_vision
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Num, Params
@@ -282,7 +282,7 @@ def answer(
             max_width=max_width,
         )
 
-    visual, plan = jax.vmap(encode)(frames, grid_thw)
+    visual, plan = map_rows(encode)(frames, grid_thw)
     layout = lay_out(prompts, grid_thw, config, capacity, convention)
     generation = generate_from(params, config, layout, visual, decoding, key)
     return Answers(

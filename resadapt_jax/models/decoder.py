@@ -10,7 +10,7 @@ from kernels.segment_attention import Places, attend_in_places
 from resadapt_jax.models.compute import Compute
 from resadapt_jax.models.kv_cache import KVCache, write_slots
 from resadapt_jax.models.layers import linear, rms_norm, swiglu
-from resadapt_jax.models.partition import BATCH, constrain
+from resadapt_jax.models.partition import BATCH, HEADS, constrain
 from resadapt_jax.models.rope import rotate
 from resadapt_jax.models.stacking import StackedLayers, scan_layers
 from resadapt_jax.typing import Array, Bool, Float, Int, Params
@@ -128,7 +128,9 @@ def layer(
         value = write_slots(past[1], value, start, axis=2)
     # A cache of another dtype is storage only: attention computes in the activations' own.
     seen = (y.astype(x.dtype) for y in (key, value))
-    attended = attend_in_places(query, *seen, places, config.compute.attention)
+    attended = attend_in_places(
+        query, *seen, places, config.compute.attention, batch_axes=BATCH, head_axis=HEADS
+    )
     attended = attended.swapaxes(1, 2).reshape(batch, length, -1)
     x = constrain(x + linear(attn["o_proj"], attended), BATCH)
     normed = rms_norm(params["post_attention_layernorm"], x, config.rms_norm_eps)

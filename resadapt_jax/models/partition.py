@@ -23,6 +23,9 @@ OPEN = PartitionSpec.UNCONSTRAINED
 BATCH = ("data", "fsdp")
 """The axes over which the batch is split: every device has rows of its own but for ``tensor``."""
 
+HEADS = "tensor"
+"""The axis over which attention's heads are split."""
+
 # Patterns as in a shell, `*` also matching dots; the first that matches decides.
 PartitionTable = tuple[tuple[str, PartitionSpec], ...]
 

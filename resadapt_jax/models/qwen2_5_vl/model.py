@@ -1,13 +1,12 @@
 """The whole model: its parameter tree, and the path from packed patches to hidden states."""
 
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from resadapt_jax.models import parameters
 from resadapt_jax.models.kv_cache import KVCache
 from resadapt_jax.models.parameters import linear_shapes, swiglu_shapes
-from resadapt_jax.models.partition import BATCH, constrain
+from resadapt_jax.models.partition import BATCH, constrain, map_rows
 from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.models.qwen2_5_vl import text, vision
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, TextConfig, VisionConfig
@@ -65,7 +64,7 @@ def forward(
 
     ``text.logits`` turns the positions of interest into logits.
     """
-    encode = jax.vmap(lambda rows, tables: encode_visual(params, config, rows, tables))
+    encode = map_rows(lambda rows, tables: encode_visual(params, config, rows, tables))
     embeds = embed_prompt(params, config, layout, encode(patches, plan))
     hidden, _ = run_decoder(params, config, embeds, layout.position_ids, layout.mask)
     return hidden

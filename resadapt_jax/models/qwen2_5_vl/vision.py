@@ -8,7 +8,7 @@ import numpy as np
 
 from kernels.segment_attention import attend_within_segments
 from resadapt_jax.models.layers import joint_heads, linear, rms_norm, swiglu
-from resadapt_jax.models.partition import OPEN, constrain
+from resadapt_jax.models.partition import HEADS, OPEN, constrain
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig, VisionConfig
 from resadapt_jax.models.rope import rotate, vision_angles
 from resadapt_jax.models.stacking import StackedLayers, scan_layers
@@ -83,7 +83,9 @@ def block(
     normed = rms_norm(params["norm1"], x, config.rms_norm_eps)
     query, key, value = joint_heads(params["attn"]["qkv"], normed, config.head_dim)
     query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-    attended = attend_within_segments(query, key, value, segment_ids, config.compute.attention)
+    attended = attend_within_segments(
+        query, key, value, segment_ids, config.compute.attention, head_axis=HEADS
+    )
     x = x + linear(params["attn"]["proj"], attended.reshape(x.shape))
     x = x + swiglu(params["mlp"], rms_norm(params["norm2"], x, config.rms_norm_eps))
     return constrain(x, OPEN, None)

@@ -5,14 +5,13 @@ several is that many entries, each behind its own time (`prompt_text.build_promp
 """
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from resadapt_jax.models import parameters
 from resadapt_jax.models.kv_cache import KVCache
 from resadapt_jax.models.parameters import layer_norm_shapes, linear_shapes, swiglu_shapes
-from resadapt_jax.models.partition import BATCH, constrain
+from resadapt_jax.models.partition import BATCH, constrain, map_rows
 from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.models.qwen3_vl import text, vision
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig, TextConfig, VisionConfig
@@ -91,7 +90,7 @@ def forward(
 
     ``text.logits`` turns the positions of interest into logits.
     """
-    encode = jax.vmap(lambda rows, tables: encode_visual(params, config, rows, tables))
+    encode = map_rows(lambda rows, tables: encode_visual(params, config, rows, tables))
     embeds = embed_prompt(params, config, layout, encode(patches, plan))
     hidden, _ = run_decoder(params, config, embeds, layout.position_ids, layout.mask)
     return hidden

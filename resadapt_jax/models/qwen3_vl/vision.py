@@ -10,7 +10,7 @@ import numpy as np
 
 from kernels.segment_attention import attend_within_segments
 from resadapt_jax.models.layers import joint_heads, layer_norm, linear
-from resadapt_jax.models.partition import OPEN, constrain
+from resadapt_jax.models.partition import HEADS, OPEN, constrain
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig, VisionConfig
 from resadapt_jax.models.rope import rotate, vision_angles
 from resadapt_jax.models.stacking import StackedLayers, scan_layers
@@ -120,7 +120,9 @@ def block(
     normed = layer_norm(params["norm1"], x, config.layer_norm_eps)
     query, key, value = joint_heads(params["attn"]["qkv"], normed, config.head_dim)
     query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-    attended = attend_within_segments(query, key, value, plan.segment_ids, config.compute.attention)
+    attended = attend_within_segments(
+        query, key, value, plan.segment_ids, config.compute.attention, head_axis=HEADS
+    )
     x = x + linear(params["attn"]["proj"], attended.reshape(x.shape))
     normed = layer_norm(params["norm2"], x, config.layer_norm_eps)
     return constrain(x + feed_forward(params["mlp"], normed, approximate=True), OPEN, None)
