@@ -68,7 +68,12 @@ def allocator_loss(
     Returns:
       The loss, whose weight is the number of prompts, and the metrics: the three terms before their
       coefficients, and those of the surrogate's record over actions (``surrogate_metrics``).
+
+    Raises:
+      ValueError: advantages without an axis for units: [B, M] could pass for [M, K].
     """
+    if jnp.ndim(advantages) != 3:
+        raise ValueError(f"advantages {jnp.shape(advantages)} must be [B, M, K] or [B, M, 1]")
     units = jnp.broadcast_to(unit_mask[:, None, :], log_probs.shape)
     if allocation_mask is not None:
         units = units & allocation_mask[:, :, None]

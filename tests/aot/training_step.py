@@ -193,7 +193,7 @@ def compile_step(run: Run, only: tuple[str, ...] = ()) -> dict[str, Program]:
         state.allocator,
         run.features,
         drawn,
-        earned.values,
+        earned.per_unit,
         group.mask.update(shape=group.mask.shape[:2]),
         held=(run.held, drawn, answers, group, earned),
         config=config.allocator,

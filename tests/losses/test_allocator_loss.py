@@ -210,3 +210,13 @@ def test_sharded_equals_one_device():
     expected = LOSS(**arrays, config=CONFIGS[0])
     result = LOSS(**sharded, config=CONFIGS[0])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), expected, result)
+
+
+def test_advantages_without_an_axis_for_units_are_refused():
+    """[B, M] of as many allocations as units would broadcast, each to the unit of its number."""
+    arrays = {name: x[:3] for name, x in _inputs().items()}  # B = M = 3
+    arrays |= {name: arrays[name][..., :3] for name in ("log_probs", "old_log_probs")}
+    arrays |= {name: arrays[name][:, :3] for name in DIFFERENTIATED[1:] + ("unit_mask",)}
+    arrays["advantages"] = arrays["advantages"][..., 0]
+    with pytest.raises(ValueError, match=r"advantages \(3, 3\) must be \[B, M, K\]"):
+        allocator_loss(**arrays)
