@@ -269,9 +269,9 @@ def test_ablation_causal_mask(tiny, monkeypatch):
     ids, mask = text_batch()
     expected = hf_text(hf_model, ids, mask)
 
-    def both_ways(query, key, value, places, choice):
-        last = jnp.full_like(places.query_slot, query.shape[2])
-        return attend_in_places(query, key, value, places._replace(query_slot=last), choice)
+    def both_ways(query, key, value, places, choice, **axes):
+        places = places._replace(query_slot=jnp.full_like(places.query_slot, query.shape[2]))
+        return attend_in_places(query, key, value, places, choice, **axes)
 
     monkeypatch.setattr(decoder, "attend_in_places", both_ways)
     assert worst(encode_text(params, config, ids, mask), expected) > 100 * TOLERANCE
