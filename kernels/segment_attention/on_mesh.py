@@ -23,9 +23,11 @@ def split(
     mesh = jax.sharding.get_abstract_mesh()
     if on_one_device() or not all(kind is AxisType.Auto for kind in mesh.axis_types):
         return attend
-    if head_axis is None or key.shape[1] % mesh.shape.get(head_axis, 1):
+    if not batch_axes and head_axis is None:
         return attend
     if batch_axes and not can_lie_along(batch_axes, len(query)):
+        return attend
+    if key.shape[1] % mesh.shape.get(head_axis, 1):
         return attend
     rows, heads = batch_axes or None, head_axis if head_axis in mesh.shape else None
     whole, of_rows, of_heads = PartitionSpec(), PartitionSpec(rows), PartitionSpec(rows, heads)

@@ -132,10 +132,11 @@ def test_heads_that_the_axis_does_not_divide(mesh):
         np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
-def test_a_mesh_without_the_axis_of_heads():
+@pytest.mark.parametrize("head_axis", [HEADS, None])
+def test_a_mesh_without_the_axis_of_heads(head_axis):
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
     places, arrays = Places.of_segments(jnp.asarray(IDS)), heads()[:3]
-    run = partial(attend_in_places, places=places, batch_axes=("data",), head_axis=HEADS)
+    run = partial(attend_in_places, places=places, batch_axes=("data",), head_axis=head_axis)
     with jax.set_mesh(mesh):
         assert "shard_map" in str(jax.make_jaxpr(run)(*arrays))
         found = jax.jit(run)(*on(mesh, arrays, "data"))
