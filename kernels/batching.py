@@ -54,7 +54,7 @@ def on_one_device() -> bool:
 
 
 def is_split() -> bool:
-    """Whether what is traced is one device's part of a mesh: a ``shard_map`` splits it."""
+    """Whether what is traced is one device's part of a mesh, or the mesh has no other device."""
     return not jax.sharding.get_abstract_mesh().empty and on_one_device()
 
 

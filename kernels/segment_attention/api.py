@@ -49,10 +49,11 @@ def attend_in_places(
         places: who sees whom.
         backend: a `Backend` or its value; nothing is `Backend.AUTO`.
         batch_axes: of the mesh of ``jax.set_mesh``, over which the rows are split, if any.
-        head_axis: over which the heads are, if they are. With either, each device attends to its
-            own, by whatever backend; without, XLA splits the call, which it cannot do with
-            kernels. Rows that ``jax.vmap`` maps are split by its ``spmd_axis_name``, and gathered
-            if it has none.
+        head_axis: over which the heads are, if they are. With either, and where the axes divide
+            the rows and the heads of keys, each device attends to its own, by whatever backend.
+            Else, and for single queries, XLA splits the call: a kernel that is named it gathers
+            everything for. Rows that ``jax.vmap`` maps are split by its ``spmd_axis_name``, and
+            gathered if it has none.
 
     Raises:
         ValueError: shapes or dtypes that do not fit together, or an array without elements.

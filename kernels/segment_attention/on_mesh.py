@@ -1,6 +1,7 @@
 """Attention on a mesh: rows and heads see nothing of each other, so each device has its own."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 from jax.sharding import AxisType, PartitionSpec
@@ -27,13 +28,43 @@ def split(
         return attend
     if batch_axes and not can_lie_along(batch_axes, len(query)):
         return attend
-    if key.shape[1] % mesh.shape.get(head_axis, 1):
+    head_axes = (head_axis,) if head_axis in mesh.axis_names else ()
+    # Of keys, as heads of queries are a multiple of theirs and follow them.
+    if head_axes and not can_lie_along(head_axes, key.shape[1]):
         return attend
-    rows, heads = batch_axes or None, head_axis if head_axis in mesh.shape else None
-    whole, of_rows, of_heads = PartitionSpec(), PartitionSpec(rows), PartitionSpec(rows, heads)
-    return jax.shard_map(
-        attend,
-        in_specs=(of_heads, of_heads, of_heads, Places(of_rows, of_rows, whole, whole)),
-        out_specs=of_heads,
-        check_vma=False,  # a kernel's results do not say what they vary over
-    )
+    return _of_parts(attend, batch_axes, head_axes)
+
+
+def _of_parts(attend: Attend, batch_axes: tuple[str, ...], head_axes: tuple[str, ...]) -> Attend:
+    """``attend`` and its gradient, each by a ``shard_map``.
+
+    JAX could differentiate one ``shard_map`` too. But where rows are those of a ``jax.vmap`` with
+    ``spmd_axis_name`` it takes what the forward pass keeps for the same on all their devices, which
+    goes well only as long as XLA moves none of it. Here it is kept as the parts that it is, counted
+    along a first axis.
+    """
+    rows, heads = batch_axes or None, head_axes or None
+    of_rows, of_heads = PartitionSpec(rows), PartitionSpec(rows, heads)
+    own = PartitionSpec((*batch_axes, *head_axes) or None)
+    inputs = (of_heads, of_heads, of_heads, Places(of_rows, of_rows, *2 * (PartitionSpec(),)))
+    # A kernel's results do not say over which axes they vary.
+    on_each = partial(jax.shard_map, check_vma=False)
+
+    @jax.custom_vjp
+    def attend_parts(query: Array, key: Array, value: Array, places: Places) -> Array:
+        return on_each(attend, in_specs=inputs, out_specs=of_heads)(query, key, value, places)
+
+    @partial(on_each, in_specs=inputs, out_specs=(of_heads, own))
+    def forward(query, key, value, places):
+        out, transpose = jax.vjp(lambda *x: attend(*x, places), query, key, value)
+        return out, jax.tree.map(lambda x: x[None], transpose)
+
+    @partial(on_each, in_specs=(own, of_heads), out_specs=of_heads)
+    def backward(transpose, cotangent):
+        return jax.tree.map(lambda x: x[0], transpose)(cotangent)
+
+    def gradients(transpose, cotangent):
+        return *backward(transpose, cotangent), None
+
+    attend_parts.defvjp(forward, gradients)
+    return attend_parts

@@ -14,6 +14,7 @@ import jax
 from flax import traverse_util
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from kernels.batching import can_lie_along
 from resadapt_jax.models.stacking import StackedLayers, unstack_layers
 from resadapt_jax.typing import Array, Params, PyTree
 
@@ -25,6 +26,9 @@ BATCH = ("data", "fsdp")
 
 HEADS = "tensor"
 """The axis over which attention's heads are split."""
+
+INTO_HEADS, OUT_OF_HEADS = PartitionSpec(HEADS, "fsdp"), PartitionSpec("fsdp", HEADS)
+"""Of weights [out, in] that make heads or hidden units, and of those that take them."""
 
 # Patterns as in a shell, `*` also matching dots; the first that matches decides.
 PartitionTable = tuple[tuple[str, PartitionSpec], ...]
@@ -100,11 +104,15 @@ def constrain(x: Array, *axes: Any) -> Array:
 def map_rows(function: Callable[..., Any]) -> Callable[..., Any]:
     """``jax.vmap`` over the rows of a batch, which inside stay split as `constrain` says.
 
-    Without it XLA may rather split what is within a row, and gather all rows for that.
+    Without it XLA may rather split what is within a row, and gather all rows for that: as it does
+    with rows that the axes do not divide.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    split = all(axis in mesh.shape for axis in BATCH)
-    return jax.vmap(function, spmd_axis_name=BATCH if split else None)
+
+    def mapped(*rows: Any) -> Any:
+        split = can_lie_along(BATCH, len(jax.tree.leaves(rows)[0]))
+        return jax.vmap(function, spmd_axis_name=BATCH if split else None)(*rows)
+
+    return mapped
 
 
 def _fitted(

@@ -12,6 +12,8 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
+from kernels.segment_attention import backends
+
 AXES = ("data", "fsdp", "tensor")
 H100 = Path(__file__).with_name("h100.textproto")
 GPUS_PER_HOST = 8
@@ -65,6 +67,7 @@ def of(mesh: Mesh) -> Iterator[None]:
         jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
         mock.patch.object(jax, "default_backend", lambda: backend),
         mock.patch.object(jax, "device_count", lambda: mesh.size),
+        mock.patch.object(backends, "_old_device", lambda: None),
     ):
         yield
 

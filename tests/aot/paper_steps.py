@@ -22,6 +22,7 @@ from resadapt_jax.training.step import Trainer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHAPES = family_of(QWEN2_5_VL_7B).model.param_shapes(QWEN2_5_VL_7B)
+NUM_LAYERS = QWEN2_5_VL_7B.vision.depth + QWEN2_5_VL_7B.text.num_hidden_layers
 WEIGHTS = 2 * sum(map(math.prod, SHAPES.values()))  # bytes as they compute, in bfloat16
 
 
@@ -46,6 +47,10 @@ def compiled(
     run = open_run(config, QWEN2_5_VL_7B, mesh)
     print(f"\n{config.output_dir}, {mesh.size} x {mesh.devices.flat[0].device_kind}, {config.mesh}")
     programs = compile_step(run, only)
+    # One resizes. The others attend, in each layer of rollouts, and in the two scans of an update:
+    # forward, forward again for the gradient, of queries, of keys and values.
+    kernels = {"backbone_step.answer": 1 + NUM_LAYERS, "backbone_step.gradients_of_pass": 1 + 2 * 4}
+    assert all(programs[name].kernels == kernels[name] for name in kernels.keys() & programs.keys())
     # Half a gigabyte a layer, a whole one each for the embedding and the head.
     assert 0 < max(program.whole for program in programs.values()) < WEIGHTS / 4
     return run.trainer, programs

@@ -1,6 +1,7 @@
 """The programs of a training step as the trainer runs them, compiled from shapes alone."""
 
 import math
+import re
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,6 +39,8 @@ SIZES, CANVAS = ((308, 308), (280, 336), (336, 252)), (336, 336)
 PROMPT, QUERY = 256, 64
 # What SmolVLM2 gives of a frame.
 FRAME_TOKENS = 64
+# A kernel by Mosaic or Triton in a compiled program.
+KERNEL_CALL = r'custom_call_target="(?:tpu_custom_call|__gpu\$xla\.gpu\.triton)"'
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,14 @@ class Program:
         held: bytes of a device of all that a run holds while it runs, its arguments included.
         added: bytes of a device that it needs beside them.
         whole: bytes of split weights, or of their gradients, that it has as wholes at once.
+        kernels: calls of `kernels/`'s own, as its text has them.
     """
 
     seconds: float
     held: int
     added: int
     whole: int
+    kernels: int
 
     @property
     def total(self) -> int:
@@ -63,7 +68,8 @@ class Program:
     def __str__(self) -> str:
         return (
             f"{self.seconds:4.0f} s {self.total / 1e9:5.1f} GB a device "
-            f"({self.held / 1e9:.1f} held, {self.whole / 1e9:.1f} whole weights)"
+            f"({self.held / 1e9:.1f} held, {self.whole / 1e9:.1f} whole weights, "
+            f"{self.kernels} kernels)"
         )
 
 
@@ -96,11 +102,13 @@ class Compiler:
         program, results = meshes.compile_jitted(self.mesh, function, arguments, options)
         memory = program.memory_analysis()
         added = memory.output_size_in_bytes + memory.temp_size_in_bytes
+        text = program.as_text()
         account = Program(
             seconds=time.monotonic() - started,
             held=local_bytes(held),
             added=added - memory.alias_size_in_bytes,
-            whole=most_at_once(program.as_text(), shapes_of_split_weights(arguments)),
+            whole=most_at_once(text, shapes_of_split_weights(arguments)),
+            kernels=len(re.findall(KERNEL_CALL, text)),
         )
         print(f"{name:29}", account, flush=True)
         self.programs[name] = account

@@ -21,16 +21,15 @@ from kernels.segment_attention.pallas_gpu import Tile, Tiles, attend_pallas_gpu
 from kernels.segment_attention.splash import attend_splash
 
 ROWS, HEADS = ("data", "fsdp"), "tensor"
-IDS = np.stack(
-    [
-        np.repeat([1, 2, 3, 0], [30, 70, 60, 40]),
-        np.repeat([1, 2, 0], [120, 72, 8]),
-        np.repeat([0, 1], [5, 195]),
-        np.repeat([1, 2, 3, 4, 5], [40] * 5),
-    ]
-)
+LENGTHS = [
+    ([1, 2, 3, 0], [30, 70, 60, 40]),
+    ([1, 2, 0], [120, 72, 8]),
+    ([0, 1], [5, 195]),
+    ([1, 2, 3, 4, 5], [40] * 5),
+]
+IDS = np.stack([np.repeat(*row) for row in LENGTHS + LENGTHS[::-1]])
 KERNELS = [Backend.SPLASH, Backend.PALLAS_GPU]
-COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute")
+COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 
 
 @pytest.fixture(autouse=True)
@@ -48,79 +47,159 @@ def mesh():
     return jax.make_mesh((2, 2, 2), (*ROWS, HEADS), axis_types=(AxisType.Auto,) * 3)
 
 
-def heads(dim=32):
+def heads(length=200, batch=8):
     """Queries, keys and values [B H P D] of four heads that share two, and a cotangent."""
     rng = np.random.default_rng(0)
-    shapes = [(4, count, 200, dim) for count in (4, 2, 2, 4)]
+    shapes = [(batch, *n, 32) for n in ((4, length), (2, 200), (2, 200), (4, length))]
     return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
 
 
-def in_rows(backend, places, **axes):
-    """Rows as an axis of the arrays: result and gradients, from a cotangent."""
+def packed():
+    return Places.of_segments(jnp.asarray(IDS))
+
+
+def later(start=60):
+    """Queries that come after keys which a cache has, and see no later ones."""
+    slots, ids = jnp.arange(200), jnp.asarray(IDS)
+    return Places(ids[:, start:], ids, slots[start:], slots)
+
+
+def with_gradients(attend):
+    """Result and gradients of a function of queries, keys, values and more, from a cotangent."""
 
     @jax.jit
-    def run(query, key, value, cotangent):
-        attend = partial(attend_in_places, places=places, backend=backend, **axes)
-        out, transpose = jax.vjp(attend, query, key, value)
+    def run(query, key, value, cotangent, *more):
+        out, transpose = jax.vjp(lambda *x: attend(*x, *more), query, key, value)
         return out, *transpose(cotangent)
 
     return run
 
 
-def by_vmap(backend, **axes):
+def in_rows(backend, **axes):
+    """Rows as an axis of the arrays."""
+    return partial(attend_in_places, backend=backend, **axes)
+
+
+def by_vmap(backend, rows=None, **axes):
     """Rows of a vmap, as a tower has them."""
+    one = partial(attend_within_segments, backend=backend, **axes)
 
-    @jax.jit
-    def run(query, key, value, cotangent):
-        def attend(query, key, value):
-            one = partial(attend_within_segments, backend=backend, **axes)
-            rows = (x.swapaxes(1, 2) for x in (query, key, value))
-            return jax.vmap(one, spmd_axis_name=ROWS if axes else None)(*rows, IDS).swapaxes(1, 2)
+    def attend(query, key, value, ids):
+        packed = (x.swapaxes(1, 2) for x in (query, key, value))
+        return jax.vmap(one, spmd_axis_name=rows)(*packed, ids).swapaxes(1, 2)
 
-        out, transpose = jax.vjp(attend, query, key, value)
-        return out, *transpose(cotangent)
-
-    return run
+    return attend
 
 
-def on(mesh, arrays, *axes):
-    return [jax.device_put(x, NamedSharding(mesh, P(*axes))) for x in arrays]
+def on(mesh, tree, *axes):
+    return jax.device_put(tree, NamedSharding(mesh, P(*axes)))
+
+
+def placed_on(mesh, places):
+    slots = on(mesh, (places.query_slot, places.key_slot))
+    return Places(*on(mesh, (places.query_segment, places.key_segment), ROWS), *slots)
+
+
+def assert_same(found, wanted):
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
 @pytest.mark.parametrize("backend", [Backend.AUTO, Backend.BLOCKWISE, *KERNELS])
-@pytest.mark.parametrize("of_vmap", [False, True])
-def test_no_device_needs_rows_or_heads_of_another(mesh, backend, of_vmap):
-    places, arrays = Places.of_segments(jnp.asarray(IDS)), heads()
-    wanted = in_rows(Backend.DENSE, places)(*arrays)
-    if of_vmap:
-        run = by_vmap(backend, head_axis=HEADS)
+@pytest.mark.parametrize("how", ["packed", "later", "mapped"])
+def test_no_device_needs_rows_or_heads_of_another(mesh, backend, how):
+    places = later() if how == "later" else packed()
+    arrays = heads(places.query_slot.size)
+    wanted = with_gradients(in_rows(Backend.DENSE))(*arrays, places)
+    if how == "mapped":
+        run, extra = by_vmap(backend, rows=ROWS, head_axis=HEADS), on(mesh, IDS, ROWS)
     else:
-        run = in_rows(backend, places, batch_axes=ROWS, head_axis=HEADS)
+        run = in_rows(backend, batch_axes=ROWS, head_axis=HEADS)
+        extra = placed_on(mesh, places)
+    run = with_gradients(run)
     with jax.set_mesh(mesh):
         placed = on(mesh, arrays, ROWS, HEADS)
-        found = run(*placed)
-        text = run.lower(*placed).compile().as_text()
-    for ours, theirs in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+        assert "shard_map" in str(jax.make_jaxpr(run)(*placed, extra))
+        found = run(*placed, extra)
+        text = run.lower(*placed, extra).compile().as_text()
+    assert_same(found, wanted)
+    for ours in found:
         assert ours.sharding.is_equivalent_to(placed[0].sharding, 4)
     assert not any(name in text for name in COLLECTIVES)
 
 
-def test_without_axes_a_kernel_gathers(mesh):
-    """What the axes are for: the check above can fail."""
-    places, arrays = Places.of_segments(jnp.asarray(IDS)), heads()
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("of_vmap", [False, True])
+def test_without_axes_a_kernel_gathers(mesh, backend, of_vmap):
+    """What the axes are for: the check above can fail. What comes out is the same."""
+    arrays = heads()
+    run = with_gradients(by_vmap(backend, head_axis=HEADS) if of_vmap else in_rows(backend))
+    extra = jnp.asarray(IDS) if of_vmap else packed()
     with jax.set_mesh(mesh):
-        run = in_rows(Backend.PALLAS_GPU, places)
-        text = run.lower(*on(mesh, arrays, ROWS, HEADS)).compile().as_text()
-    assert "all-gather" in text
+        placed = on(mesh, arrays, ROWS, HEADS)
+        assert "all-gather" in run.lower(*placed, extra).compile().as_text()
+        found = run(*placed, extra)
+    assert_same(found, with_gradients(in_rows(Backend.DENSE))(*arrays, packed()))
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize(
+    "kept", ["everything_saveable", "dots_with_no_batch_dims_saveable", "nothing_saveable"]
+)
+def test_layers_of_a_tower(mesh, backend, kept):
+    """Rows that a vmap maps over layers that a scan goes through, whatever those keep."""
+    arrays, policy = heads(), getattr(jax.checkpoint_policies, kept)
+
+    def tower(backend, rows=None, **axes):
+        attend = by_vmap(backend, rows, **axes)
+
+        def run(query, key, value, ids):
+            def layer(x, _):
+                return x + attend(x, key, value, ids), None
+
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
+            return jax.lax.scan(layer, query, length=2)[0]
+
+        return with_gradients(run)
+
+    wanted = tower(Backend.DENSE)(*arrays, IDS)
+    with jax.set_mesh(mesh):
+        found = tower(backend, rows=ROWS, head_axis=HEADS)(*on(mesh, arrays, ROWS, HEADS), IDS)
+    assert_same(found, wanted)
+
+
+def test_what_a_gradient_keeps_may_be_moved(mesh):
+    """It says where it lies: each row's is found again once it has been to the host and back."""
+    *arrays, cotangent = heads()
+    attend = by_vmap(Backend.PALLAS_GPU, rows=ROWS, head_axis=HEADS)
+    with jax.set_mesh(mesh):
+        _, transpose = jax.vjp(lambda *x: attend(*x, IDS), *on(mesh, arrays, ROWS, HEADS))
+        moved = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), transpose)
+        found = moved(on(mesh, cotangent, ROWS, HEADS))
+    wanted = with_gradients(in_rows(Backend.DENSE))(*arrays, cotangent, packed())
+    assert_same(found, wanted[1:])
+
+
+def test_one_row(mesh):
+    """Heads are split, and of the rest every device has the same."""
+    arrays = heads(batch=1)
+    attend = partial(attend_within_segments, backend=Backend.SPLASH, head_axis=HEADS)
+
+    def run(query, key, value, ids):
+        return attend(*(x[0].swapaxes(0, 1) for x in (query, key, value)), ids).swapaxes(0, 1)[None]
+
+    with jax.set_mesh(mesh):
+        found = with_gradients(run)(*on(mesh, arrays, None, HEADS), jnp.asarray(IDS[0]))
+    places = Places.of_segments(jnp.asarray(IDS[:1]))
+    assert_same(found, with_gradients(in_rows(Backend.DENSE))(*arrays, places))
 
 
 def test_heads_that_the_axis_does_not_divide(mesh):
     """XLA splits the call, and knows how to; the same where the rows do not fit."""
     query, key, value, _ = heads()
     cases = (
-        (slice(None), (query[:, :3], key[:, :1], value[:, :1])),
-        (slice(3), (query[:3], key[:3], value[:3])),
+        (slice(None), (query, key[:, :1], value[:, :1])),
+        (slice(6), (query[:6], key[:6], value[:6])),
     )
     for rows, arrays in cases:
         places = Places.of_segments(jnp.asarray(IDS[rows]))
@@ -135,7 +214,7 @@ def test_heads_that_the_axis_does_not_divide(mesh):
 @pytest.mark.parametrize("head_axis", [HEADS, None])
 def test_a_mesh_without_the_axis_of_heads(head_axis):
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
-    places, arrays = Places.of_segments(jnp.asarray(IDS)), heads()[:3]
+    places, arrays = packed(), heads()[:3]
     run = partial(attend_in_places, places=places, batch_axes=("data",), head_axis=head_axis)
     with jax.set_mesh(mesh):
         assert "shard_map" in str(jax.make_jaxpr(run)(*arrays))
@@ -146,26 +225,43 @@ def test_a_mesh_without_the_axis_of_heads(head_axis):
 def test_single_queries_are_left_to_xla(mesh):
     """Decoding: a cache stays where it lies without help."""
     query, key, value, _ = heads()
-    ones = jnp.ones((4, 200), jnp.int32)
+    ones = jnp.ones((8, 200), jnp.int32)
     places = Places(ones[:, :1], ones, jnp.full(1, 199), jnp.arange(200))
     run = partial(attend_in_places, places=places, batch_axes=ROWS, head_axis=HEADS)
     with jax.set_mesh(mesh):
         assert "shard_map" not in str(jax.make_jaxpr(run)(query[:, :, :1], key, value))
 
 
-@pytest.mark.parametrize("platform, kernel", list(zip(("tpu", "gpu"), KERNELS, strict=True)))
-def test_a_kernel_is_chosen_for_a_device_s_own_part(mesh, monkeypatch, platform, kernel):
-    """On eight devices XLA's blocks, but inside of what is split the kernel of one."""
+@pytest.fixture
+def chosen(monkeypatch):
+    """What runs of the backends, with the shape of its queries; none computes anything."""
+    calls = []
+    for name in ("attend_splash", "attend_pallas_gpu", "attend_blockwise"):
+
+        def record(query, key, value, places, *, name=name, **options):
+            calls.append((name, query.shape))
+            return query
+
+        monkeypatch.setattr(api, name, record)
     monkeypatch.setattr(backends, "_old_device", lambda: None)
+    return calls
+
+
+PLATFORMS = [("tpu", "attend_splash"), ("gpu", "attend_pallas_gpu")]
+
+
+@pytest.mark.parametrize("platform, kernel", PLATFORMS)
+def test_auto_is_the_kernel_where_each_device_has_its_own(
+    mesh, monkeypatch, chosen, platform, kernel
+):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    chosen = []
-
-    def choose(query):
-        chosen.append(backends.resolve(Backend.AUTO, query, query))
-        return query
-
-    x = jnp.zeros((8, 2, 400, 64))
+    x, ids = jnp.zeros((8, 2, 400, 64)), jnp.ones((8, 400), jnp.int32)
+    places = Places.of_segments(ids)
     with jax.set_mesh(mesh):
-        choose(x)
-        jax.make_jaxpr(jax.shard_map(choose, in_specs=P(ROWS), out_specs=P(ROWS)))(x)
-    assert chosen == [Backend.BLOCKWISE, kernel]
+        attend_in_places(x, x, x, places)
+        attend_in_places(x, x, x, places, batch_axes=ROWS, head_axis=HEADS)
+        by_vmap(None, rows=ROWS, head_axis=HEADS)(x, x, x, ids)
+    whole, part, of_row = chosen
+    assert whole == ("attend_blockwise", (8, 2, 400, 64))  # which XLA splits
+    assert part == (kernel, (2, 1, 400, 64))  # 8 rows over 2 x 2 devices, 2 heads over 2
+    assert of_row == (kernel, (1, 1, 400, 64))

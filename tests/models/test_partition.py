@@ -74,6 +74,7 @@ def test_mapped_rows_stay_split_whatever_is_open():
     np.testing.assert_array_equal(map_rows(row)(x), 2 * x)  # without a mesh
     with jax.set_mesh(mesh):
         assert jax.jit(map_rows(row))(x).sharding.spec == P(BATCH)
+        np.testing.assert_array_equal(map_rows(row)(x[:6]), 2 * x[:6])  # 8 does not divide 6
         assert jax.jit(jax.vmap(row))(x).sharding.spec != P(BATCH)
 
 

@@ -14,7 +14,7 @@ from resadapt_jax.allocator import AllocatorConfig, EncoderFeatures, allocate, i
 from resadapt_jax.allocator.partition import PARTITION as ALLOCATOR
 from resadapt_jax.generation.teacher_forcing import answer_log_probs
 from resadapt_jax.models.families import family_of
-from resadapt_jax.models.partition import BATCH, partition_specs, tree_shardings
+from resadapt_jax.models.partition import BATCH, map_rows, partition_specs, tree_shardings
 from resadapt_jax.models.prompt_layout import expand_prompt
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
 from resadapt_jax.models.qwen2_5_vl.config import TextConfig as Qwen2_5Text
@@ -131,7 +131,7 @@ def backbone_case(name):
 
     def loss(params, batch):
         encode = partial(family_of(config).model.encode_visual, params, config)
-        visual = jax.vmap(encode)(batch["patches"], batch["plan"])
+        visual = map_rows(encode)(batch["patches"], batch["plan"])
         log_probs = answer_log_probs(
             params, config, batch["layout"], visual, batch["token_ids"], batch["mask"], head_chunk=2
         )
