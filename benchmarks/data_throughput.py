@@ -41,9 +41,9 @@ from timing import save
 
 from resadapt_jax.data.batches import ALONE
 from resadapt_jax.data.corpus import Corpus, CorpusConfig, open_corpus
+from resadapt_jax.data.frame_sampling import SamplingConfig, planned_frames, spread
 from resadapt_jax.data.frame_size import native_size
 from resadapt_jax.data.pixels import resize
-from resadapt_jax.data.sampling import SamplingConfig, planned_frames, spread
 from resadapt_jax.operators.sizes import SizeLimits
 
 BATCH = 4

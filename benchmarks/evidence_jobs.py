@@ -22,8 +22,8 @@ from evidence_runs import (
     Size,
     backbone_config,
     break_even,
-    draw_frontier,
     make_backbone,
+    measure_frontier,
     sample_more,
     train_variant,
     transfer,
@@ -118,7 +118,7 @@ def _main_jobs(seed: int, size: Size) -> dict[str, Job]:
     """What is done with the main variant's allocator."""
     args = MAIN, seed, size
     main, config = f"variant/{MAIN}/{seed}", to_json(variant_config(*args, Path()))
-    frontier, other = partial(draw_frontier, *args), partial(transfer, *args)
+    frontier, other = partial(measure_frontier, *args), partial(transfer, *args)
     both = main, "backbone/qwen3_vl"
     return {
         f"frontier/{seed}": Job(run=frontier, config=config, minutes=2, needs=(main,)),
@@ -131,7 +131,7 @@ def _hard_jobs(seed: int, size: Size) -> dict[str, Job]:
     name = f"hard_{MAIN}"
     needs, config = (f"variant/{name}/{seed}",), to_json(variant_config(name, seed, size, Path()))
     frontier, longer = (
-        partial(draw_frontier, name, seed, size),
+        partial(measure_frontier, name, seed, size),
         partial(sample_more, name, seed, size),
     )
     return {

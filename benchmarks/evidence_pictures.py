@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 SERIES = {
     "fixed_scale": ("FixedScale", "#2f6db3"),
     "resadapt": ("ResAdapt", "#d1372f"),
-    "random_drop frames": ("random pairs", "#8c98aa"),
-    "random_drop tokens": ("random tokens, all encoded", "#b0905f"),
+    "random_drop frames": ("random pairs", "#b0905f"),
+    "random_drop tokens": ("random tokens, all encoded", "#8c98aa"),
     "oracle": ("oracle", "#2a9d6f"),
     "vanilla": ("full size", "#20242c"),
 }

@@ -18,7 +18,7 @@ from resadapt_jax.config import load_config
 from resadapt_jax.data.toy_source import SampledClips
 from resadapt_jax.evaluation.evaluator import Evaluation, Tally
 from resadapt_jax.evaluation.frontier import point_of
-from resadapt_jax.evaluation.methods import Setting, fixed_scale, resadapt_within
+from resadapt_jax.evaluation.methods import MethodSetting, fixed_scale, resadapt_within
 from resadapt_jax.evaluation.run import evaluate_opened, held_out_clips, open_evaluation
 from resadapt_jax.evaluation.selectivity import changes, hit_rate
 from resadapt_jax.training.config import TrainConfig
@@ -120,7 +120,7 @@ def train_variant(name: str, seed: int, size: Size, folder: Path) -> dict[str, A
     }
 
 
-def draw_frontier(name: str, seed: int, size: Size, folder: Path) -> dict[str, Any]:
+def measure_frontier(name: str, seed: int, size: Size, folder: Path) -> dict[str, Any]:
     """Every method of the library at every setting, with a variant's allocator."""
     opened = open_evaluation(variant_config(name, seed, size, folder), "train.py")
     settings = opened.frontier() + opened.controls()
@@ -151,7 +151,7 @@ def sample_more(name: str, seed: int, size: Size, folder: Path) -> dict[str, Any
             "resadapt": partial(resadapt_within, share, limits=limits),
         }
         settings = [
-            Setting(method=method, name=f"every {stride}", build=build)
+            MethodSetting(method=method, name=f"every {stride}", build=build)
             for method, build in builders.items()
         ]
         source = SampledClips(held_out_clips(opened.config, size.num_clips), stride)
@@ -170,13 +170,13 @@ def break_even(size: Size, folder: Path) -> dict[str, Any]:
     return {"cores": len(os.sched_getaffinity(0))} | measure(*size.timed)
 
 
-def chosen(settings: Sequence[Setting], *names: tuple[str, str]) -> list[Setting]:
+def chosen(settings: Sequence[MethodSetting], *names: tuple[str, str]) -> list[MethodSetting]:
     """The settings of these methods and names, in this order."""
     by_name = {(setting.method, setting.name): setting for setting in settings}
     return [by_name[name] for name in names]
 
 
-def points_of(settings: Sequence[Setting], evaluation: Evaluation) -> list[dict[str, Any]]:
+def points_of(settings: Sequence[MethodSetting], evaluation: Evaluation) -> list[dict[str, Any]]:
     return [point_of(*pair) for pair in zip(settings, evaluation.tallies, strict=True)]
 
 

@@ -13,14 +13,14 @@ What a run at the size of the paper needs is in the configs that are named after
 from resadapt_jax.advantages import CapoConfig, GrpoConfig
 from resadapt_jax.allocator import AllocatorConfig, ProjectedBounds
 from resadapt_jax.data.corpus import CorpusConfig
-from resadapt_jax.data.sampling import SamplingConfig
+from resadapt_jax.data.frame_sampling import SamplingConfig
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.rewards import RewardConfig
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
-from resadapt_jax.training.setting import RolloutConfig
+from resadapt_jax.training.rollout_config import RolloutConfig
 
 
 def get_config(arg: str = "") -> TrainConfig:

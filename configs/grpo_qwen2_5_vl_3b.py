@@ -15,7 +15,7 @@ To expect with those, by estimate and arithmetic, as no device has run it: 25 GB
 from resadapt_jax.advantages import GrpoConfig
 from resadapt_jax.allocator import ScaleRange
 from resadapt_jax.data.corpus import CorpusConfig
-from resadapt_jax.data.sampling import SamplingConfig
+from resadapt_jax.data.frame_sampling import SamplingConfig
 from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.losses import BackboneLossConfig
@@ -25,7 +25,7 @@ from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
-from resadapt_jax.training.setting import RolloutConfig
+from resadapt_jax.training.rollout_config import RolloutConfig
 from resadapt_jax.training.update import UpdateConfig
 
 

@@ -16,7 +16,7 @@ from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
-from resadapt_jax.training.setting import RolloutConfig
+from resadapt_jax.training.rollout_config import RolloutConfig
 
 
 def get_config(arg: str = "") -> TrainConfig:

@@ -35,6 +35,7 @@ def _hard(shipped: PretrainConfig) -> PretrainConfig:
         clips,
         num_steps=600,
         batch_size=8,
+        size=HARD_WORLD.size,
         num_pairs=HARD_WORLD.num_pairs,
         num_signs=HARD_WORLD.num_signs,
         num_pictures=HARD_WORLD.num_pictures,

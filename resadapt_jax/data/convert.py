@@ -34,9 +34,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from resadapt_jax.data.frame_sampling import SamplingConfig
 from resadapt_jax.data.image import IMAGE_SUFFIXES
 from resadapt_jax.data.row import COLUMNS, Medium, Row, RowError, parse_row, records_of, text_of
-from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.sources import JsonRows, Rows, folder_of, open_rows
 from resadapt_jax.data.survey import Check, RowFilter, plan_medium
 from resadapt_jax.errors import UserError, run_cli

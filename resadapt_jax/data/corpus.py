@@ -18,10 +18,10 @@ import grain
 import numpy as np
 
 from resadapt_jax.data.batches import BatchIterator, HostShare, ReadAhead, Share
+from resadapt_jax.data.frame_sampling import SamplingConfig
 from resadapt_jax.data.frames_cache import FramesCache
 from resadapt_jax.data.load import LoadedRow, Loading, empty_row, load_row
 from resadapt_jax.data.row import Row, RowError, parse_row
-from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.schedule import Schedule, plan_batches
 from resadapt_jax.data.shapes import BatchShape, assign, choose_shapes, padding
 from resadapt_jax.data.sources import Rows, folder_of, open_rows

@@ -23,9 +23,9 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from resadapt_jax.data.frame_sampling import SamplingConfig
 from resadapt_jax.data.load import LoadedRow, Loading, load_row
 from resadapt_jax.data.row import Row, parse_row
-from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.data.sources import Rows, folder_of, open_rows
 from resadapt_jax.data.survey import Check, RowFilter, RowSize, Survey, survey

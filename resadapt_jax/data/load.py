@@ -12,13 +12,13 @@ import numpy as np
 from resadapt_jax.data.batches import pair_seconds
 from resadapt_jax.data.canvas import place_media
 from resadapt_jax.data.container import Patience, Source, read_index
+from resadapt_jax.data.frame_sampling import SamplingConfig, planned_frames
 from resadapt_jax.data.frame_size import native_size
 from resadapt_jax.data.frames_cache import FramesCache, frames_key
 from resadapt_jax.data.image import read_image
 from resadapt_jax.data.media import as_row_error, locate
 from resadapt_jax.data.pixels import resize
 from resadapt_jax.data.row import Medium, Row, RowError
-from resadapt_jax.data.sampling import SamplingConfig, planned_frames
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.data.video import read_clip
 from resadapt_jax.operators.sizes import SizeLimits

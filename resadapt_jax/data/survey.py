@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from resadapt_jax.data.batches import pair_seconds
 from resadapt_jax.data.container import VideoHeader
+from resadapt_jax.data.frame_sampling import SamplingConfig, planned_frames
 from resadapt_jax.data.frame_size import native_size
 from resadapt_jax.data.image import image_size
 from resadapt_jax.data.media import as_row_error, locate
 from resadapt_jax.data.row import ROLES, Medium, Row, RowError, UnknownTask, parse_row
-from resadapt_jax.data.sampling import SamplingConfig, planned_frames
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.data.sources import Rows, folder_of
 from resadapt_jax.data.video import read_header

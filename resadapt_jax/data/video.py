@@ -27,9 +27,9 @@ from resadapt_jax.data.container import (
     video_stream,
 )
 from resadapt_jax.data.decode import Decoded, decode_all, decode_chosen, first_frame
+from resadapt_jax.data.frame_sampling import frames_within, spread
 from resadapt_jax.data.frame_size import native_size
 from resadapt_jax.data.pixels import ToRGB, resize, upright_size
-from resadapt_jax.data.sampling import frames_within, spread
 from resadapt_jax.errors import UserError
 from resadapt_jax.operators.sizes import SizeLimits
 

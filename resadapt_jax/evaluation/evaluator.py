@@ -13,7 +13,7 @@ from resadapt_jax.allocator.checkpoint import TrainedAllocator
 from resadapt_jax.allocator.feature_cache import FeatureCache
 from resadapt_jax.allocator.network import propose_scales
 from resadapt_jax.evaluation.clips import Clips, other_colour
-from resadapt_jax.evaluation.methods import Proposals, Setting
+from resadapt_jax.evaluation.methods import MethodSetting, Proposals
 from resadapt_jax.evaluation.respond import respond, show
 from resadapt_jax.generation.answer import Answers
 from resadapt_jax.generation.backbone import Backbone
@@ -102,7 +102,7 @@ def _with_other_queries(features: EncoderFeatures, questions: Sequence[str]) -> 
 
 def evaluate(
     batches: Iterable[Clips],
-    settings: Sequence[Setting],
+    settings: Sequence[MethodSetting],
     backbone: Backbone,
     allocator: TrainedAllocator,
     config: TrainConfig,
@@ -142,7 +142,7 @@ def evaluate(
 def _answers(
     clips: Clips,
     proposals: Proposals,
-    settings: Sequence[Setting],
+    settings: Sequence[MethodSetting],
     backbone: Backbone,
     config: TrainConfig,
 ) -> Iterator[tuple[Int[np.ndarray, " B"], Answers]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from resadapt_jax.data.toy_world import DIGITS, LETTERS, PROBLEM_TYPES, ToyWorldConfig
 from resadapt_jax.evaluation.evaluator import Tally
-from resadapt_jax.evaluation.methods import Setting
+from resadapt_jax.evaluation.methods import MethodSetting
 
 MAX_RETENTION = 0.25
 """ResAdapt is judged by its best point that keeps at most this share of the tokens."""
@@ -35,7 +35,7 @@ class MatchedGain:
         return self.point["accuracy"] - self.fixed_accuracy
 
 
-def point_of(setting: Setting, tally: Tally) -> dict[str, Any]:
+def point_of(setting: MethodSetting, tally: Tally) -> dict[str, Any]:
     """A point of ``frontier.json``.
 
     ``encoded`` is the tower's share, ``cache_bytes`` the most that a batch's keys and values took,
@@ -117,7 +117,7 @@ def chance_of(tasks: Sequence[str], world: ToyWorldConfig) -> dict[str, Any]:
 
 
 def frontier_record(
-    settings: Sequence[Setting], tallies: Sequence[Tally], world: ToyWorldConfig
+    settings: Sequence[MethodSetting], tallies: Sequence[Tally], world: ToyWorldConfig
 ) -> dict[str, Any]:
     """``points``, ``gain_at_matched_retention`` (null if there is none) and ``controls``.
 

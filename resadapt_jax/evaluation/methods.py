@@ -54,7 +54,7 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Setting:
+class MethodSetting:
     """A method at one setting: a point of the frontier, or a control."""
 
     method: str
@@ -68,7 +68,7 @@ def frontier_settings(
     limits: SizeLimits,
     s_min: float,
     build_prompts: PromptBuilder,
-) -> list[Setting]:
+) -> list[MethodSetting]:
     """Every point of the frontier. Methods that show all at full size come first, side by side."""
     drop = {"limits": limits, "seed": config.seed}
     points = [("vanilla", "scale 1", partial(vanilla, limits=limits))]
@@ -84,14 +84,18 @@ def frontier_settings(
     for share in config.budgets:
         build = partial(resadapt_within, share, limits=limits)
         points.append(("resadapt", f"budget {share:g}", build))
-    return [Setting(method=method, name=name, build=build) for method, name, build in points]
+    return [MethodSetting(method=method, name=name, build=build) for method, name, build in points]
 
 
-def control_settings(*, limits: SizeLimits, build_prompts: PromptBuilder) -> list[Setting]:
+def control_settings(*, limits: SizeLimits, build_prompts: PromptBuilder) -> list[MethodSetting]:
     """What must fail: answering without the video, and allocating for another clip's question."""
     return [
-        Setting(method="control", name="blind", build=partial(blind, build_prompts=build_prompts)),
-        Setting(method="control", name="other_query", build=partial(other_query, limits=limits)),
+        MethodSetting(
+            method="control", name="blind", build=partial(blind, build_prompts=build_prompts)
+        ),
+        MethodSetting(
+            method="control", name="other_query", build=partial(other_query, limits=limits)
+        ),
     ]
 
 

@@ -21,7 +21,7 @@ from resadapt_jax.evaluation.clips import Clips, prompts_showing
 from resadapt_jax.evaluation.evaluator import Evaluation, Tally, evaluate
 from resadapt_jax.evaluation.frontier import frontier_record
 from resadapt_jax.evaluation.methods import (
-    Setting,
+    MethodSetting,
     control_settings,
     frontier_settings,
     require_capacity,
@@ -94,7 +94,7 @@ class Opened(NamedTuple):
     allocator: TrainedAllocator
     cache: FeatureCache | None
 
-    def frontier(self) -> list[Setting]:
+    def frontier(self) -> list[MethodSetting]:
         """Every method at every setting that the config names."""
         return frontier_settings(
             self.config.evaluation,
@@ -103,7 +103,7 @@ class Opened(NamedTuple):
             build_prompts=self._build_prompts,
         )
 
-    def controls(self) -> list[Setting]:
+    def controls(self) -> list[MethodSetting]:
         """What must fail."""
         return control_settings(limits=self.config.limits, build_prompts=self._build_prompts)
 
@@ -240,7 +240,7 @@ def _changes_since_training(output_dir: Path, config: TrainConfig) -> list[str]:
 
 
 def evaluate_opened(
-    opened: Opened, settings: Sequence[Setting], source: ClipSource | None = None
+    opened: Opened, settings: Sequence[MethodSetting], source: ClipSource | None = None
 ) -> Evaluation:
     """Answers the held-out clips under each setting, and shows how far it is.
 

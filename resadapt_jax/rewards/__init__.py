@@ -1,6 +1,6 @@
 """Rewards: strings in, scores out, on the host; no string makes a grader raise.
 
-One file per kind of answer, and `kinds` the table of them; ``score`` picks the grader by task type,
+One file per kind of answer, and `tasks` the table of them; ``score`` picks the grader by task type,
 ``ScoringPool`` spreads a batch over processes, and ``python -m resadapt_jax.rewards FILE`` scores a
 file.
 """
@@ -21,7 +21,7 @@ from resadapt_jax.rewards.pool import ScoringPool, shared_pool
 from resadapt_jax.rewards.regression import regression
 from resadapt_jax.rewards.results import SUCCESS_THRESHOLD, Grade, Score, is_success
 from resadapt_jax.rewards.scoring import check_truth, score
-from resadapt_jax.rewards.tasks import TaskType
+from resadapt_jax.rewards.task_type import TaskType
 from resadapt_jax.rewards.temporal import interval_iou, parse_intervals, temporal_iou
 
 __all__ = [

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal, get_type_hints
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.rewards.tasks import TaskType
+from resadapt_jax.rewards.task_type import TaskType
 
 Form = Literal["paper", "released"]
 

@@ -7,8 +7,8 @@ alone.
 
 from typing import Literal
 
-from resadapt_jax.rewards.kinds import KINDS
-from resadapt_jax.rewards.tasks import TaskType
+from resadapt_jax.rewards.task_type import TaskType
+from resadapt_jax.rewards.tasks import TASKS
 
 _REASONING = (
     "Think about it first: put all of your thoughts between <think> and </think>. Then put the "
@@ -28,4 +28,4 @@ def instruction(mode: Literal["reasoning", "direct"], task: TaskType | str | Non
     if mode not in ("reasoning", "direct"):
         raise ValueError(f"mode must be reasoning or direct, got {mode!r}")
     template = _REASONING if mode == "reasoning" else _DIRECT
-    return template.format(answer=KINDS[TaskType(task)].wanted)
+    return template.format(answer=TASKS[TaskType(task)].wanted)

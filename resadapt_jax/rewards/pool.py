@@ -12,7 +12,7 @@ from resadapt_jax.rewards.formatting import format_reward
 from resadapt_jax.rewards.json_process import JsonProcess, ProcessDied
 from resadapt_jax.rewards.results import Score, from_record
 from resadapt_jax.rewards.scoring import score
-from resadapt_jax.rewards.tasks import TaskType
+from resadapt_jax.rewards.task_type import TaskType
 
 CHUNK = 16
 """Answers that a process is given at a time."""

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from resadapt_jax.rewards.tasks import TaskType
+from resadapt_jax.rewards.task_type import TaskType
 
 SUCCESS_THRESHOLD = 0.35
 

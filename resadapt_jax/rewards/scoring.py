@@ -4,9 +4,9 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.rewards.config import DEFAULT, RewardConfig, task_type
 from resadapt_jax.rewards.extraction import MAX_ANSWER_CHARS, extract_answer, extract_passage
 from resadapt_jax.rewards.formatting import format_reward
-from resadapt_jax.rewards.kinds import KINDS
 from resadapt_jax.rewards.results import Score
-from resadapt_jax.rewards.tasks import TaskType
+from resadapt_jax.rewards.task_type import TaskType
+from resadapt_jax.rewards.tasks import TASKS
 from resadapt_jax.rewards.text import brief, plain
 
 
@@ -23,8 +23,8 @@ def score(
     Raises:
       UserError: an unknown task type, and no default.
     """
-    kind = task_type(task, config)
-    grader = KINDS[kind].grader(config)
+    found = task_type(task, config)
+    grader = TASKS[found].grader(config)
     answer = extract_passage(output) if grader.spans_lines else extract_answer(output)
     grade = grader.grade(answer, extract_passage(truth))
     form = format_reward(output, config.format, config.malformed)
@@ -32,7 +32,7 @@ def score(
         accuracy=grade.accuracy,
         format=form,
         total=grade.accuracy + config.format_weight * form,
-        task=kind,
+        task=found,
         extracted=grade.extracted,
         reason=grade.reason,
         parts=grade.parts,
@@ -48,7 +48,7 @@ def check_truth(
     never raises.
     """
     try:
-        grader = KINDS[task_type(task, config)].grader(config)
+        grader = TASKS[task_type(task, config)].grader(config)
     except UserError as error:
         return str(error)
     if not isinstance(truth, str):

@@ -24,7 +24,7 @@ from resadapt_jax.rewards import SUCCESS_THRESHOLD, RewardConfig
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
-from resadapt_jax.training.setting import RolloutConfig
+from resadapt_jax.training.rollout_config import RolloutConfig
 from resadapt_jax.training.update import UpdateConfig
 
 Instruction = Literal["none", "direct", "reasoning"]

@@ -29,7 +29,8 @@ from resadapt_jax.models.partition import map_rows
 from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.operators import fit_clips, grid_tokens, native_grids
 from resadapt_jax.training.prompt_batch import PromptBatch
-from resadapt_jax.training.setting import Geometry, RolloutConfig, Setting
+from resadapt_jax.training.rollout_config import RolloutConfig
+from resadapt_jax.training.setting import Geometry, Setting
 from resadapt_jax.training.size_levels import encode_levels, fit_levels, gather_levels, level_grids
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Params, PyTree
 

@@ -6,8 +6,8 @@ from video_factory import block_frames, overwrite, packet_places, textured_frame
 
 from resadapt_jax.data import decode
 from resadapt_jax.data.container import Patience, read_index
+from resadapt_jax.data.frame_sampling import spread
 from resadapt_jax.data.pixels import ToRGB
-from resadapt_jax.data.sampling import spread
 
 OPEN_GROUPS = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:open-gop=1:bframes=3"}
 SHORT_GROUPS = {"g": "10", "bf": "3", "sc_threshold": "0"}

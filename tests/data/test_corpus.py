@@ -10,8 +10,8 @@ from video_factory import block_frames, write_video
 
 from resadapt_jax.data.batches import ALONE, HostShare
 from resadapt_jax.data.corpus import CorpusConfig, open_corpus
+from resadapt_jax.data.frame_sampling import SamplingConfig
 from resadapt_jax.data.row import RowError
-from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.errors import UserError
 from resadapt_jax.operators.sizes import SizeLimits
 

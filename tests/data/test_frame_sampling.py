@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resadapt_jax.data import sampling
+from resadapt_jax.data import frame_sampling
+from resadapt_jax.data.frame_sampling import SamplingConfig, frames_within, planned_frames
 from resadapt_jax.data.frame_size import native_size
-from resadapt_jax.data.sampling import SamplingConfig, frames_within, planned_frames
 from resadapt_jax.errors import UserError
 from resadapt_jax.operators.sizes import SizeLimits
 
@@ -96,19 +96,19 @@ def test_bounds_after_the_end_are_refused():
 
 
 def test_spread_takes_even_indices_of_even_times():
-    assert sampling.spread(np.arange(10.0), 4).tolist() == [0, 3, 6, 9]
-    assert sampling.spread(np.arange(10.0), 1).tolist() == [0]
+    assert frame_sampling.spread(np.arange(10.0), 4).tolist() == [0, 3, 6, 9]
+    assert frame_sampling.spread(np.arange(10.0), 1).tolist() == [0]
 
 
 def test_spread_goes_by_time_and_not_by_index():
     # Targets 0, 4 and 8 s; by index the middle one would be frame 2 or 3, at 0.2 or 0.3 s.
-    assert sampling.spread(np.array([0.0, 0.1, 0.2, 0.3, 4.1, 8.0]), 3).tolist() == [0, 4, 5]
+    assert frame_sampling.spread(np.array([0.0, 0.1, 0.2, 0.3, 4.1, 8.0]), 3).tolist() == [0, 4, 5]
 
 
 def test_spread_fills_up_with_neighbours_instead_of_repeating():
     # Targets 0, 33.3, 66.7 and 100 s are nearest to frames 0, 3, 4, 4. Frame 4 cannot serve twice
     # and is the last one, so the two before it move down: 0, 2, 3, 4.
-    assert sampling.spread(np.array([0.0, 1.0, 2.0, 3.0, 100.0]), 4).tolist() == [0, 2, 3, 4]
+    assert frame_sampling.spread(np.array([0.0, 1.0, 2.0, 3.0, 100.0]), 4).tolist() == [0, 2, 3, 4]
 
 
 @settings(deadline=None)
@@ -118,7 +118,7 @@ def test_spread_fills_up_with_neighbours_instead_of_repeating():
 )
 def test_spread_never_repeats_and_keeps_both_ends(gaps, count):
     times = np.concatenate([[0.0], np.cumsum(gaps)])
-    chosen = sampling.spread(times, count)
+    chosen = frame_sampling.spread(times, count)
     assert len(chosen) == min(count, len(times))
     assert np.all(np.diff(chosen) > 0)
     assert chosen[0] == 0

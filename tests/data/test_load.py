@@ -16,10 +16,10 @@ from video_factory import (
 )
 
 from resadapt_jax.data import container, load
+from resadapt_jax.data.frame_sampling import SamplingConfig
 from resadapt_jax.data.frames_cache import FramesCache
 from resadapt_jax.data.load import Loading, load_row
 from resadapt_jax.data.row import Medium, Row
-from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.operators.sizes import SizeLimits
 

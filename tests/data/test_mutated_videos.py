@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 from video_factory import mutated_videos
 
+from resadapt_jax.data.frame_sampling import SamplingConfig
 from resadapt_jax.data.load import Loading, load_row
 from resadapt_jax.data.row import Medium, Row, RowError
-from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.data.survey import RowFilter, plan_medium
 from resadapt_jax.operators.sizes import SizeLimits

@@ -9,9 +9,9 @@ from PIL import Image
 from video_factory import block_frames, flat_frames, turn_by_header, write_video
 
 from resadapt_jax.data import survey as survey_file
+from resadapt_jax.data.frame_sampling import SamplingConfig
 from resadapt_jax.data.load import Loading, load_row
 from resadapt_jax.data.row import RowError, UnknownTask, parse_row
-from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.data.sources import open_rows
 from resadapt_jax.data.survey import RowFilter, cached_survey, filter_row, survey

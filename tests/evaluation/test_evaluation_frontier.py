@@ -12,7 +12,7 @@ from resadapt_jax.evaluation.frontier import (
     frontier_record,
     gain_at_matched_retention,
 )
-from resadapt_jax.evaluation.methods import Setting
+from resadapt_jax.evaluation.methods import MethodSetting
 
 
 def point(method, retention, accuracy, setting=""):
@@ -107,7 +107,7 @@ def test_record_keeps_controls_apart_and_says_what_they_gain():
         ("control", "blind"): tally(0.0, [0.0, 0.0, 0.0, 1.0]),
         ("control", "other_query"): tally(0.2, [0.0, 1.0, 0.0, 1.0]),
     }
-    settings = [Setting(method=m, name=n, build=lambda *_: None) for m, n in rows]
+    settings = [MethodSetting(method=m, name=n, build=lambda *_: None) for m, n in rows]
     record = frontier_record(settings, list(rows.values()), ToyWorldConfig())
     assert set(record) == {"points", "gain_at_matched_retention", "controls"}
     assert [p["method"] for p in record["points"]] == [

@@ -4,7 +4,7 @@ import pytest
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.rewards import RewardConfig, TaskType, score, task_type
-from resadapt_jax.rewards.kinds import KINDS
+from resadapt_jax.rewards.tasks import TASKS
 
 
 @pytest.mark.parametrize(
@@ -58,4 +58,4 @@ def test_unless_a_default_is_configured():
 
 
 def test_every_task_type_has_a_row_in_the_table_of_kinds():
-    assert list(KINDS) == list(TaskType)
+    assert list(TASKS) == list(TaskType)

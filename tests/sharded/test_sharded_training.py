@@ -20,7 +20,7 @@ from resadapt_jax.training.encoder import encode_batch, open_encoder
 from resadapt_jax.training.mesh import MeshConfig, build_mesh, put_batch
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.recipe import make_trainer, start
-from resadapt_jax.training.setting import RolloutConfig
+from resadapt_jax.training.rollout_config import RolloutConfig
 from resadapt_jax.training.update import UpdateConfig
 from tests.evaluation.evaluation_parts import WORLD, backbone
 from tests.training.toy_parts import ALLOCATOR

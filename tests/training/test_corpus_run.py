@@ -10,9 +10,9 @@ from PIL import Image
 from video_factory import textured_frames, write_video
 
 from resadapt_jax.data.corpus import CorpusConfig
+from resadapt_jax.data.frame_sampling import SamplingConfig
 from resadapt_jax.data.load import empty_row
 from resadapt_jax.data.row import RowError, parse_row, user_text
-from resadapt_jax.data.sampling import SamplingConfig
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import DecodingConfig
@@ -27,7 +27,7 @@ from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.open_data import open_data
 from resadapt_jax.training.recipe import train
-from resadapt_jax.training.setting import RolloutConfig
+from resadapt_jax.training.rollout_config import RolloutConfig
 from tests.training.toy_parts import ALLOCATOR, backbone
 
 LIMITS = SizeLimits(min_pixels=28 * 28)

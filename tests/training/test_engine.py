@@ -26,7 +26,8 @@ from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.recipe import make_trainer, train
 from resadapt_jax.training.rollout import Draw
-from resadapt_jax.training.setting import RolloutConfig, Setting
+from resadapt_jax.training.rollout_config import RolloutConfig
+from resadapt_jax.training.setting import Setting
 from tests.training import toy_parts
 from tests.training.toy_parts import STOP, WORLD, FakeEngine
 

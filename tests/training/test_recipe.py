@@ -17,7 +17,7 @@ from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.recipe import record_code, replay, train
-from resadapt_jax.training.setting import RolloutConfig
+from resadapt_jax.training.rollout_config import RolloutConfig
 from tests.training.toy_parts import ALLOCATOR, WORLD, backbone
 
 

@@ -17,7 +17,8 @@ from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.backbone_step import answer_all, score_all
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout import draw_allocations, fit_allocations, plan_passes
-from resadapt_jax.training.setting import Geometry, RolloutConfig, Setting
+from resadapt_jax.training.rollout_config import RolloutConfig
+from resadapt_jax.training.setting import Geometry, Setting
 from tests.training.toy_parts import WORLD, backbone
 
 BATCH = 2

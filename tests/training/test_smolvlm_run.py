@@ -30,7 +30,7 @@ from resadapt_jax.training.loop.metrics import read_metrics
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.recipe import train
-from resadapt_jax.training.setting import RolloutConfig
+from resadapt_jax.training.rollout_config import RolloutConfig
 from resadapt_jax.training.state import describe_parameters
 from resadapt_jax.training.update import UpdateConfig
 from tests.evaluation.evaluation_parts import LIMITS, WORLD, backbone

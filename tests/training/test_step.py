@@ -41,7 +41,7 @@ from resadapt_jax.training.mesh import MeshConfig, build_mesh, put_batch, requir
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.recipe import make_trainer, start
-from resadapt_jax.training.setting import RolloutConfig
+from resadapt_jax.training.rollout_config import RolloutConfig
 from resadapt_jax.training.state import merge_params, split_params, stack_trained
 from resadapt_jax.training.update import UpdateConfig
 from tests.training.toy_parts import ALLOCATOR, WORLD, FakeEngine, backbone

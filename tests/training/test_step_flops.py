@@ -13,7 +13,8 @@ from resadapt_jax.models.prompt_layout import expand_prompt
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.config import BackboneTrainingConfig
 from resadapt_jax.training.rollout import Draw
-from resadapt_jax.training.setting import Geometry, RolloutConfig, Setting
+from resadapt_jax.training.rollout_config import RolloutConfig
+from resadapt_jax.training.setting import Geometry, Setting
 from resadapt_jax.training.size_levels import SizeLevels
 from resadapt_jax.training.step_flops import answer_flops, own_flops, passes_of_step, tower_flops
 from resadapt_jax.training.update import UpdateConfig
