@@ -61,13 +61,13 @@ def claims(results: Results) -> list[Claim]:
         compared(results, OURS, "the paper's sign of the shaping", "capo_paper", MAIN),
         saves(results, MAIN),
         beats_fixed_scale(results, MAIN),
-        depends_on_the_question(results),
+        depends_on_the_question(results, "frontier"),
         spreads(results, "paper"),
         spreads(results, "released"),
         compared(results, PAPER, "the policy's family is secondary", "logistic_normal", MAIN),
         compared(results, OURS, "acting per frame, not per pair", "per_frame", MAIN),
         compared(results, PAPER, "training the backbone too (ResAdapt-RL)", "joint", MAIN),
-        more_frames(results),
+        *(more_frames(results, stride) for stride in STRIDES[1:]),
         other_backbone(results),
         breaks_even(results),
         compared(results, OURS, "crediting the cost to units", "unit_credit", "cost_outside"),
@@ -84,6 +84,7 @@ def claims(results: Results) -> list[Claim]:
             "hard_unit_cost",
             f"hard_{MAIN}",
         ),
+        depends_on_the_question(results, "hard_frontier", ", harder world"),
     ]
 
 
@@ -138,9 +139,9 @@ def beats_fixed_scale(results: Results, name: str) -> Claim:
     return Claim(GOAL, said, gain.points(), verdict(gain.beyond(0.35)), gain.count, jobs)
 
 
-def depends_on_the_question(results: Results) -> Claim:
-    said, jobs = "the budget goes to the frames that the question is about", ("frontier",)
-    records = results.seeds("frontier")
+def depends_on_the_question(results: Results, job: str, where: str = "") -> Claim:
+    said, jobs = f"the budget goes to the frames that the question is about{where}", (job,)
+    records = results.seeds(job)
     if not records:
         return not_run(PAPER, said, jobs)
 
@@ -166,21 +167,23 @@ def spreads(results: Results, form: str) -> Claim:
     return Claim(PAPER, said, found, verdict(more.beyond()), len(shared), jobs)
 
 
-def more_frames(results: Results) -> Claim:
-    said = "savings buy more frames, and more right answers, for the same tokens"
+def more_frames(results: Results, stride: int) -> Claim:
+    """Of every ``stride``-th frame, against the best that FixedScale makes of the tokens."""
+    times = STRIDES[0] // stride
+    said = f"savings buy {times} x the frames, and more right answers, for the same tokens"
     records, jobs = results.seeds("longer"), ("longer",)
     if not records:
         return not_run(PAPER, said, jobs)
-    names = [f"every {stride}" for stride in STRIDES]
+    ours, names = f"every {stride}", [f"every {stride}" for stride in STRIDES]
 
     def mine(record: Record) -> float:
-        return point(record, "resadapt", names[-1])["accuracy"]
+        return point(record, "resadapt", ours)["accuracy"]
 
     best = max(names, key=lambda name: over_seeds(records, fixed_at(name)).mean)
     more = over_seeds(records, lambda record: mine(record) - fixed_at(best)(record))
     pairs = {p["setting"]: p["pairs"] for p in next(iter(records.values()))["points"]}
     fixed = over_seeds(records, fixed_at(best))
-    found = f"{over_seeds(records, mine).percent()} right with {pairs[names[-1]]} pairs, FixedScale"
+    found = f"{over_seeds(records, mine).percent()} right with {pairs[ours]} pairs, FixedScale"
     found += f" at best {fixed.percent()} (with {pairs[best]}): {more.points()}"
     return Claim(PAPER, said, found, verdict(more.beyond()), len(records), jobs)
 
