@@ -9,13 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-SERIES = {
-    "fixed_scale": ("FixedScale", "#2f6db3"),
-    "resadapt": ("ResAdapt", "#d1372f"),
-    "random_drop frames": ("random pairs", "#b0905f"),
-    "random_drop tokens": ("random tokens, all encoded", "#8c98aa"),
-    "oracle": ("oracle", "#2a9d6f"),
-    "vanilla": ("full size", "#20242c"),
+from resadapt_jax.report import frontier
+
+LABELS = {
+    "fixed_scale": "FixedScale",
+    "resadapt": "ResAdapt",
+    "random_drop frames": "random pairs",
+    "random_drop tokens": "random tokens, all encoded",
+    "oracle": "oracle",
+    "vanilla": "full size",
 }
 
 
@@ -55,7 +57,7 @@ def draw_frontier(results: Results, group: str) -> bytes:
     """Every method at every setting: means over seeds with their standard errors."""
     figure, (axes,) = panels(1)
     records = list(results.seeds(group).values())
-    for name in SERIES if records else ():
+    for name in LABELS if records else ():
         draw_series(axes, records, name)
     axes.set(xlabel="share of the visual tokens", ylabel="accuracy", xlim=(0, 1.05), ylim=(0, 1.05))
     legend(axes, loc="lower right")
@@ -64,7 +66,6 @@ def draw_frontier(results: Results, group: str) -> bytes:
 
 def draw_series(axes: Axes, records: Sequence[Record], name: str) -> None:
     """A method's settings, joined where they are of one kind."""
-    label, colour = SERIES[name]
     method, _, kind = name.partition(" ")
     settings = [
         p["setting"]
@@ -84,10 +85,15 @@ def draw_series(axes: Axes, records: Sequence[Record], name: str) -> None:
         yerr=[one.stderr for one in y],
         fmt="o-",
         markersize=4,
-        color=colour,
+        color=colour_of(name),
         capsize=3,
-        label=label,
+        label=LABELS[name],
     )
+
+
+def colour_of(name: str) -> str:
+    """As in the picture of a single run."""
+    return next(s.colour for s in frontier.SERIES if name in (s.method, f"{s.method} {s.prefix}"))
 
 
 def draw_longer(results: Results) -> bytes:
@@ -95,17 +101,16 @@ def draw_longer(results: Results) -> bytes:
     figure, (axes,) = panels(1)
     records = list(results.seeds("longer").values())
     for method in ("fixed_scale", "resadapt") if records else ():
-        label, colour = SERIES[method]
         rows = [[p for p in record["points"] if p["method"] == method] for record in records]
         estimates = [Estimate.of([p["accuracy"] for p in s]) for s in zip(*rows, strict=True)]
         axes.errorbar(
             [p["pairs"] for p in rows[0]],
             [one.mean for one in estimates],
             yerr=[one.stderr for one in estimates],
-            color=colour,
+            color=colour_of(method),
             marker="o",
             capsize=3,
-            label=label,
+            label=LABELS[method],
         )
     axes.set(xlabel="pairs sampled, at the same visual tokens", ylabel="accuracy", ylim=(0, 1.05))
     legend(axes)
