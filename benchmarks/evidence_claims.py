@@ -7,25 +7,30 @@ leaves it out; three seeds show large differences only, a single one none.
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import numpy as np
 from evidence_jobs import MAIN
 from evidence_results import (
+    Bound,
     Estimate,
     Record,
     Results,
     accuracy,
     allocated,
+    fixed_scale,
+    gain_over,
     lead,
-    over_fixed_scale,
     over_seeds,
     paired,
     point,
+    random_pairs,
     retention,
 )
-from evidence_runs import STRIDES
+from evidence_runs import STRIDES, variant_names
 
 HOLDS, FAILS, OPEN = "yes", "no", "not shown"
+NO_DIFFERENCE = "no difference shown"
 NOT_RUN = "not run"
-PAPER, GOAL, OURS = "paper", "our goal", "our question"
+PAPER, RELEASE, GOAL, OURS = "paper", "release", "our goal", "our question"
 COLLAPSE = -0.20
 """A policy that loses more than so much accuracy against full size has collapsed."""
 
@@ -34,91 +39,125 @@ class Claim(NamedTuple):
     """A row of the table of claims.
 
     Attributes:
-        source: who says so: the paper, our own goal for this world, or a question of ours.
+        source: who says so: the paper, the released code, our own goal for this world, or a
+            question of ours.
         said: what is claimed.
         found: what was measured.
         verdict: whether it holds here, or what differs.
-        seeds: behind the numbers; 0 where they have none.
-        jobs: of `evidence_jobs` that made them.
+        seeds: in how many of them it holds, taken alone; empty where there are none.
+        jobs: of `evidence_jobs` that made the figures.
     """
 
     source: str
     said: str
     found: str
     verdict: str
-    seeds: int
+    seeds: str
     jobs: tuple[str, ...]
 
 
 def claims(results: Results) -> list[Claim]:
     """All of them, in the order of the page."""
+    return [*_default_world(results), *_harder_world(results), *_elsewhere(results)]
+
+
+def _default_world(results: Results) -> list[Claim]:
     return [
         accuracy_only(results),
         collapses(results, PAPER, "cost inside the reward", "direct_cost"),
         collapses(results, OURS, "a fifth of that cost still", "direct_cost_light"),
-        shaping(results),
-        compared(results, PAPER, "CAPO's shaping", MAIN, "cost_outside"),
-        compared(results, OURS, "the paper's sign of the shaping", "capo_paper", MAIN),
+        compared(results, PAPER, "CAPO, not cost inside the reward", MAIN, "direct_cost"),
+        compared(
+            results,
+            OURS,
+            "cost outside, not inside, without shaping",
+            "cost_outside",
+            "direct_cost",
+        ),
+        shaping(results, PAPER, "paper's form", "capo_paper"),
+        shaping(results, RELEASE, "released form", MAIN),
+        compared(results, PAPER, "CAPO's shaping, paper's form", "capo_paper", "cost_outside"),
+        compared(results, RELEASE, "CAPO's shaping, released form", MAIN, "cost_outside"),
+        compared(results, OURS, "the paper's form against the release's", "capo_paper", MAIN),
+        compared(results, OURS, "what CAPO saves", MAIN, "accuracy"),
         saves(results, MAIN),
         beats_fixed_scale(results, MAIN),
+        beats_random_pairs(results, MAIN),
         depends_on_the_question(results, "frontier"),
-        spreads(results, "paper"),
-        spreads(results, "released"),
+        near_constant(results),
+        spreads(results, "paper", MAIN),
+        spreads(results, "released", MAIN),
+        spreads(results, "paper", "accuracy"),
+        spreads(results, "released", "accuracy"),
+        *(compared(results, OURS, "the similarity term", *pair) for pair in _similarity_pairs()),
+        saves(results, f"{MAIN}+similarity_paper"),
         compared(results, PAPER, "the policy's family is secondary", "logistic_normal", MAIN),
         compared(results, OURS, "acting per frame, not per pair", "per_frame", MAIN),
         compared(results, PAPER, "training the backbone too (ResAdapt-RL)", "joint", MAIN),
-        *(more_frames(results, stride) for stride in STRIDES[1:]),
-        other_backbone(results),
-        breaks_even(results),
         compared(results, OURS, "crediting the cost to units", "unit_credit", "cost_outside"),
         compared(results, OURS, "`unit_cost` against CAPO", "unit_cost", MAIN),
         saves(results, "unit_cost"),
         beats_fixed_scale(results, "unit_cost"),
-        compared(
-            results, PAPER, "CAPO's shaping, harder world", f"hard_{MAIN}", "hard_cost_outside"
-        ),
-        compared(
-            results,
-            OURS,
-            "`unit_cost` against CAPO, harder world",
-            "hard_unit_cost",
-            f"hard_{MAIN}",
-        ),
-        depends_on_the_question(results, "hard_frontier", ", harder world"),
     ]
 
 
+def _similarity_pairs() -> list[tuple[str, str]]:
+    """Each method with the similarity term, in either form, and without."""
+    names = [name for name in variant_names() if "+" in name]
+    return [(name, name.partition("+")[0]) for name in names]
+
+
+def _harder_world(results: Results) -> list[Claim]:
+    main, plain, ours = f"hard_{MAIN}", "hard_cost_outside", "hard_unit_cost"
+    return [
+        compared(results, OURS, "harder world, what CAPO saves", main, "hard_accuracy"),
+        compared(
+            results, PAPER, "harder world, CAPO's shaping, paper's form", "hard_capo_paper", plain
+        ),
+        compared(results, RELEASE, "harder world, CAPO's shaping, released form", main, plain),
+        compared(results, OURS, "harder world, `unit_cost` against CAPO", ours, main),
+        beats_random_pairs(results, main),
+        depends_on_the_question(results, "hard_frontier", "harder world, "),
+    ]
+
+
+def _elsewhere(results: Results) -> list[Claim]:
+    longer = (more_frames(results, stride) for stride in STRIDES[1:])
+    return [*longer, other_backbone(results), breaks_even(results)]
+
+
 def accuracy_only(results: Results) -> Claim:
-    said, jobs = "accuracy alone goes to full size (90 % of the tokens)", ("variant/accuracy",)
-    records = results.variant("accuracy")
+    said = "without a cost scales go to the upper bound (here: 90 % of the tokens)"
+    records, jobs = results.variant("accuracy_uncapped"), ("variant/accuracy_uncapped",)
     if not records:
         return not_run(PAPER, said, jobs)
     kept = over_seeds(records, retention)
     found = f"{kept.percent()} of the tokens, {over_seeds(records, accuracy).percent()} right"
-    return Claim(PAPER, said, found, verdict(kept.beyond(0.9)), len(records), jobs)
+    return Claim(PAPER, said, found, *judged(Bound(kept, 0.9)), jobs)
 
 
 def collapses(results: Results, source: str, what: str, name: str) -> Claim:
-    said, jobs = f"{what} collapses to the least sizes", (f"variant/{name}",)
-    records = results.variant(name)
+    said = f"{what} collapses to the least sizes (20 points lost, under 10 % of the tokens)"
+    records, jobs = results.variant(name), (f"variant/{name}",)
     if not records:
         return not_run(source, said, jobs)
     lost, kept = over_seeds(records, lead), over_seeds(records, retention)
-    passed = verdict(-lost.beyond(COLLAPSE), -kept.beyond(0.1))
-    return Claim(source, said, cost_and_loss(records), passed, len(records), jobs)
+    passed = judged(Bound(lost, COLLAPSE, above=False), Bound(kept, 0.1, above=False))
+    return Claim(source, said, cost_and_loss(records), *passed, jobs)
 
 
-def shaping(results: Results) -> Claim:
-    said = "CAPO's asymmetric shaping is what prevents the collapse"
-    jobs = (f"variant/{MAIN}", "variant/cost_outside")
+def shaping(results: Results, source: str, form: str, name: str) -> Claim:
+    said = f"CAPO's asymmetric shaping, {form}, is what prevents the collapse"
+    jobs = (f"variant/{name}", "variant/cost_outside")
     shaped, plain = (results.seeds(job) for job in jobs)
     if not shaped or not plain:
-        return not_run(PAPER, said, jobs)
-    passed = verdict(
-        over_seeds(shaped, lead).beyond(COLLAPSE), -over_seeds(plain, lead).beyond(COLLAPSE)
+        return not_run(source, said, jobs)
+    passed = judged(
+        Bound(over_seeds(shaped, lead), COLLAPSE),
+        Bound(over_seeds(plain, lead), COLLAPSE, above=False),
     )
     found = f"with it {cost_and_loss(shaped)}; without {cost_and_loss(plain)}"
-    return Claim(PAPER, said, found, passed, min(len(shaped), len(plain)), jobs)
+    return Claim(source, said, found, *passed, jobs)
 
 
 def saves(results: Results, name: str) -> Claim:
@@ -127,20 +166,29 @@ def saves(results: Results, name: str) -> Claim:
     if not records:
         return not_run(GOAL, said, jobs)
     lost, kept = over_seeds(records, lead), over_seeds(records, retention)
-    passed = verdict(lost.beyond(-0.03), -kept.beyond(0.2))
-    return Claim(GOAL, said, cost_and_loss(records), passed, len(records), jobs)
+    passed = judged(Bound(lost, -0.03), Bound(kept, 0.2, above=False))
+    return Claim(GOAL, said, cost_and_loss(records), *passed, jobs)
 
 
 def beats_fixed_scale(results: Results, name: str) -> Claim:
     said = f"`{name}`: 35 points or more above FixedScale at the same tokens"
-    gain, jobs = results.over_fixed_scale(name), (f"variant/{name}", "frontier")
+    gain, jobs = results.gain(name, fixed_scale), (f"variant/{name}", "frontier")
     if gain is None:
         return not_run(GOAL, said, jobs)
-    return Claim(GOAL, said, gain.points(), verdict(gain.beyond(0.35)), gain.count, jobs)
+    return Claim(GOAL, said, gain.points(), *judged(Bound(gain, 0.35)), jobs)
+
+
+def beats_random_pairs(results: Results, name: str) -> Claim:
+    said = f"`{name}`: above random pairs at full size at the same tokens"
+    world = "hard_" if name.startswith("hard_") else ""
+    gain, jobs = results.gain(name, random_pairs), (f"variant/{name}", f"{world}frontier")
+    if gain is None:
+        return not_run(OURS, said, jobs)
+    return Claim(OURS, said, gain.points(), *judged(Bound(gain)), jobs)
 
 
 def depends_on_the_question(results: Results, job: str, where: str = "") -> Claim:
-    said, jobs = f"the budget goes to the frames that the question is about{where}", (job,)
+    said, jobs = f"{where}the budget goes to the frames that the question is about", (job,)
     records = results.seeds(job)
     if not records:
         return not_run(PAPER, said, jobs)
@@ -149,28 +197,39 @@ def depends_on_the_question(results: Results, job: str, where: str = "") -> Clai
         return point(record, "control", "other_query")["accuracy"]
 
     more = over_seeds(records, lambda record: accuracy(record) - other(record))
-    found = f"{over_seeds(records, accuracy).percent()} right"
-    found += f", {over_seeds(records, other).percent()} if allocated for another clip's question"
-    return Claim(PAPER, said, found, verdict(more.beyond()), len(records), jobs)
+    found = f"{over_seeds(records, accuracy).percent()} right, "
+    found += f"{over_seeds(records, other).percent()} if allocated for another clip's question"
+    return Claim(PAPER, said, found, *judged(Bound(more)), jobs)
 
 
-def spreads(results: Results, form: str) -> Claim:
-    said = f"the similarity term, {form} form, makes scales differ within a clip"
-    jobs = (f"variant/{MAIN}+similarity_{form}", f"variant/{MAIN}")
+def near_constant(results: Results) -> Claim:
+    said = "without the similarity term scales hardly differ within a clip (spread under .003)"
+    records, jobs = results.variant(MAIN), (f"variant/{MAIN}",)
+    if not records:
+        return not_run(PAPER, said, jobs)
+    found = over_seeds(records, spread)
+    passed = judged(Bound(found, 0.003, above=False))
+    return Claim(PAPER, said, f"spread {found.plain()}", *passed, jobs)
+
+
+def spreads(results: Results, form: str, name: str) -> Claim:
+    said = f"the similarity term, {form} form, makes scales of `{name}` differ within a clip"
+    source = RELEASE if form == "released" else PAPER
+    jobs = (f"variant/{name}+similarity_{form}", f"variant/{name}")
     records, plain = (results.seeds(job) for job in jobs)
     shared = records.keys() & plain.keys()
     if not shared:
-        return not_run(PAPER, said, jobs)
+        return not_run(source, said, jobs)
     more = paired(records, plain, spread)
     was = over_seeds({seed: plain[seed] for seed in shared}, spread)
-    found = f"spread within a clip {more.signed()} on {was.plain()}"
-    return Claim(PAPER, said, found, verdict(more.beyond()), len(shared), jobs)
+    found = f"spread {more.signed()} on {was.plain()}"
+    return Claim(source, said, found, *judged(Bound(more)), jobs)
 
 
 def more_frames(results: Results, stride: int) -> Claim:
     """Of every ``stride``-th frame, against the best that FixedScale makes of the tokens."""
     times = STRIDES[0] // stride
-    said = f"savings buy {times} x the frames, and more right answers, for the same tokens"
+    said = f"savings buy {times} x the frames, and more right answers, for no more tokens"
     records, jobs = results.seeds("longer"), ("longer",)
     if not records:
         return not_run(PAPER, said, jobs)
@@ -185,7 +244,7 @@ def more_frames(results: Results, stride: int) -> Claim:
     fixed = over_seeds(records, fixed_at(best))
     found = f"{over_seeds(records, mine).percent()} right with {pairs[ours]} pairs, FixedScale"
     found += f" at best {fixed.percent()} (with {pairs[best]}): {more.points()}"
-    return Claim(PAPER, said, found, verdict(more.beyond()), len(records), jobs)
+    return Claim(PAPER, said, found, *judged(Bound(more)), jobs)
 
 
 def fixed_at(setting: str) -> Callable[[Record], float]:
@@ -194,15 +253,15 @@ def fixed_at(setting: str) -> Callable[[Record], float]:
 
 
 def other_backbone(results: Results) -> Claim:
-    said = "the allocator serves a Qwen3-VL unchanged, within 3 points, better than FixedScale"
+    said = "the allocator serves a Qwen3-VL unchanged, within 3 points, better than random pairs"
     records, jobs = results.seeds("transfer"), ("transfer",)
     if not records:
         return not_run(PAPER, said, jobs)
-    gains = [over_fixed_scale(allocated(record), record) for record in records.values()]
-    gain = Estimate.of(gains)
-    found = f"{cost_and_loss(records)}, {gain.points()} over FixedScale there"
-    passed = verdict(over_seeds(records, lead).beyond(-0.03), gain.beyond())
-    return Claim(PAPER, said, found, passed, len(records), jobs)
+    gains = [gain_over(random_pairs, allocated(record), record) for record in records.values()]
+    gain = Estimate(gains)
+    found = f"{cost_and_loss(records)}, {gain.points()} over random pairs there"
+    passed = judged(Bound(over_seeds(records, lead), -0.03), Bound(gain))
+    return Claim(PAPER, said, found, *passed, jobs)
 
 
 def breaks_even(results: Results) -> Claim:
@@ -217,22 +276,51 @@ def breaks_even(results: Results) -> Claim:
         best = min(paying, key=lambda row: row["of_vanilla"])
         found += f"; at best {best['of_vanilla']:.0%} of the time ({best['frames']} frames, "
         found += f"{best['retention']:.0%} of the tokens)"
-    return Claim(PAPER, said, found, HOLDS if paying else FAILS, 0, jobs)
+    return Claim(PAPER, said, found, HOLDS if paying else FAILS, "", jobs)
+
+
+class Difference(NamedTuple):
+    """What one variant has more than another, seed by seed."""
+
+    accuracy: Estimate
+    tokens: Estimate
+
+    def text(self) -> str:
+        return f"accuracy {self.accuracy.points()}, tokens {self.tokens.points()}"
+
+    def better(self) -> bool:
+        """Shown to be more accurate or cheaper, and not shown to be worse in the other."""
+        gains = self.accuracy.beyond(), -self.tokens.beyond()
+        return max(gains) > 0 and min(gains) >= 0
+
+
+def difference(results: Results, first: str, second: str) -> Difference | None:
+    """None where no seed has both."""
+    ours, theirs = results.variant(first), results.variant(second)
+    if not ours.keys() & theirs.keys():
+        return None
+    return Difference(paired(ours, theirs, accuracy), paired(ours, theirs, retention))
 
 
 def compared(results: Results, source: str, said: str, first: str, second: str) -> Claim:
     """One variant less another, in accuracy and in tokens."""
     said, jobs = f"{said}: `{first}` less `{second}`", (f"variant/{first}", f"variant/{second}")
-    ours, theirs = results.variant(first), results.variant(second)
-    count = len(ours.keys() & theirs.keys())
-    if not count:
+    found = difference(results, first, second)
+    if found is None:
         return not_run(source, said, jobs)
-    right, tokens = paired(ours, theirs, accuracy), paired(ours, theirs, retention)
-    found = f"accuracy {right.points()}, tokens {tokens.points()}"
     words = {1: "more accurate", -1: "less accurate"}, {1: "more tokens", -1: "fewer tokens"}
-    signs = right.beyond(), tokens.beyond()
+    signs = [one.beyond() for one in found]
     shown = [word[sign] for word, sign in zip(words, signs, strict=True) if sign]
-    return Claim(source, said, found, ", ".join(shown) or "no difference shown", count, jobs)
+    seeds = f"{found.accuracy.alike()} and {found.tokens.alike()} of {found.tokens.count}"
+    return Claim(source, said, found.text(), ", ".join(shown) or NO_DIFFERENCE, seeds, jobs)
+
+
+def judged(*bounds: Bound) -> tuple[str, str]:
+    """Verdict of bounds that must all be passed, and in how many seeds they are, taken alone."""
+    passed = min(bound.passed() for bound in bounds)
+    seeds = np.all([bound.in_seeds() for bound in bounds], axis=0)
+    word = {1: HOLDS, 0: OPEN, -1: FAILS}[passed]
+    return word, f"{seeds.sum()} of {len(seeds)}"
 
 
 def cost_and_loss(records: Mapping[int, Record]) -> str:
@@ -245,12 +333,5 @@ def spread(record: Record) -> float:
     return record["selectivity"]["spread"]
 
 
-def verdict(*passed: int) -> str:
-    """Of conditions that are met (1), missed (-1) or neither, which must all be met."""
-    if min(passed) > 0:
-        return HOLDS
-    return FAILS if min(passed) < 0 else OPEN
-
-
 def not_run(source: str, said: str, jobs: tuple[str, ...]) -> Claim:
-    return Claim(source, said, "", NOT_RUN, 0, jobs)
+    return Claim(source, said, "", NOT_RUN, "", jobs)

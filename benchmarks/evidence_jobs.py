@@ -35,7 +35,7 @@ from resadapt_jax.config import to_json
 from resadapt_jax.files import atomic_write
 from resadapt_jax.versions import versions
 
-HARD_METHODS = ("cost_outside", "capo_paper", "capo_released", "unit_cost")
+HARD_METHODS = ("accuracy", "cost_outside", "capo_paper", "capo_released", "unit_cost")
 MAIN = "capo_released"
 """Whose allocator the frontier, the transfer and the longer clips are about."""
 FULL = Size()

@@ -4,10 +4,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from evidence_claims import claims, spread
+from evidence_claims import (
+    FAILS,
+    HOLDS,
+    NO_DIFFERENCE,
+    NOT_RUN,
+    OPEN,
+    PAPER,
+    RELEASE,
+    Claim,
+    claims,
+    difference,
+    spread,
+)
 from evidence_jobs import HARD_METHODS, MAIN, QUICK
 from evidence_pictures import draw_frontier, draw_longer, draw_methods, draw_training
-from evidence_results import Estimate, Results, accuracy, over_seeds, point, retention
+from evidence_results import (
+    Estimate,
+    Results,
+    accuracy,
+    fixed_scale,
+    over_seeds,
+    point,
+    random_pairs,
+    retention,
+)
 from evidence_runs import (
     HELD_OUT_SEED,
     STRIDES,
@@ -23,12 +44,13 @@ from resadapt_jax.files import atomic_write
 TEMPLATE = Path(__file__).with_suffix(".md")
 METHODS = {
     "accuracy": "accuracy only",
+    "accuracy_uncapped": "accuracy only, no cap",
     "direct_cost": "direct cost",
     "direct_cost_light": "direct cost, a fifth of λ",
     "gdpo": "GDPO",
     "cost_outside": "cost outside, no shaping",
-    "capo_paper": "CAPO, paper's sign",
-    "capo_released": "CAPO, released sign",
+    "capo_paper": "CAPO, paper's form",
+    "capo_released": "CAPO, released form",
     "unit_credit": "cost outside, per unit (ours)",
     "unit_cost": "cost per unit where right (ours)",
 }
@@ -38,6 +60,12 @@ OTHERS = {
     "per_frame": "per frame",
     "joint": "backbone trained too",
 }
+OF_OURS = (
+    ("unit_credit", MAIN),
+    ("unit_cost", MAIN),
+    ("hard_unit_cost", f"hard_{MAIN}"),
+)
+"""Variants of ours, each with the CAPO run of its world."""
 QUICK_NOTE = (
     "\n\n**A quick run of one seed and a few steps: it shows that all of it runs, no more.**"
 )
@@ -61,8 +89,10 @@ def write_page(folder: Path, page: Path, size: Size) -> Path:
         form: {f"{n}+{form}": label for n, label in METHODS.items() if f"{n}+{form}" in known}
         for form in ("similarity_paper", "similarity_released")
     }
+    found = claims(results)
     tables = {
-        "claims": claims_table(results),
+        "short": in_short(found, results),
+        "claims": claims_table(found),
         "methods": variant_table(results, METHODS),
         "others": variant_table(results, OTHERS),
         "hard": variant_table(results, {f"hard_{name}": label for name, label in hard.items()}),
@@ -79,7 +109,12 @@ def write_page(folder: Path, page: Path, size: Size) -> Path:
         held_out_seed=HELD_OUT_SEED,
         steps=steps(size),
         num_clips=size.num_clips,
+        num_claims=len(found),
+        longer_budget=longer_budget(results),
         hard_pairs=HARD_WORLD.video_pairs,
+        commits=commits(results),
+        hits_by_chance=hits_by_chance(results, MAIN),
+        hard_hits_by_chance=hits_by_chance(results, f"hard_{MAIN}"),
         **room(f"hard_{MAIN}", "hard_", size),
         **room(MAIN, "", size),
         **tables,
@@ -105,48 +140,100 @@ def room(name: str, prefix: str, size: Size) -> dict[str, int]:
     }
 
 
-def claims_table(results: Results) -> str:
+def in_short(found: Sequence[Claim], results: Results) -> str:
+    """What the paper or its release says, by verdict; then all differences that are shown."""
+    theirs = [one for one in found if one.source in (PAPER, RELEASE)]
+    verdicts = {
+        "Contradicted here": FAILS,
+        "Shown here": HOLDS,
+        "Neither": OPEN,
+        "No difference": NO_DIFFERENCE,
+    }
+    lines = ["What the paper or its release says:", ""]
+    for words, verdict in verdicts.items():
+        some = [f"{one.said}: {one.found}" for one in theirs if one.verdict == verdict]
+        lines.append(nested(words, some))
+    known = (*verdicts.values(), NOT_RUN)
+    shown = [f"{one.said}: {one.found}" for one in found if one.verdict not in known]
+    lines += ["", "Of all comparisons:", "", nested("Differences that are shown", shown)]
+    return "\n".join([*lines, better_than_capo(results)])
+
+
+def nested(words: str, lines: Sequence[str]) -> str:
+    """A point with points of its own."""
+    return "\n".join([f"* **{words}**:", *(f"  * {line}" for line in lines or ("none",))])
+
+
+def better_than_capo(results: Results) -> str:
+    """Whether a variant of ours is shown to be."""
+    found = {pair: difference(results, *pair) for pair in OF_OURS}
+    known = {pair: one for pair, one in found.items() if one is not None}
+    better = [f"`{first}`" for (first, _), one in known.items() if one.better()]
+    figures = [f"`{first}` less `{second}`: {one.text()}" for (first, second), one in known.items()]
+    words = f"{', '.join(better)} is" if better else "none is shown to be"
+    return f"* **A variant of ours better than CAPO**: {words} ({'; '.join(figures) or NOT_RUN})."
+
+
+def claims_table(found: Sequence[Claim]) -> str:
     rows = [
         (
             one.source,
             one.said,
             one.found,
             f"**{one.verdict}**",
-            str(one.seeds or "–"),
+            one.seeds or "–",
             ", ".join(f"`{job}`" for job in one.jobs),
         )
-        for one in claims(results)
+        for one in found
     ]
-    return table(("who", "claim", "here", "holds?", "seeds", "jobs, less the seed"), rows)
+    return table(("who", "claim", "here", "holds?", "in seeds", "jobs, less the seed"), rows)
 
 
 def variant_table(results: Results, names: Mapping[str, str]) -> str:
-    header = ("", "seeds", "accuracy", "tokens kept", "over FixedScale", "spread", "Gini", "hits")
-    header += ("kept / lost / gained", "job, less the seed")
+    header = ("", "accuracy (of each seed)", "tokens kept", "over FixedScale", "over random pairs")
+    header += ("spread", "Gini", "hits", "kept / lost / gained", "job, less the seed")
     return table(header, [variant_row(results, name, label) for name, label in names.items()])
 
 
 def variant_row(results: Results, name: str, label: str) -> list[str]:
-    """Accuracy, retention, gain over FixedScale there, and where the pixels went."""
+    """Accuracy, retention, gains over the baselines there, and where the pixels went."""
     records = results.variant(name)
     if not records:
-        return [label, "0", *["not run"] * 7, f"`variant/{name}`"]
-    gain = None if name == "joint" else results.over_fixed_scale(name)
+        return [label, *[NOT_RUN] * 8, f"`variant/{name}`"]
+    right, of_its_own = over_seeds(records, accuracy), name == "joint"
+    gains = [
+        None if of_its_own else results.gain(name, over) for over in (fixed_scale, random_pairs)
+    ]
     where = {seed: record["selectivity"] for seed, record in records.items()}
     answers = [one["answers"] for one in where.values()]
     changed = (f"{np.mean([a[key] for a in answers]):.0f}" for key in ("kept", "lost", "gained"))
     return [
         label,
-        str(len(records)),
-        over_seeds(records, accuracy).percent(),
+        f"{right.percent()} ({right.each()})",
         over_seeds(records, retention).percent(),
-        "–" if gain is None else gain.points(),
+        *("–" if gain is None else gain.points() for gain in gains),
         over_seeds(records, spread).plain(),
         over_seeds(where, lambda one: one["gini"]).plain(),
         over_seeds(where, lambda one: one["hit_rate"]).percent(),
         " / ".join(changed),
         f"`variant/{name}`",
     ]
+
+
+def hits_by_chance(results: Results, name: str) -> str:
+    """Of equal scales, which hit as often as any draw."""
+    where = {seed: one["selectivity"] for seed, one in results.variant(name).items()}
+    return over_seeds(where, lambda one: one["hit_rate_by_chance"]).percent() if where else NOT_RUN
+
+
+def commits(results: Results) -> str:
+    """Of the code that made the figures, and what was made by code that is in no commit."""
+    records = results.all()
+    made = {name: record["versions"]["commit"] for name, record in records.items()}
+    unclean = [f"`{name}`" for name, commit in made.items() if commit.endswith("+changes")]
+    text = f"{len(records)} of {results.total} jobs have run, by the code of "
+    text += f"{len(set(made.values()))} commits"
+    return text + (f"; with changes not committed, {', '.join(unclean)}" if unclean else "")
 
 
 def point_table(results: Results, group: str) -> str:
@@ -156,11 +243,20 @@ def point_table(results: Results, group: str) -> str:
     for one in next(iter(records.values()))["points"] if records else ():
         some = [point(record, one["method"], one["setting"]) for record in records.values()]
         estimates = (
-            Estimate.of([p[key] for p in some]) for key in ("accuracy", "retention", "encoded")
+            Estimate([p[key] for p in some]) for key in ("accuracy", "retention", "encoded")
         )
         rows.append([f"{one['method']}, {one['setting']}", *(e.percent() for e in estimates)])
     header = ("", "accuracy", "tokens kept", "tokens encoded")
     return table(header, rows, source=group, seeds=len(records))
+
+
+def longer_budget(results: Results) -> str:
+    """Share of all pairs' tokens at full size that the fewest pairs take."""
+    records = results.seeds("longer")
+    if not records:
+        return NOT_RUN
+    record = next(iter(records.values()))
+    return f"{record['budget_pairs'] / max(p['pairs'] for p in record['points']):.1%}"
 
 
 def longer_table(results: Results) -> str:
@@ -172,7 +268,7 @@ def longer_table(results: Results) -> str:
         for method in ("fixed_scale", "resadapt"):
             mine = {s: point(record, method, f"every {stride}") for s, record in records.items()}
             cells.append(over_seeds(mine, lambda p: p["accuracy"]).percent())
-            cells.append(f"{np.mean([p['tokens'] for p in mine.values()]):.0f}")
+            cells.append(over_seeds(mine, lambda p: p["tokens"]).number())
         one = next(iter(mine.values()))
         shown = over_seeds(mine, lambda p: p["evidence_shown"])
         rows.append([str(one["pairs"]), shown.percent(), *cells])

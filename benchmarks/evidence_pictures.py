@@ -75,9 +75,9 @@ def draw_series(axes: Axes, records: Sequence[Record], name: str) -> None:
     places = []
     for setting in settings:
         some = [point(record, method, setting) for record in records]
-        both = [Estimate.of([p[key] for p in some]) for key in ("retention", "accuracy")]
+        both = [Estimate([p[key] for p in some]) for key in ("retention", "accuracy")]
         places.append(both)
-    x, y = zip(*sorted(places), strict=True)
+    x, y = zip(*sorted(places, key=lambda place: place[0].mean), strict=True)
     axes.errorbar(
         [one.mean for one in x],
         [one.mean for one in y],
@@ -102,7 +102,7 @@ def draw_longer(results: Results) -> bytes:
     records = list(results.seeds("longer").values())
     for method in ("fixed_scale", "resadapt") if records else ():
         rows = [[p for p in record["points"] if p["method"] == method] for record in records]
-        estimates = [Estimate.of([p["accuracy"] for p in s]) for s in zip(*rows, strict=True)]
+        estimates = [Estimate([p["accuracy"] for p in s]) for s in zip(*rows, strict=True)]
         axes.errorbar(
             [p["pairs"] for p in rows[0]],
             [one.mean for one in estimates],

@@ -1,6 +1,7 @@
 """Reads the figures that `evidence_jobs` wrote, and compares them over seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,25 +10,33 @@ from evidence_jobs import jobs, read_figures
 from evidence_runs import Size
 from scipy import stats
 
-from resadapt_jax.evaluation.frontier import fixed_scale_at
+from resadapt_jax.evaluation.frontier import accuracy_at
 
 Record = Mapping[str, Any]
+Baseline = Callable[[Record], bool]
+"""Which points of a frontier are a baseline's."""
 LEVEL = 0.95
 ROUNDING = 1e-9  # no difference
 
 
-class Estimate(NamedTuple):
-    """A mean over seeds with its standard error, s / √n; 0 of a single seed."""
+@dataclass(frozen=True)
+class Estimate:
+    """A value of each seed, written as their mean and its standard error."""
 
-    mean: float
-    stderr: float
-    count: int
+    values: Sequence[float]
 
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Estimate":
-        values = np.asarray(values, float)
-        spread = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
-        return cls(float(values.mean()), float(spread), len(values))
+    @property
+    def count(self) -> int:
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.values))
+
+    @property
+    def stderr(self) -> float:
+        """s / √n; 0 of a single seed."""
+        return float(np.std(self.values, ddof=1)) / self.count**0.5 if self.count > 1 else 0.0
 
     def beyond(self, bound: float = 0.0) -> int:
         """1 above the bound, -1 below; 0 where the interval of Student's t at `LEVEL` has it.
@@ -40,8 +49,19 @@ class Estimate(NamedTuple):
         excess = self.mean - bound
         return int(np.sign(excess)) if abs(excess) > reach + ROUNDING else 0
 
+    def alike(self) -> int:
+        """How many seeds have the sign of the mean."""
+        return int(np.sum(np.sign(self.values) == np.sign(self.mean)))
+
     def percent(self) -> str:
         return self._written(100, ".1f", " %")
+
+    def number(self) -> str:
+        return self._written(1, ".0f", "")
+
+    def each(self) -> str:
+        """Every seed's share, in %."""
+        return ", ".join(f"{100 * value:.0f}" for value in self.values)
 
     def points(self) -> str:
         """A difference of two shares."""
@@ -56,7 +76,24 @@ class Estimate(NamedTuple):
 
     def _written(self, factor: float, form: str, unit: str) -> str:
         error = f" ± {factor * self.stderr:{form.lstrip('+')}}" if self.count > 1 else ""
-        return f"{factor * self.mean:{form}}{error}{unit}"
+        mean = f"{factor * self.mean:{form}}"
+        return f"{mean.replace('-', '') if not float(mean) else mean}{error}{unit}"
+
+
+class Bound(NamedTuple):
+    """That an estimate lies above a bound, or below it."""
+
+    estimate: Estimate
+    bound: float = 0.0
+    above: bool = True
+
+    def passed(self) -> int:
+        """1 where it does, -1 where not, 0 where the interval has the bound."""
+        return self.estimate.beyond(self.bound) * (1 if self.above else -1)
+
+    def in_seeds(self) -> list[bool]:
+        """Whether it does in each seed, taken alone."""
+        return [(value > self.bound) == self.above for value in self.estimate.values]
 
 
 class Results:
@@ -68,6 +105,16 @@ class Results:
     def job(self, name: str) -> Record | None:
         return read_figures(self._folder, self._known, name)
 
+    @property
+    def total(self) -> int:
+        """How many jobs there are."""
+        return len(self._known)
+
+    def all(self) -> dict[str, Record]:
+        """The records of all jobs that are done."""
+        found = {name: self.job(name) for name in self._known}
+        return {name: record for name, record in found.items() if record is not None}
+
     def seeds(self, group: str) -> dict[int, Record]:
         """The records of a group by seed, as many as are done."""
         found = {seed: self.job(f"{group}/{seed}") for seed in self.size.seeds}
@@ -76,16 +123,16 @@ class Results:
     def variant(self, name: str) -> dict[int, Record]:
         return self.seeds(f"variant/{name}")
 
-    def over_fixed_scale(self, name: str) -> Estimate | None:
-        """Accuracy of a variant above FixedScale's at the same retention, on the same clips.
+    def gain(self, name: str, over: Baseline) -> Estimate | None:
+        """Accuracy of a variant above a baseline's at the same retention, on the same clips.
 
         None where no seed has both, or retention is not bracketed in one.
         """
         world = "hard_" if name.startswith("hard_") else ""
         frontiers, records = self.seeds(f"{world}frontier"), self.variant(name)
         shared = sorted(frontiers.keys() & records.keys())
-        gains = [over_fixed_scale(allocated(records[seed]), frontiers[seed]) for seed in shared]
-        return Estimate.of(gains) if gains and None not in gains else None
+        gains = [gain_over(over, allocated(records[seed]), frontiers[seed]) for seed in shared]
+        return Estimate(gains) if gains and None not in gains else None
 
 
 def point(record: Record, method: str, setting: str) -> Record:
@@ -116,15 +163,25 @@ def accuracy(record: Record) -> float:
     return allocated(record)["accuracy"]
 
 
-def over_fixed_scale(one: Record, frontier: Record) -> float | None:
-    """Accuracy above FixedScale's at the same retention, full size being one of its points."""
-    fixed = [p for p in frontier["points"] if p["method"] in ("fixed_scale", "vanilla")]
-    matched = fixed_scale_at(one["retention"], [p | {"method": "fixed_scale"} for p in fixed])
+def gain_over(baseline: Baseline, one: Record, frontier: Record) -> float | None:
+    """Accuracy above a baseline's at the same retention."""
+    matched = accuracy_at(one["retention"], [p for p in frontier["points"] if baseline(p)])
     return None if matched is None else one["accuracy"] - matched
 
 
+def fixed_scale(point: Record) -> bool:
+    """One scale for all pairs, from the smallest to full size."""
+    return point["method"] in ("fixed_scale", "vanilla")
+
+
+def random_pairs(point: Record) -> bool:
+    """Random pairs at full size, from none of them to all."""
+    kind = point["setting"].split()[0]
+    return point["method"] == "vanilla" or kind in ("frames", "blind")
+
+
 def over_seeds(records: Mapping[int, Record], value: Callable[[Record], float]) -> Estimate:
-    return Estimate.of([value(record) for record in records.values()])
+    return Estimate([value(record) for record in records.values()])
 
 
 def paired(
@@ -132,4 +189,4 @@ def paired(
 ) -> Estimate:
     """How much more the first has than the second, seed by seed."""
     shared = sorted(first.keys() & second.keys())
-    return Estimate.of([value(first[seed]) - value(second[seed]) for seed in shared])
+    return Estimate([value(first[seed]) - value(second[seed]) for seed in shared])

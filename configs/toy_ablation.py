@@ -13,6 +13,7 @@ The argument is a method:
 
 alone or followed by ``+similarity_paper`` or ``+similarity_released``;
 
+* ``accuracy_uncapped``: ``accuracy`` with rollouts that hold every clip at full size;
 * ``unit_credit``, ``unit_cost``: our own. The first credits the cost of ``cost_outside`` to the
   unit that caused it; the second presses as hard on a unit as that does on an allocation, and
   only where answers are right;
@@ -88,6 +89,9 @@ def variants() -> dict[str, TrainConfig]:
         for form, similarity in SIMILARITIES.items():
             loss = replace(config.loss, similarity=similarity, similarity_weight=SIMILARITY_WEIGHT)
             found[f"{name}+{form}"] = replace(config, loss=loss)
+    everything = toy.data.num_pairs * (toy.data.size // toy.limits.factor) ** 2
+    roomy = replace(plain.rollouts, token_capacity=everything)
+    found["accuracy_uncapped"] = replace(methods["accuracy"], rollouts=roomy)
     light = DirectCostConfig(cost_weight=DirectCostConfig().cost_weight / 5)
     found["direct_cost_light"] = replace(plain, advantage=light)
     shared = UnitCostConfig(gamma=GAMMA / toy.data.num_pairs, success_power=0.0)

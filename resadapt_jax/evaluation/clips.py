@@ -107,15 +107,15 @@ def prompts_showing(
 
 
 def other_colour(questions: Sequence[str]) -> Int[np.ndarray, " B"]:
-    """For each question, the place of the nearest one after it that asks about another colour.
+    """For each question, the place of the next one that asks about none of its colours.
 
-    The first follows the last. Where all ask about the same colour, it is simply the next one.
+    The first follows the last. Where all share a colour with it, it is simply the next one.
     """
     count = len(questions)
     colours = [COLOURS.keys() & question.split() for question in questions]
 
     def other(place: int) -> int:
         following = [(place + step) % count for step in range(1, count + 1)]
-        return next((i for i in following if colours[i] != colours[place]), following[0])
+        return next((i for i in following if not colours[i] & colours[place]), following[0])
 
     return np.array([other(place) for place in range(count)])

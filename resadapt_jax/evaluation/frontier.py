@@ -60,17 +60,18 @@ def point_of(setting: MethodSetting, tally: Tally) -> dict[str, Any]:
 
 
 def fixed_scale_at(retention: float, points: Sequence[dict[str, Any]]) -> float | None:
-    """Accuracy of FixedScale at ``retention``: linear between the two points that bracket it.
+    """`accuracy_at` of the points of FixedScale."""
+    return accuracy_at(retention, [point for point in points if point["method"] == "fixed_scale"])
+
+
+def accuracy_at(retention: float, points: Sequence[dict[str, Any]]) -> float | None:
+    """Accuracy of one method at ``retention``: linear between the two points that bracket it.
 
     None where none do; a frontier is never extrapolated.
     """
-    fixed = sorted(
-        (point["retention"], point["accuracy"])
-        for point in points
-        if point["method"] == "fixed_scale"
-    )
-    below = [point for point in fixed if point[0] <= retention]
-    above = [point for point in fixed if point[0] >= retention]
+    places = sorted((point["retention"], point["accuracy"]) for point in points)
+    below = [place for place in places if place[0] <= retention]
+    above = [place for place in places if place[0] >= retention]
     if not below or not above:
         return None
     (left, low), (right, high) = below[-1], above[0]

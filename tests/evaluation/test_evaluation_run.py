@@ -176,6 +176,13 @@ def test_the_other_query_is_the_nearest_about_another_colour(colours, expected):
     assert other_colour(questions).tolist() == expected
 
 
+def test_the_other_query_shares_no_colour_with_a_question_about_two():
+    colours = ("red blue", "blue", "red cyan", "green")
+    questions = [question_text("both", *colours[0].split()), question_text("which", colours[1])]
+    questions += [question_text("both", *colours[2].split()), question_text("when", colours[3])]
+    assert other_colour(questions).tolist() == [3, 2, 3, 0]
+
+
 def test_frame_actions_are_averaged_over_pairs():
     allocator = make_allocator(noise=0.5, unit="frame", bounds=LogisticNormalBounds())
     proposed = propose(allocator, clips())
