@@ -80,6 +80,8 @@ def _default_world(results: Results) -> list[Claim]:
         compared(results, RELEASE, "CAPO's shaping, released form", MAIN, "cost_outside"),
         compared(results, OURS, "the paper's form against the release's", "capo_paper", MAIN),
         compared(results, OURS, "what CAPO saves", MAIN, "accuracy"),
+        compared(results, OURS, "the same without a cap", f"{MAIN}_uncapped", "accuracy_uncapped"),
+        compared(results, OURS, "what the cap does to CAPO", MAIN, f"{MAIN}_uncapped"),
         saves(results, MAIN),
         beats_fixed_scale(results, MAIN),
         beats_random_pairs(results, MAIN),
@@ -90,6 +92,7 @@ def _default_world(results: Results) -> list[Claim]:
         spreads(results, "paper", "accuracy"),
         spreads(results, "released", "accuracy"),
         *(compared(results, OURS, "the similarity term", *pair) for pair in _similarity_pairs()),
+        saves(results, "capo_paper+similarity_paper"),
         saves(results, f"{MAIN}+similarity_paper"),
         compared(results, PAPER, "the policy's family is secondary", "logistic_normal", MAIN),
         compared(results, OURS, "acting per frame, not per pair", "per_frame", MAIN),
@@ -123,7 +126,7 @@ def _harder_world(results: Results) -> list[Claim]:
 
 def _elsewhere(results: Results) -> list[Claim]:
     longer = (more_frames(results, stride) for stride in STRIDES[1:])
-    return [*longer, other_backbone(results), breaks_even(results)]
+    return [*longer, other_backbone(results), breaks_even(results), released_breaks_even(results)]
 
 
 def accuracy_only(results: Results) -> Claim:
@@ -277,6 +280,25 @@ def breaks_even(results: Results) -> Claim:
         found += f"; at best {best['of_vanilla']:.0%} of the time ({best['frames']} frames, "
         found += f"{best['retention']:.0%} of the tokens)"
     return Claim(PAPER, said, found, HOLDS if paying else FAILS, "", jobs)
+
+
+def released_breaks_even(results: Results) -> Claim:
+    """The longest clips at a quarter of the tokens, or what comes nearest to it."""
+    said, jobs = "so does the released allocator, before a backbone of 0.1 B", ("break_even",)
+    record = results.job("break_even")
+    if record is None:
+        return not_run(OURS, said, jobs)
+    longest = max(row["frames"] for row in record["rows"])
+    rows = [row for row in record["rows"] if row["frames"] == longest]
+    full = max(rows, key=lambda row: row["retention"])
+    some = min(rows, key=lambda row: abs(row["retention"] - 0.25))
+    released = record["released_allocator"]
+    frame = (released["encode_s"] + released["predict_s"]) / released["frames"]
+    saved = full["backbone_s"] - some["backbone_s"]
+    found = f"{longest * frame:.1f} s of allocating to save {saved:.1f} s ({longest} frames, "
+    found += f"{some['retention']:.0%} of the tokens): it pays before a backbone "
+    found += f"{longest * frame / saved:.1f} times as slow"
+    return Claim(OURS, said, found, HOLDS if saved > longest * frame else FAILS, "", jobs)
 
 
 class Difference(NamedTuple):

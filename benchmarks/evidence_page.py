@@ -51,6 +51,7 @@ METHODS = {
     "cost_outside": "cost outside, no shaping",
     "capo_paper": "CAPO, paper's form",
     "capo_released": "CAPO, released form",
+    "capo_released_uncapped": "CAPO, released form, no cap",
     "unit_credit": "cost outside, per unit (ours)",
     "unit_cost": "cost per unit where right (ours)",
 }

@@ -13,7 +13,8 @@ The argument is a method:
 
 alone or followed by ``+similarity_paper`` or ``+similarity_released``;
 
-* ``accuracy_uncapped``: ``accuracy`` with rollouts that hold every clip at full size;
+* ``accuracy_uncapped``, ``capo_released_uncapped``: the method with rollouts that hold every clip
+  at full size;
 * ``unit_credit``, ``unit_cost``: our own. The first credits the cost of ``cost_outside`` to the
   unit that caused it; the second presses as hard on a unit as that does on an allocation, and
   only where answers are right;
@@ -40,6 +41,7 @@ from resadapt_jax.config import load_config
 from resadapt_jax.data.toy_world import HARD_WORLD
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.losses import SimilarityConfig
+from resadapt_jax.models.compute import Remat
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
 from resadapt_jax.training.optimizer import OptimizerConfig
 
@@ -91,7 +93,8 @@ def variants() -> dict[str, TrainConfig]:
             found[f"{name}+{form}"] = replace(config, loss=loss)
     everything = toy.data.num_pairs * (toy.data.size // toy.limits.factor) ** 2
     roomy = replace(plain.rollouts, token_capacity=everything)
-    found["accuracy_uncapped"] = replace(methods["accuracy"], rollouts=roomy)
+    for name in ("accuracy", "capo_released"):
+        found[f"{name}_uncapped"] = replace(methods[name], rollouts=roomy)
     light = DirectCostConfig(cost_weight=DirectCostConfig().cost_weight / 5)
     found["direct_cost_light"] = replace(plain, advantage=light)
     shared = UnitCostConfig(gamma=GAMMA / toy.data.num_pairs, success_power=0.0)
@@ -101,10 +104,14 @@ def variants() -> dict[str, TrainConfig]:
         capo, allocator=replace(capo.allocator, bounds=LogisticNormalBounds())
     )
     found["per_frame"] = replace(capo, allocator=replace(capo.allocator, unit="frame"))
+    # In one pass: where the backbone learns, every pass encodes all sizes anew.
+    sampled = DecodingConfig(temperature=1.0)
     found["joint"] = replace(
         capo,
-        rollouts=replace(capo.rollouts, decoding=DecodingConfig(temperature=1.0)),
-        backbone_training=BackboneTrainingConfig(optimizer=OptimizerConfig(learning_rate=1e-4)),
+        rollouts=replace(capo.rollouts, decoding=sampled, allocations_per_pass=0),
+        backbone_training=BackboneTrainingConfig(
+            optimizer=OptimizerConfig(learning_rate=1e-4), remat=Remat.NONE
+        ),
     )
     hard = [*METHODS, "unit_cost"]
     return found | {f"hard_{name}": _hard(found[name]) for name in hard}
