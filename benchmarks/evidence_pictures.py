@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from evidence_results import Estimate, Record, Results, allocated, point
@@ -20,6 +21,8 @@ LABELS = {
     "vanilla": "full size",
 }
 
+NUM_COLOURS = 10  # of matplotlib's cycle; what comes after has another mark
+
 
 def draw_methods(results: Results, methods: Mapping[str, str], *, world: str = "") -> bytes:
     """Accuracy over retention: a mark for each seed of each method, FixedScale as a line."""
@@ -31,7 +34,8 @@ def draw_methods(results: Results, methods: Mapping[str, str], *, world: str = "
         free = [allocated(record) for record in results.variant(world + method).values()]
         if free:
             places = [p["retention"] for p in free], [p["accuracy"] for p in free]
-            axes.plot(*places, "o", color=f"C{index}", markersize=8, alpha=0.8, label=label)
+            mark = {"color": f"C{index % NUM_COLOURS}", "marker": "os"[index // NUM_COLOURS]}
+            axes.plot(*places, linestyle="", markersize=8, alpha=0.8, label=label, **mark)
     axes.set(xlabel="share of the visual tokens", ylabel="accuracy", xlim=(0, 1.05), ylim=(0, 1.05))
     legend(axes, loc="lower right")
     return png(figure)
@@ -46,10 +50,11 @@ def draw_training(results: Results, methods: Mapping[str, str]) -> bytes:
             continue
         for axes, name in zip(panes, ("reward", "retention"), strict=True):
             mean = np.mean([curve[name] for curve in curves], axis=0)
-            axes.plot(curves[0]["step"], mean, color=f"C{index}", label=label)
+            line = {"color": f"C{index % NUM_COLOURS}", "linestyle": "-:"[index // NUM_COLOURS]}
+            axes.plot(curves[0]["step"], mean, label=label, **line)
     panes[0].set(xlabel="step", ylabel="accuracy of what is drawn", ylim=(0, 1.05))
     panes[1].set(xlabel="step", ylabel="share of the visual tokens drawn", ylim=(0, 1.05))
-    legend(panes[1])
+    legend(panes[1], loc="center left", bbox_to_anchor=(1.0, 0.5))
     return png(figure)
 
 
@@ -126,7 +131,7 @@ def panels(count: int) -> tuple[Figure, Sequence[Axes]]:
     return figure, axes
 
 
-def legend(axes: Axes, **options: str) -> None:
+def legend(axes: Axes, **options: Any) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, **options)
 
