@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from evidence_jobs import MAIN
 from evidence_results import (
+    Baseline,
     Bound,
     Estimate,
     Record,
@@ -17,6 +18,7 @@ from evidence_results import (
     accuracy,
     allocated,
     fixed_scale,
+    frontier_of,
     gain_over,
     lead,
     over_seeds,
@@ -174,20 +176,24 @@ def saves(results: Results, name: str) -> Claim:
 
 
 def beats_fixed_scale(results: Results, name: str) -> Claim:
-    said = f"`{name}`: 35 points or more above FixedScale at the same tokens"
-    gain, jobs = results.gain(name, fixed_scale), (f"variant/{name}", "frontier")
-    if gain is None:
-        return not_run(GOAL, said, jobs)
-    return Claim(GOAL, said, gain.points(), *judged(Bound(gain, 0.35)), jobs)
+    said = "35 points or more above FixedScale at the same tokens"
+    return beats(results, GOAL, name, said, fixed_scale, 0.35)
 
 
 def beats_random_pairs(results: Results, name: str) -> Claim:
-    said = f"`{name}`: above random pairs at full size at the same tokens"
-    world = "hard_" if name.startswith("hard_") else ""
-    gain, jobs = results.gain(name, random_pairs), (f"variant/{name}", f"{world}frontier")
+    said = "above random pairs at full size at the same tokens"
+    return beats(results, OURS, name, said, random_pairs, 0.0)
+
+
+def beats(
+    results: Results, source: str, name: str, said: str, over: Baseline, bound: float
+) -> Claim:
+    """A variant above a baseline by more than a bound."""
+    gain, said = results.gain(name, over), f"`{name}`: {said}"
+    jobs = f"variant/{name}", frontier_of(name)
     if gain is None:
-        return not_run(OURS, said, jobs)
-    return Claim(OURS, said, gain.points(), *judged(Bound(gain)), jobs)
+        return not_run(source, said, jobs)
+    return Claim(source, said, gain.points(), *judged(Bound(gain, bound)), jobs)
 
 
 def depends_on_the_question(results: Results, job: str, where: str = "") -> Claim:

@@ -117,7 +117,7 @@ def draw_longer(results: Results) -> bytes:
             capsize=3,
             label=LABELS[method],
         )
-    axes.set(xlabel="pairs sampled, at the same visual tokens", ylabel="accuracy", ylim=(0, 1.05))
+    axes.set(xlabel="pairs sampled, for no more visual tokens", ylabel="accuracy", ylim=(0, 1.05))
     legend(axes)
     return png(figure)
 

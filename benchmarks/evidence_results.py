@@ -128,11 +128,15 @@ class Results:
 
         None where no seed has both, or retention is not bracketed in one.
         """
-        world = "hard_" if name.startswith("hard_") else ""
-        frontiers, records = self.seeds(f"{world}frontier"), self.variant(name)
+        frontiers, records = self.seeds(frontier_of(name)), self.variant(name)
         shared = sorted(frontiers.keys() & records.keys())
         gains = [gain_over(over, allocated(records[seed]), frontiers[seed]) for seed in shared]
         return Estimate(gains) if gains and None not in gains else None
+
+
+def frontier_of(name: str) -> str:
+    """The frontier of a variant's world."""
+    return "hard_frontier" if name.startswith("hard_") else "frontier"
 
 
 def point(record: Record, method: str, setting: str) -> Record:
