@@ -93,6 +93,24 @@ def resize_patchify(
     return PackedPatches(patches[0], overflow[0])
 
 
+def patchify(frames: Num[Array, "F H W 3"] | Num[Array, "F 3 H W"], spec: PatchSpec) -> Array:
+    """Packs the normalised patches of a clip whose units all keep their size, [P D].
+
+    What `resize_patchify` gives of them, where the same size in and out is the identity, without
+    its products: reshapes in every backend. Under `jax.vmap`, of a batch. Differentiable.
+
+    Raises:
+        ValueError: as `resize_patchify`; or the units do not fill the capacity.
+    """
+    units = -(-len(frames) // spec.temporal_patch_size)
+    sizes = [np.full(units, side) for side in canvas_of(frames.shape)]
+    frames, (heights, widths), _ = _checked(frames, *sizes, None, None, spec)
+    blocks = int(np.sum((heights // spec.block_size) * (widths // spec.block_size)))
+    if blocks != spec.capacity:
+        raise ValueError(f"the units are {blocks} blocks, capacity is {spec.capacity}")
+    return reference.patchify(frames, spec)
+
+
 def shard_resize_patchify(
     frames: Num[Array, "B F H W 3"] | Num[Array, "B F 3 H W"],
     heights: Int[Array, "B K"],

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from kernels.resize_patchify import PatchSpec, resize_patchify
+from kernels.resize_patchify import PatchSpec, patchify, resize_patchify
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.decode import Generation, generate
 from resadapt_jax.generation.stopping import stop_tokens
@@ -109,6 +109,23 @@ def plan_pairs(grid_thw: Int[Array, "K 3"], config: ModelConfig, capacity: int) 
     )
 
 
+def _patch_spec(
+    config: ModelConfig, capacity: int, max_height: int, max_width: int, dtype: str
+) -> PatchSpec:
+    vision = config.vision
+    return PatchSpec(
+        capacity=capacity,
+        max_height=max_height,
+        max_width=max_width,
+        patch_size=vision.patch_size,
+        merge_size=vision.spatial_merge_size,
+        temporal_patch_size=vision.temporal_patch_size,
+        mean=vision.image_mean,
+        std=vision.image_std,
+        dtype=dtype,
+    )
+
+
 def pack_pairs(
     config: ModelConfig,
     frames: Num[Array, "F height width 3"],
@@ -131,19 +148,8 @@ def pack_pairs(
         dtype: of the patches.
         sources: of frames of differing size on a common canvas; None: each fills it.
     """
-    vision = config.vision
-    spec = PatchSpec(
-        capacity=capacity,
-        max_height=max_height,
-        max_width=max_width,
-        patch_size=vision.patch_size,
-        merge_size=vision.spatial_merge_size,
-        temporal_patch_size=vision.temporal_patch_size,
-        mean=vision.image_mean,
-        std=vision.image_std,
-        dtype=dtype,
-    )
-    heights, widths = (grid_thw[:, axis] * vision.patch_size for axis in (1, 2))
+    spec = _patch_spec(config, capacity, max_height, max_width, dtype)
+    heights, widths = (grid_thw[:, axis] * spec.patch_size for axis in (1, 2))
     source_heights, source_widths = (None, None) if sources is None else sources
     packed = resize_patchify(
         frames,
@@ -185,6 +191,20 @@ def encode_pairs(
         sources=sources,
     )
     return model.encode_visual(params, config, patches, plan), plan
+
+
+def encode_whole(
+    params: Params, config: ModelConfig, frames: Num[Array, "F height width 3"]
+) -> Float[Array, "U W"]:
+    """Visual tokens of pairs that all keep their own size: as `encode_pairs`, without a resize."""
+    vision, model = config.vision, family_of(config).model
+    pairs, (height, width) = -(-len(frames) // vision.temporal_patch_size), frames.shape[1:3]
+    rows, cols = height // vision.patch_size, width // vision.patch_size
+    capacity = pairs * (rows // vision.spatial_merge_size) * (cols // vision.spatial_merge_size)
+    spec = _patch_spec(config, capacity, height, width, model.patch_dtype(params))
+    grid_thw = jnp.tile(jnp.array([[1, rows, cols]]), (pairs, 1))
+    plan = plan_pairs(grid_thw, config, capacity)
+    return model.encode_visual(params, config, patchify(frames, spec), plan)
 
 
 def lay_out(

@@ -13,7 +13,7 @@ import numpy as np
 from einops import rearrange
 
 from resadapt_jax.allocator import ScaleRange
-from resadapt_jax.generation.answer import encode_pairs
+from resadapt_jax.generation.answer import encode_pairs, encode_whole
 from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.models.partition import map_rows
 from resadapt_jax.operators import NativeSizes, SizeLimits, fit_budget
@@ -77,6 +77,8 @@ def encode_levels(
     for rows, cols in zip(levels.rows.tolist(), levels.cols.tolist(), strict=True):
 
         def encode(clips: Array, rows: int = rows, cols: int = cols) -> Array:
+            if (rows * side, cols * side) == clips.shape[1:3]:
+                return encode_whole(params, config, clips)
             grid = jnp.tile(jnp.array([[1, rows * merge, cols * merge]]), (pairs, 1))
             tokens, _ = encode_pairs(
                 params,

@@ -12,6 +12,7 @@ from resize_parts import LEVELS, expected, picture, spec_for
 from kernels.resize_patchify import (
     PatchSpec,
     backends,
+    patchify,
     reference,
     resize_patchify,
     shard_resize_patchify,
@@ -83,6 +84,32 @@ def test_same_size_is_the_identity_in_patch_order():
         np.testing.assert_array_equal(patch[1], np.broadcast_to(14 * col + inside, (2, 14, 14)))
         np.testing.assert_array_equal(patch[2, 0], 0)
         np.testing.assert_array_equal(patch[2, 1], 1)
+
+
+@pytest.mark.parametrize("rounding", ["none", "final"])
+@pytest.mark.parametrize("kind", ["bytes", "floats", "channels first"])
+def test_patchify_is_the_op_where_nothing_is_resized(kind, rounding):
+    frames = picture(np.random.default_rng(0), 5, 56, 84, 3)  # its last unit lacks a frame
+    if kind == "floats":
+        frames = frames * np.float32(1.2) - 20  # beyond the range that rounding clips to
+    elif kind == "channels first":
+        frames = np.moveaxis(frames, -1, 1)
+    spec = spec_for([56] * 3, [84] * 3, rounding=rounding)
+    want = call(frames, [56] * 3, [84] * 3, spec).patches
+    got = jax.jit(partial(patchify, spec=spec))(frames)
+    np.testing.assert_array_equal(got, want)
+    batch = np.stack([frames, frames[::-1]])
+    pair = jax.vmap(partial(patchify, spec=spec))(batch)
+    np.testing.assert_array_equal(pair[0], got)
+    assert not np.array_equal(pair[1], got)
+
+
+def test_patchify_fills_its_capacity():
+    frames = np.zeros((4, 56, 84, 3), np.uint8)
+    with pytest.raises(ValueError, match="the units are 12 blocks, capacity is 13"):
+        patchify(frames, spec_for([56] * 2, [84] * 2, padding=1))
+    with pytest.raises(ValueError, match="heights must be multiples of 28, got 50"):
+        patchify(frames[:, :50], spec_for([56] * 2, [84] * 2))
 
 
 def test_single_frame_is_duplicated():
