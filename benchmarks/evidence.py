@@ -3,14 +3,16 @@
     python benchmarks/evidence.py            # what is not done yet; hours
     python benchmarks/evidence.py --quick    # one seed, a few steps and clips, under runs/
 
-One job a core, each in a process of its own (`evidence_jobs`), and what is timed last, alone.
-Interrupt it at any moment: the same command goes on from each run's last checkpoint. Figures go to
+Each core has a process that does one job after the other (`evidence_jobs`), so that what was traced
+for one serves the next; what is timed runs last, alone. Interrupt it at any moment: the same
+command goes on from each run's last checkpoint. Figures go to
 ``benchmarks/results/evidence/``, the page and its pictures to ``docs/`` (`evidence_page`); with
 ``--quick`` all of it goes to ``runs/evidence_quick/``.
 """
 
 import argparse
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -18,8 +20,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from evidence_jobs import FULL, QUICK, Job, jobs, read_figures
+from evidence_jobs import DONE, FULL, QUICK, Job, jobs, log_path, read_figures
 from evidence_page import write_page
 from evidence_runs import ROOT, Size
 
@@ -45,12 +48,49 @@ QUICK_PLACES = Places(
 )
 
 
+class Worker(NamedTuple):
+    """A process that does one job after the other (`evidence_jobs.serve`)."""
+
+    process: subprocess.Popen
+
+    def begin(self, name: str) -> None:
+        """Gives it a job."""
+        print(name, file=self.process.stdin, flush=True)
+
+    def ended(self) -> str | None:
+        """How the job ended, `evidence_jobs.DONE` if well; None while it is under way."""
+        ready, _, _ = select.select([self.process.stdout], [], [], 0)
+        return self.process.stdout.readline().strip() if ready else None  # empty if it died
+
+
+class Workers:
+    """A worker for each set of cores that was asked for."""
+
+    def __init__(self, size: Size, places: Places):
+        self._size, self._places = size, places
+        self._at: dict[tuple[int, ...], Worker] = {}
+
+    def at(self, cores: Sequence[int]) -> Worker:
+        """The worker on these cores; started, if there is none."""
+        if tuple(cores) not in self._at:
+            self._at[tuple(cores)] = start_worker(cores, self._size, self._places)
+        return self._at[tuple(cores)]
+
+    def stop(self, *those: Sequence[int]) -> None:
+        """Ends the workers on these cores, by default all; a training saves its state before."""
+        gone = [self._at.pop(tuple(cores)) for cores in those or list(self._at)]
+        for worker in gone:
+            worker.process.terminate()
+        for worker in gone:
+            worker.process.wait()
+
+
 @dataclass
 class Running:
     """A job under way."""
 
     name: str
-    process: subprocess.Popen
+    worker: Worker
     start: float
     cores: Sequence[int]
 
@@ -86,25 +126,26 @@ def run_all(
     progress.announce(left)
     begin = time.monotonic()
     running: list[Running] = []
+    workers = Workers(size, places)
     problems: list[str] = []
     try:
         while left or running:
             if minutes is None or time.monotonic() - begin < 60 * minutes:
-                start_ready(known, left, running, cores, size, places)
+                start_ready(known, left, running, cores, workers)
             if not running:
                 break
             time.sleep(0.5)
-            for one in [one for one in running if one.process.poll() is not None]:
+            for one in list(running):
+                if (how := one.worker.ended()) is None:
+                    continue
                 running.remove(one)
                 progress.report(one, left, running)
-                if one.process.returncode:
-                    problems.append(f"{one.name} failed: see {log_path(one.name, places)}")
+                if how != DONE:
+                    workers.stop(one.cores)
+                    problems.append(f"{one.name} failed: see {log_path(places.folder, one.name)}")
                     left[:] = [name for name in left if one.name not in known[name].needs]
     finally:
-        for one in running:
-            one.process.send_signal(signal.SIGTERM)  # a training saves its state
-        for one in running:
-            one.process.wait()
+        workers.stop()
     if left:
         problems.append(f"{len(left)} jobs are left; the same command goes on")
     return problems
@@ -146,8 +187,7 @@ def start_ready(
     left: list[str],
     running: list[Running],
     cores: Sequence[int],
-    size: Size,
-    places: Places,
+    workers: Workers,
 ) -> None:
     """Starts what is ready on free cores: takes it off ``left``, adds it to ``running``."""
     for core in {*cores}.difference(*(one.cores for one in running)):
@@ -156,7 +196,9 @@ def start_ready(
         if name is None or (running and any(known[n].alone for n in (name, running[0].name))):
             break
         at = cores if known[name].alone else [core]
-        running.append(start_job(name, at, size, places))
+        worker = workers.at(at)
+        worker.begin(name)
+        running.append(Running(name, worker, time.monotonic(), at))
         left.remove(name)
 
 
@@ -171,10 +213,10 @@ def to_do(known: Mapping[str, Job], places: Places) -> list[str]:
     return [name for name in known if name in wanted]
 
 
-def start_job(name: str, cores: Sequence[int], size: Size, places: Places) -> Running:
-    """Starts a job on cores of its own; programs that were compiled once serve all."""
+def start_worker(cores: Sequence[int], size: Size, places: Places) -> Worker:
+    """Starts a worker on cores of its own; programs that were compiled once serve all."""
     command: Sequence[str] = [
-        *(sys.executable, str(Path(__file__).with_name("evidence_jobs.py")), name),
+        *(sys.executable, str(Path(__file__).with_name("evidence_jobs.py"))),
         *("--folder", str(places.folder), "--results", str(places.results)),
         *(["--quick"] if size is QUICK else []),
     ]
@@ -183,18 +225,10 @@ def start_job(name: str, cores: Sequence[int], size: Size, places: Places) -> Ru
         "JAX_COMPILATION_CACHE_DIR": str(places.folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
-    log = log_path(name, places)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, env=environment, cwd=ROOT, start_new_session=True
-        )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes, env=environment, cwd=ROOT, start_new_session=True)
     os.sched_setaffinity(process.pid, cores)
-    return Running(name, process, time.monotonic(), cores)
-
-
-def log_path(name: str, places: Places) -> Path:
-    return places.folder / "logs" / f"{name.replace('/', '-')}.log"
+    return Worker(process)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,17 @@
     python benchmarks/evidence_jobs.py variant/capo_paper/0 --folder runs/evidence --results ...
 
 A job trains or evaluates (`evidence_runs`), goes on where it was interrupted, and writes its
-figures as one file, ``<results>/<job>.json``. What it needs of other jobs must be there.
+figures as one file, ``<results>/<job>.json``. What it needs of other jobs must be there. Without a
+JOB, names are read from standard input.
 """
 
 import argparse
 import fcntl
 import hashlib
 import json
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +38,8 @@ from resadapt_jax.config import to_json
 from resadapt_jax.files import atomic_write
 from resadapt_jax.versions import versions
 
+DONE = "done"
+"""The answer to a job that has ended well."""
 HARD_METHODS = ("accuracy", "cost_outside", "capo_paper", "capo_released", "unit_cost")
 MAIN = "capo_released"
 """Whose allocator the frontier, the transfer and the longer clips are about."""
@@ -90,7 +95,7 @@ def jobs(size: Size) -> dict[str, Job]:
     for name in last:
         found |= {f"variant/{name}/{seed}": _variant_job(name, seed, size) for seed in size.seeds}
     timing = partial(break_even, size)
-    found["break_even"] = Job(run=timing, config=json.dumps(size.timed), minutes=10, alone=True)
+    found["break_even"] = Job(run=timing, config=json.dumps(size.timed), minutes=4, alone=True)
     return {name: replace(job, minutes=job.minutes * size.pace) for name, job in found.items()}
 
 
@@ -108,7 +113,7 @@ def _variant_job(name: str, seed: int, size: Size) -> Job:
     return Job(
         run=partial(train_variant, name, seed, size),
         config=to_json(variant_config(name, seed, size, Path())),
-        minutes=20 if name == "joint" else 10 if is_hard else 5.5,
+        minutes=19 if name == "joint" else 13 if is_hard else 5,
         needs=("backbone/hard",) if is_hard else (),
         output=f"runs/{name}/{seed}/allocator",
     )
@@ -135,8 +140,8 @@ def _hard_jobs(seed: int, size: Size) -> dict[str, Job]:
         partial(sample_more, name, seed, size),
     )
     return {
-        f"hard_frontier/{seed}": Job(run=frontier, config=config, minutes=8, needs=needs),
-        f"longer/{seed}": Job(run=longer, config=config, minutes=6, needs=needs),
+        f"hard_frontier/{seed}": Job(run=frontier, config=config, minutes=5, needs=needs),
+        f"longer/{seed}": Job(run=longer, config=config, minutes=3, needs=needs),
     }
 
 
@@ -184,17 +189,57 @@ def do(name: str, known: Mapping[str, Job], folder: Path, results: Path) -> None
         )
 
 
+def serve(known: Mapping[str, Job], folder: Path, results: Path) -> None:
+    """Does the jobs whose names it reads, a line each, and answers each with a line how it went.
+
+    All else that is written while a job is under way goes to its log.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        name = line.strip()
+        with _to_log(log_path(folder, name)):
+            how = _try(partial(do, name, known, folder, results))
+        print(how, file=answers, flush=True)
+
+
+def log_path(folder: Path, name: str) -> Path:
+    return folder / "logs" / f"{name.replace('/', '-')}.log"
+
+
+@contextmanager
+def _to_log(path: Path) -> Iterator[None]:
+    """Standard output and error, those of libraries outside Python too, at the end of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    yield
+    sys.stdout.flush()
+
+
+def _try(task: Callable[[], None]) -> str:
+    try:
+        task()
+    except Exception:
+        traceback.print_exc()
+        return "failed"
+    return DONE
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("job")
+    parser.add_argument("job", nargs="?", default="")
     parser.add_argument("--folder", type=Path, required=True, help="of all runs")
     parser.add_argument("--results", type=Path, required=True, help="of the figures")
     parser.add_argument("--quick", action="store_true", help="a few steps and clips")
     args = parser.parse_args(argv)
     known = jobs(QUICK if args.quick else FULL)
-    if args.job not in known:
+    if not args.job:
+        serve(known, args.folder, args.results)
+    elif args.job not in known:
         sys.exit(f"no job {args.job!r}; there are {', '.join(known)}")
-    do(args.job, known, args.folder, args.results)
+    else:
+        do(args.job, known, args.folder, args.results)
 
 
 if __name__ == "__main__":

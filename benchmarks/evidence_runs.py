@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from break_even import measure
 
-from resadapt_jax.config import load_config
+from resadapt_jax.config import load_config, to_json
 from resadapt_jax.data.toy_source import SampledClips
 from resadapt_jax.evaluation.evaluator import Evaluation, Tally
 from resadapt_jax.evaluation.frontier import point_of
 from resadapt_jax.evaluation.methods import MethodSetting, fixed_scale, resadapt_within
-from resadapt_jax.evaluation.run import evaluate_opened, held_out_clips, open_evaluation
+from resadapt_jax.evaluation.run import Opened, evaluate_opened, held_out_clips, open_evaluation
 from resadapt_jax.evaluation.selectivity import changes, hit_rate
 from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.loop.metrics import read_metrics
@@ -34,6 +34,8 @@ another seed has other clips, so that errors are of clips too."""
 STRIDES = (8, 4, 2, 1)
 """Of the clip's pairs every so many are sampled; the fewest at full size set the budget."""
 CURVES = ("reward", "retention")
+_EVALUATED: dict[tuple[str, ...], Tally] = {}
+"""What `evaluate_once` has found in this process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +113,23 @@ def train_variant(name: str, seed: int, size: Size, folder: Path) -> dict[str, A
     config = variant_config(name, seed, size, folder)
     train(config)
     opened = open_evaluation(config, "train.py")
-    settings = chosen(opened.frontier(), ("vanilla", "scale 1"), ("resadapt", "free"))
-    evaluation = evaluate_opened(opened, settings)
+    full, free = chosen(opened.frontier(), ("vanilla", "scale 1"), ("resadapt", "free"))
+    evaluation = evaluate_opened(opened, [free])
+    vanilla, (allocated,) = evaluate_once(opened, full), evaluation.tallies
     return {
-        "points": points_of(settings, evaluation),
-        "selectivity": selectivity_of(evaluation, *evaluation.tallies),
+        "points": [point_of(full, vanilla), point_of(free, allocated)],
+        "selectivity": selectivity_of(evaluation, vanilla, allocated),
         "training": curves_of(Path(config.output_dir) / "metrics.jsonl"),
     }
+
+
+def evaluate_once(opened: Opened, setting: MethodSetting) -> Tally:
+    """A setting without an allocator, the same for all variants of a backbone and its clips."""
+    config = opened.config
+    key = setting.name, config.trained_backbone, to_json(config.data), to_json(config.evaluation)
+    if key not in _EVALUATED:
+        (_EVALUATED[key],) = evaluate_opened(opened, [setting]).tallies
+    return _EVALUATED[key]
 
 
 def measure_frontier(name: str, seed: int, size: Size, folder: Path) -> dict[str, Any]:

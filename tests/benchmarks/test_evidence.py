@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -105,24 +106,44 @@ def _job(name, **options):
     return Job(run=lambda folder: {"made": name}, config=json.dumps(name), minutes=1, **options)
 
 
-def _start(known, places, broken=()):
-    """Jobs as processes that take half a second, as `evidence.start_job` starts them."""
-    log = []
+class _Workers:
+    """Do a job at once and say so when asked for the second time, as `evidence.Worker`."""
 
-    def start(name, cores, size, given):
-        log.append((name, tuple(cores)))
-        do(name, known, places.folder, places.results)
-        code = f"import sys, time; time.sleep(0.2); sys.exit({int(name in broken)})"
-        return Running(name, subprocess.Popen([sys.executable, "-c", code]), 0.0, cores)
+    def __init__(self, known, places, broken=()):
+        self.known, self.places, self.broken = known, places, broken
+        self.log, self.stopped = [], []
 
-    return start, log
+    def start(self, cores, size, places):
+        return _Here(self, tuple(cores))
+
+
+class _Here:
+    def __init__(self, workers, cores):
+        self.workers, self.cores, self.process = workers, cores, self
+
+    def begin(self, name):
+        self.name, self.asked = name, 0
+        self.workers.log.append((name, self.cores))
+        do(name, self.workers.known, self.workers.places.folder, self.workers.places.results)
+
+    def ended(self):
+        self.asked += 1
+        how = "failed" if self.name in self.workers.broken else evidence_jobs.DONE
+        return how if self.asked == 2 else None
+
+    def terminate(self):
+        self.workers.stopped.append(self.cores)
+
+    def wait(self):
+        pass
 
 
 def test_jobs_run_in_order_and_what_is_timed_runs_alone(places, monkeypatch):
     known = {"a": _job("a", output="a"), "b": _job("b", needs=("a",)), "c": _job("c", alone=True)}
     (places.folder / "a").mkdir(parents=True)  # left behind by an attempt before: not ready yet
-    start, log = _start(known, places)
-    monkeypatch.setattr(evidence, "start_job", start)
+    workers = _Workers(known, places)
+    log = workers.log
+    monkeypatch.setattr(evidence, "start_worker", workers.start)
     monkeypatch.setattr(evidence.os, "sched_getaffinity", lambda _: {0, 1})
     assert run_all(known, QUICK, places) == []
     assert [name for name, _ in log] == ["a", "b", "c"]
@@ -132,11 +153,53 @@ def test_jobs_run_in_order_and_what_is_timed_runs_alone(places, monkeypatch):
 
 def test_a_job_that_fails_takes_with_it_what_needs_it(places, monkeypatch):
     known = {"a": _job("a", output="a"), "b": _job("b", needs=("a",)), "c": _job("c")}
-    start, log = _start(known, places, broken=("a",))
-    monkeypatch.setattr(evidence, "start_job", start)
+    workers = _Workers(known, places, broken=("a",))
+    monkeypatch.setattr(evidence, "start_worker", workers.start)
+    monkeypatch.setattr(evidence.os, "sched_getaffinity", lambda _: {0})
     (problem,) = run_all(known, QUICK, places)
-    assert problem.startswith("a failed: see ") and sorted(n for n, _ in log) == ["a", "c"]
+    assert problem.startswith("a failed: see ") and [name for name, _ in workers.log] == ["a", "c"]
+    assert workers.stopped == [(0,), (0,)]  # what failed may have left anything: c's is another
     assert run_all(known, QUICK, places, minutes=0)[-1].endswith("the same command goes on")
+
+
+SERVE = """
+import sys
+import time
+from pathlib import Path
+from evidence_jobs import Job, serve
+
+def well(folder):
+    print("a word")
+    return {"made": 1}
+
+def ill(folder):
+    raise ValueError("what went wrong")
+
+known = {name: Job(run=run, config="1", minutes=1) for name, run in (("a/0", well), ("b", ill))}
+serve(known, Path(sys.argv[1]), Path(sys.argv[1]))
+"""
+
+
+def test_a_worker_does_one_job_after_the_other_and_logs_each(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(tmp_path)],
+        cwd=ROOT / "benchmarks",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    worker = evidence.Worker(process)
+    for name, answer in (("a/0", evidence_jobs.DONE), ("b", "failed")):
+        worker.begin(name)
+        while (how := worker.ended()) is None:
+            time.sleep(0.05)
+        assert how == answer
+    assert (tmp_path / "logs/a-0.log").read_text() == "a word\n"
+    assert "ValueError: what went wrong" in (tmp_path / "logs/b.log").read_text()
+    assert json.loads(result_path(tmp_path, "a/0").read_text())["made"] == 1
+    process.kill()
+    process.wait()
+    assert worker.ended() == ""  # not done
 
 
 def test_time_left_follows_how_long_jobs_took(capsys, monkeypatch):
