@@ -92,9 +92,14 @@ def test_versions_name_the_commit_of_a_checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(versions_module, "__file__", str(tmp_path / "package" / "versions.py"))
     assert "commit" not in versions()
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
-    (tmp_path / "file").write_text("1")
-    for command in (["init", "-q"], ["add", "file"], ["commit", "-qm", "one"]):
+    figures = tmp_path / "benchmarks/results/a.json"
+    figures.parent.mkdir(parents=True)
+    for file in (figures, tmp_path / "file"):
+        file.write_text("1")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
         subprocess.run([*git, *command], check=True)
+    assert re.fullmatch("[0-9a-f]{12}", versions()["commit"])
+    figures.write_text("2")  # a run's own, that run's code is the commit's still
     assert re.fullmatch("[0-9a-f]{12}", versions()["commit"])
     (tmp_path / "file").write_text("2")
     assert re.fullmatch(r"[0-9a-f]{12}\+changes", versions()["commit"])
