@@ -29,7 +29,6 @@ from evidence_runs import (
     measure_frontier,
     sample_more,
     train_variant,
-    transfer,
     variant_config,
     variant_names,
 )
@@ -123,11 +122,12 @@ def _main_jobs(seed: int, size: Size) -> dict[str, Job]:
     """What is done with the main variant's allocator."""
     args = MAIN, seed, size
     main, config = f"variant/{MAIN}/{seed}", to_json(variant_config(*args, Path()))
-    frontier, other = partial(measure_frontier, *args), partial(transfer, *args)
+    frontier = partial(measure_frontier, *args, None)
+    transfer = partial(measure_frontier, *args, "qwen3_vl")
     both = main, "backbone/qwen3_vl"
     return {
         f"frontier/{seed}": Job(run=frontier, config=config, minutes=2, needs=(main,)),
-        f"transfer/{seed}": Job(run=other, config=config, minutes=2, needs=both),
+        f"transfer/{seed}": Job(run=transfer, config=config, minutes=2, needs=both),
     }
 
 
@@ -136,7 +136,7 @@ def _hard_jobs(seed: int, size: Size) -> dict[str, Job]:
     name = f"hard_{MAIN}"
     needs, config = (f"variant/{name}/{seed}",), to_json(variant_config(name, seed, size, Path()))
     frontier, longer = (
-        partial(measure_frontier, name, seed, size),
+        partial(measure_frontier, name, seed, size, None),
         partial(sample_more, name, seed, size),
     )
     return {

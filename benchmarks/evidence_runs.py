@@ -132,17 +132,17 @@ def evaluate_once(opened: Opened, setting: MethodSetting) -> Tally:
     return _EVALUATED[key]
 
 
-def measure_frontier(name: str, seed: int, size: Size, folder: Path) -> dict[str, Any]:
-    """Every method of the library at every setting, with a variant's allocator."""
-    opened = open_evaluation(variant_config(name, seed, size, folder), "train.py")
-    settings = opened.frontier() + opened.controls()
-    return {"points": points_of(settings, evaluate_opened(opened, settings))}
+def measure_frontier(
+    name: str, seed: int, size: Size, backbone: str | None, folder: Path
+) -> dict[str, Any]:
+    """Every method of the library at every setting, with a variant's allocator.
 
-
-def transfer(name: str, seed: int, size: Size, folder: Path) -> dict[str, Any]:
-    """An allocator trained beside a Qwen2.5-VL, unchanged, in front of a Qwen3-VL."""
+    Args:
+        backbone: that answers instead of the one beside which the allocator was trained.
+    """
     config = variant_config(name, seed, size, folder)
-    config = replace(config, backbone=str(folder / "backbones/qwen3_vl/backbone"))
+    if backbone is not None:
+        config = replace(config, backbone=str(folder / "backbones" / backbone / "backbone"))
     opened = open_evaluation(config, "train.py")
     settings = opened.frontier() + opened.controls()
     return {"points": points_of(settings, evaluate_opened(opened, settings))}
