@@ -114,6 +114,8 @@ def write_page(folder: Path, page: Path, size: Size) -> Path:
         longer_budget=longer_budget(results),
         hard_pairs=HARD_WORLD.video_pairs,
         commits=commits(results),
+        late_gains=late_gains(results, "logistic_normal"),
+        repeats=size.timed[2],
         hits_by_chance=hits_by_chance(results, MAIN),
         hard_hits_by_chance=hits_by_chance(results, f"hard_{MAIN}"),
         **room(f"hard_{MAIN}", "hard_", size),
@@ -148,7 +150,7 @@ def in_short(found: Sequence[Claim], results: Results) -> str:
         "Contradicted here": FAILS,
         "Shown here": HOLDS,
         "Neither": OPEN,
-        "No difference": NO_DIFFERENCE,
+        "No difference shown": NO_DIFFERENCE,
     }
     lines = ["What the paper or its release says:", ""]
     for words, verdict in verdicts.items():
@@ -191,8 +193,15 @@ def claims_table(found: Sequence[Claim]) -> str:
 
 
 def variant_table(results: Results, names: Mapping[str, str]) -> str:
-    header = ("", "accuracy (of each seed)", "tokens kept", "over FixedScale", "over random pairs")
-    header += ("spread", "Gini", "hits", "kept / lost / gained", "job, less the seed")
+    header = ("", "accuracy (of each seed)", "tokens kept (of each seed)", "over FixedScale")
+    header += (
+        "over random pairs",
+        "spread",
+        "Gini",
+        "hits",
+        "kept / lost / gained",
+        "job, less the seed",
+    )
     return table(header, [variant_row(results, name, label) for name, label in names.items()])
 
 
@@ -201,7 +210,8 @@ def variant_row(results: Results, name: str, label: str) -> list[str]:
     records = results.variant(name)
     if not records:
         return [label, *[NOT_RUN] * 8, f"`variant/{name}`"]
-    right, of_its_own = over_seeds(records, accuracy), name == "joint"
+    both = [over_seeds(records, value) for value in (accuracy, retention)]
+    of_its_own = name == "joint"
     gains = [
         None if of_its_own else results.gain(name, over) for over in (fixed_scale, random_pairs)
     ]
@@ -210,8 +220,7 @@ def variant_row(results: Results, name: str, label: str) -> list[str]:
     changed = (f"{np.mean([a[key] for a in answers]):.0f}" for key in ("kept", "lost", "gained"))
     return [
         label,
-        f"{right.percent()} ({right.each()})",
-        over_seeds(records, retention).percent(),
+        *(f"{one.percent()} ({one.each()})" for one in both),
         *("–" if gain is None else gain.points() for gain in gains),
         over_seeds(records, spread).plain(),
         over_seeds(where, lambda one: one["gini"]).plain(),
@@ -233,8 +242,15 @@ def commits(results: Results) -> str:
     made = {name: record["versions"]["commit"] for name, record in records.items()}
     unclean = [f"`{name}`" for name, commit in made.items() if commit.endswith("+changes")]
     text = f"{len(records)} of {results.total} jobs have run, by the code of "
-    text += f"{len(set(made.values()))} commits"
+    text += f"{len({commit.removesuffix('+changes') for commit in made.values()})} commits"
     return text + (f"; with changes not committed, {', '.join(unclean)}" if unclean else "")
+
+
+def late_gains(results: Results, name: str) -> str:
+    """By how many points the reward of the last steps of training is above that before, by seed."""
+    curves = [record["training"]["reward"] for record in results.variant(name).values()]
+    gains = [np.mean(curve[-2:]) - np.mean(curve[-4:-2]) for curve in curves if len(curve) > 3]
+    return ", ".join(f"{100 * gain:+.0f}" for gain in gains) or NOT_RUN
 
 
 def point_table(results: Results, group: str) -> str:

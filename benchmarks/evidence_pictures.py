@@ -21,7 +21,8 @@ LABELS = {
     "vanilla": "full size",
 }
 
-NUM_COLOURS = 10  # of matplotlib's cycle; what comes after has another mark
+NUM_COLOURS = 10  # of matplotlib's cycle
+MARKS = "os^vD<>PX*hp"  # hollow, so that none hides another
 
 
 def draw_methods(results: Results, methods: Mapping[str, str], *, world: str = "") -> bytes:
@@ -29,13 +30,13 @@ def draw_methods(results: Results, methods: Mapping[str, str], *, world: str = "
     figure, (axes,) = panels(1)
     records = list(results.seeds(f"{world}frontier").values())
     if records:
-        draw_series(axes, records, "fixed_scale")
+        draw_series(axes, records, "fixed_scale", colour="0.3")
     for index, (method, label) in enumerate(methods.items()):
         free = [allocated(record) for record in results.variant(world + method).values()]
         if free:
             places = [p["retention"] for p in free], [p["accuracy"] for p in free]
-            mark = {"color": f"C{index % NUM_COLOURS}", "marker": "os"[index // NUM_COLOURS]}
-            axes.plot(*places, linestyle="", markersize=8, alpha=0.8, label=label, **mark)
+            mark = {"color": f"C{index % NUM_COLOURS}", "marker": MARKS[index]}
+            axes.plot(*places, linestyle="", fillstyle="none", markersize=8, label=label, **mark)
     axes.set(xlabel="share of the visual tokens", ylabel="accuracy", xlim=(0, 1.05), ylim=(0, 1.05))
     legend(axes, loc="lower right")
     return png(figure)
@@ -69,8 +70,10 @@ def draw_frontier(results: Results, group: str) -> bytes:
     return png(figure)
 
 
-def draw_series(axes: Axes, records: Sequence[Record], name: str) -> None:
-    """A method's settings, joined where they are of one kind."""
+def draw_series(
+    axes: Axes, records: Sequence[Record], name: str, colour: str | None = None
+) -> None:
+    """A method's settings, joined where they are of one kind; by default in its own colour."""
     method, _, kind = name.partition(" ")
     settings = [
         p["setting"]
@@ -90,7 +93,7 @@ def draw_series(axes: Axes, records: Sequence[Record], name: str) -> None:
         yerr=[one.stderr for one in y],
         fmt="o-",
         markersize=4,
-        color=colour_of(name),
+        color=colour or colour_of(name),
         capsize=3,
         label=LABELS[name],
     )

@@ -50,8 +50,8 @@ class Estimate:
         return int(np.sign(excess)) if abs(excess) > reach + ROUNDING else 0
 
     def alike(self) -> int:
-        """How many seeds have the sign of the mean."""
-        return int(np.sum(np.sign(self.values) == np.sign(self.mean)))
+        """How many seeds have the sign of the mean; none, if it has none."""
+        return int(np.sum(np.sign(self.values) * np.sign(self.mean) > 0))
 
     def percent(self) -> str:
         return self._written(100, ".1f", " %")

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import evidence  # noqa: E402
 import evidence_jobs  # noqa: E402
 from evidence import Places, Running, run_all, to_do  # noqa: E402
-from evidence_claims import claims, judged  # noqa: E402
+from evidence_claims import NO_DIFFERENCE, claims, judged  # noqa: E402
 from evidence_jobs import FULL, QUICK, Job, do, fingerprint, jobs, result_path  # noqa: E402
 from evidence_page import METHODS, write_page  # noqa: E402
 from evidence_results import (  # noqa: E402
@@ -236,6 +236,7 @@ def test_an_estimate_is_a_mean_and_its_standard_error():
     assert Estimate([-0.5, -0.52]).points() == "-51.0 ± 1.0 points"
     assert Estimate([-0.0004, 0.0002]).points() == "0.0 ± 0.0 points"  # no sign of nothing
     assert Estimate([0.5, -0.1, 0.2]).alike() == 2 and Estimate([0.5, 0.52]).each() == "50, 52"
+    assert Estimate([0.0, 0.0]).alike() == 0
 
 
 def test_a_verdict_needs_all_bounds_and_counts_the_seeds_that_pass_them_all():
@@ -358,6 +359,15 @@ def test_claims_follow_the_figures(tmp_path):
     assert found["allocating pays for itself in time"].verdict == "not run"
 
 
+@pytest.mark.parametrize(("clips", "verdict"), [(1, NO_DIFFERENCE), (2, "more accurate")])
+def test_one_clip_in_each_seed_is_no_difference(tmp_path, clips, verdict):
+    for seed in range(3):
+        more = 0.75 + clips / FULL.num_clips
+        _write(tmp_path, f"variant/capo_released/{seed}", _variant(more, 0.19))
+        _write(tmp_path, f"variant/direct_cost/{seed}", _variant(0.75, 0.19))
+    assert _claims(tmp_path)["CAPO, not cost inside the reward"].verdict == verdict
+
+
 def test_a_policy_that_ignores_the_question_does_not_depend_on_it(tmp_path):
     said = "the budget goes to the frames that the question is about"
     for other, verdict_ in ((0.99, "not shown"), (0.2, "yes")):
@@ -370,7 +380,8 @@ def test_a_policy_that_ignores_the_question_does_not_depend_on_it(tmp_path):
 
 def test_more_frames_must_beat_fixed_scale_at_its_best(tmp_path):
     """ResAdapt is right in 40, 50 and 60 % with two, four and eight times the frames."""
-    said = "savings buy {} x the frames, and more right answers, for no more tokens"
+    said = "savings buy {} x the frames, and more right answers, for no more tokens{}"
+    late = " (added when the figures were known)"
     cases = (
         ((0.2, 0.3, 0.6, 0.4), ("no", "no", "not shown")),
         ((0.2, 0.3, 0.4, 0.3), ("not shown", "yes", "yes")),
@@ -385,7 +396,7 @@ def test_more_frames_must_beat_fixed_scale_at_its_best(tmp_path):
             for point in points[-3:]:
                 point["accuracy"] += shift
             _write(tmp_path, f"longer/{seed}", {"points": points})
-        found = [_claims(tmp_path)[said.format(times)] for times in (2, 4, 8)]
+        found = [_claims(tmp_path)[said.format(*pair)] for pair in ((2, late), (4, late), (8, ""))]
         assert tuple(claim.verdict for claim in found) == verdicts
     assert found[-1].found.endswith("FixedScale at best 40.0 ± 0.0 % (with 16): +20.0 ± 0.1 points")
 
@@ -402,8 +413,8 @@ def test_the_page_is_written_from_whatever_there_is(tmp_path):
     })  # fmt: skip
     text = write_page(tmp_path / "results", tmp_path, FULL).read_text()
     # FixedScale is right in 25 % there, random pairs in half of the 30 % of half of them.
-    row = "| GDPO | 50.0 % (50) | 25.0 % | +25.0 points | +35.0 points | 0.200 | 0.300 | 90.0 % |"
-    assert row in text
+    row = "| GDPO | 50.0 % (50) | 25.0 % (25) | +25.0 points | +35.0 points | 0.200 | 0.300 |"
+    assert f"{row} 90.0 % |" in text
     assert "| accuracy only | not run |" in text
     assert "| control, other_query | 20.0 % | 19.0 % | 19.0 % |" in text
     assert "`frontier/SEED`, 1 seed." in text
