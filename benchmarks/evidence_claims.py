@@ -113,14 +113,13 @@ def _similarity_pairs() -> list[tuple[str, str]]:
 
 
 def _harder_world(results: Results) -> list[Claim]:
-    main, plain, ours = f"hard_{MAIN}", "hard_cost_outside", "hard_unit_cost"
+    main, plain = f"hard_{MAIN}", "hard_cost_outside"
     return [
         compared(results, PAPER, "harder world, what CAPO saves", main, "hard_accuracy"),
         compared(
             results, PAPER, "harder world, CAPO's shaping, paper's form", "hard_capo_paper", plain
         ),
         compared(results, RELEASE, "harder world, CAPO's shaping, released form", main, plain),
-        compared(results, OURS, "harder world, `unit_cost` against CAPO", ours, main),
         beats_random_pairs(results, main),
         depends_on_the_question(results, "hard_frontier", "harder world, "),
     ]

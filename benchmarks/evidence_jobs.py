@@ -39,7 +39,7 @@ from resadapt_jax.versions import versions
 
 DONE = "done"
 """The answer to a job that has ended well."""
-HARD_METHODS = ("accuracy", "cost_outside", "capo_paper", "capo_released", "unit_cost")
+HARD_METHODS = ("accuracy", "cost_outside", "capo_paper", "capo_released")
 MAIN = "capo_released"
 """Whose allocator the frontier, the transfer and the longer clips are about."""
 FULL = Size()

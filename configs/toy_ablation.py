@@ -21,8 +21,8 @@ alone or followed by ``+similarity_paper`` or ``+similarity_released``;
 * ``logistic_normal``, ``per_frame``, ``joint``: ``capo_released`` drawing from that instead of a
   Beta, acting on frames instead of pairs, training the backbone beside the allocator.
 
-``hard_`` before a method is the method on `data.toy_world.HARD_WORLD`, with the backbone of
-``configs/toy_pretrain.py --config-arg hard``.
+``hard_`` before a method of the first list is the method on `data.toy_world.HARD_WORLD`, with the
+backbone of ``configs/toy_pretrain.py --config-arg hard``.
 """
 
 from dataclasses import replace
@@ -113,8 +113,7 @@ def variants() -> dict[str, TrainConfig]:
             optimizer=OptimizerConfig(learning_rate=1e-4), remat=Remat.NONE
         ),
     )
-    hard = [*METHODS, "unit_cost"]
-    return found | {f"hard_{name}": _hard(found[name]) for name in hard}
+    return found | {f"hard_{name}": _hard(config) for name, config in methods.items()}
 
 
 def _hard(config: TrainConfig) -> TrainConfig:
