@@ -6,7 +6,6 @@ The argument is a method:
 
 * ``accuracy``: no cost at all;
 * ``direct_cost``: the cost inside the group normalisation, as a part of the reward;
-  ``direct_cost_light`` with a fifth of its weight, alone only;
 * ``gdpo``: accuracy and cost normalised each by itself;
 * ``cost_outside``: the cost behind the normalisation, without CAPO's shaping;
 * ``capo_paper``, ``capo_released``: the shaping in the paper's form or in that of the release;
@@ -15,9 +14,8 @@ alone or followed by ``+similarity_paper`` or ``+similarity_released``;
 
 * ``accuracy_uncapped``, ``capo_released_uncapped``: the method with rollouts that hold every clip
   at full size;
-* ``unit_credit``, ``unit_cost``: our own. The first credits the cost of ``cost_outside`` to the
-  unit that caused it; the second presses as hard on a unit as that does on an allocation, and
-  only where answers are right;
+* ``unit_cost``: our own. The cost is credited to the unit that caused it, pressing as hard on a
+  unit as ``cost_outside`` does on an allocation, and only where answers are right;
 * ``logistic_normal``, ``per_frame``, ``joint``: ``capo_released`` drawing from that instead of a
   Beta, acting on frames instead of pairs, training the backbone beside the allocator.
 
@@ -95,10 +93,6 @@ def variants() -> dict[str, TrainConfig]:
     roomy = replace(plain.rollouts, token_capacity=everything)
     for name in ("accuracy", "capo_released"):
         found[f"{name}_uncapped"] = replace(methods[name], rollouts=roomy)
-    light = DirectCostConfig(cost_weight=DirectCostConfig().cost_weight / 5)
-    found["direct_cost_light"] = replace(plain, advantage=light)
-    shared = UnitCostConfig(gamma=GAMMA / toy.data.num_pairs, success_power=0.0)
-    found["unit_credit"] = replace(plain, advantage=shared)
     found["unit_cost"] = replace(plain, advantage=UnitCostConfig(gamma=GAMMA))
     found["logistic_normal"] = replace(
         capo, allocator=replace(capo.allocator, bounds=LogisticNormalBounds())
