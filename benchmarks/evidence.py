@@ -71,10 +71,11 @@ class Workers:
         self._at: dict[tuple[int, ...], Worker] = {}
 
     def at(self, cores: Sequence[int]) -> Worker:
-        """The worker on these cores; started, if there is none."""
-        if tuple(cores) not in self._at:
-            self._at[tuple(cores)] = start_worker(cores, self._size, self._places)
-        return self._at[tuple(cores)]
+        """The worker on these cores; started, if there is none that lives."""
+        worker = self._at.get(tuple(cores))
+        if worker is None or worker.process.poll() is not None:
+            worker = self._at[tuple(cores)] = start_worker(cores, self._size, self._places)
+        return worker
 
     def stop(self, *those: Sequence[int]) -> None:
         """Ends the workers on these cores, by default all; a training saves its state before."""
@@ -82,7 +83,7 @@ class Workers:
         for worker in gone:
             worker.process.terminate()
         for worker in gone:
-            worker.process.wait()
+            worker.process.communicate()  # no more jobs; waits
 
 
 @dataclass
@@ -142,7 +143,8 @@ def run_all(
                 progress.report(one, left, running)
                 if how != DONE:
                     workers.stop(one.cores)
-                    problems.append(f"{one.name} failed: see {log_path(places.folder, one.name)}")
+                    log = log_path(places.folder, one.name)
+                    problems.append(f"{one.name} failed: see {log if log.exists() else 'above'}")
                     left[:] = [name for name in left if one.name not in known[name].needs]
     finally:
         workers.stop()
@@ -195,6 +197,8 @@ def start_ready(
         name = next((name for name in left if coming.isdisjoint(known[name].needs)), None)
         if name is None or (running and any(known[n].alone for n in (name, running[0].name))):
             break
+        if known[name].alone:
+            workers.stop()  # what they hold in memory may slow it
         at = cores if known[name].alone else [core]
         worker = workers.at(at)
         worker.begin(name)

@@ -34,6 +34,7 @@ from evidence_runs import (
 )
 
 from resadapt_jax.config import to_json
+from resadapt_jax.errors import Terminated
 from resadapt_jax.files import atomic_write
 from resadapt_jax.versions import versions
 
@@ -171,8 +172,18 @@ def only_one(path: Path) -> Iterator[None]:
         yield
 
 
-def do(name: str, known: Mapping[str, Job], folder: Path, results: Path) -> None:
-    """Runs a job, if no other process has meanwhile, and writes its figures."""
+def do(
+    name: str,
+    known: Mapping[str, Job],
+    folder: Path,
+    results: Path,
+    made_by: Mapping[str, str],
+) -> None:
+    """Runs a job, if no other process has meanwhile, and writes its figures.
+
+    Args:
+        made_by: the versions of the code that this process has read.
+    """
     with only_one(folder / "locks" / name.replace("/", "-")):
         if read_figures(results, known, name) is not None:
             return
@@ -181,7 +192,7 @@ def do(name: str, known: Mapping[str, Job], folder: Path, results: Path) -> None
             "job": name,
             "fingerprint": fingerprint(known, name),
             "config": json.loads(known[name].config),
-            "versions": versions(),
+            "versions": dict(made_by),
             **figures,
         }
         atomic_write(
@@ -189,16 +200,21 @@ def do(name: str, known: Mapping[str, Job], folder: Path, results: Path) -> None
         )
 
 
-def serve(known: Mapping[str, Job], folder: Path, results: Path) -> None:
+def serve(
+    known: Mapping[str, Job], folder: Path, results: Path, made_by: Mapping[str, str]
+) -> None:
     """Does the jobs whose names it reads, a line each, and answers each with a line how it went.
 
     All else that is written while a job is under way goes to its log.
+
+    Raises:
+        Terminated: a training was told to end, and has saved its state.
     """
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         name = line.strip()
         with _to_log(log_path(folder, name)):
-            how = _try(partial(do, name, known, folder, results))
+            how = _try(partial(do, name, known, folder, results, made_by))
         print(how, file=answers, flush=True)
 
 
@@ -220,6 +236,8 @@ def _to_log(path: Path) -> Iterator[None]:
 def _try(task: Callable[[], None]) -> str:
     try:
         task()
+    except Terminated:
+        raise
     except Exception:
         traceback.print_exc()
         return "failed"
@@ -233,13 +251,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, required=True, help="of the figures")
     parser.add_argument("--quick", action="store_true", help="a few steps and clips")
     args = parser.parse_args(argv)
-    known = jobs(QUICK if args.quick else FULL)
+    known, made_by = jobs(QUICK if args.quick else FULL), versions()
     if not args.job:
-        serve(known, args.folder, args.results)
+        serve(known, args.folder, args.results, made_by)
     elif args.job not in known:
         sys.exit(f"no job {args.job!r}; there are {', '.join(known)}")
     else:
-        do(args.job, known, args.folder, args.results)
+        do(args.job, known, args.folder, args.results, made_by)
 
 
 if __name__ == "__main__":

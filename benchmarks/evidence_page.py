@@ -237,10 +237,16 @@ def commits(results: Results) -> str:
 
 
 def late_gains(results: Results, name: str) -> str:
-    """By how many points the reward of the last steps of training is above that before, by seed."""
-    curves = [record["training"]["reward"] for record in results.variant(name).values()]
-    gains = [np.mean(curve[-2:]) - np.mean(curve[-4:-2]) for curve in curves if len(curve) > 3]
-    return ", ".join(f"{100 * gain:+.0f}" for gain in gains) or NOT_RUN
+    """By how much the reward of twenty steps of training is above that of the twenty before."""
+    gains, last = [], 0
+    for record in results.variant(name).values():
+        both = zip(record["training"]["step"], record["training"]["reward"], strict=True)
+        whole = [(step, reward) for step, reward in both if step % 10 == 0]
+        if len(whole) > 3:
+            last, rewards = whole[-1][0], [reward for _, reward in whole]
+            gains.append(np.mean(rewards[-2:]) - np.mean(rewards[-4:-2]))
+    found = ", ".join(f"{100 * gain:+.0f}" for gain in gains)
+    return f"steps {last - 19:.0f} to {last:.0f}, by seed: {found} points" if gains else NOT_RUN
 
 
 def point_table(results: Results, group: str) -> str:

@@ -21,8 +21,7 @@ LABELS = {
     "vanilla": "full size",
 }
 
-NUM_COLOURS = 10  # of matplotlib's cycle
-MARKS = "os^vD<>PX*hp"  # hollow, so that none hides another
+MARKS = "os^vD<>PX"  # hollow, so that none hides another
 
 
 def draw_methods(results: Results, methods: Mapping[str, str], *, world: str = "") -> bytes:
@@ -35,7 +34,7 @@ def draw_methods(results: Results, methods: Mapping[str, str], *, world: str = "
         free = [allocated(record) for record in results.variant(world + method).values()]
         if free:
             places = [p["retention"] for p in free], [p["accuracy"] for p in free]
-            mark = {"color": f"C{index % NUM_COLOURS}", "marker": MARKS[index]}
+            mark = {"color": f"C{index}", "marker": MARKS[index]}
             axes.plot(*places, linestyle="", fillstyle="none", markersize=8, label=label, **mark)
     axes.set(xlabel="share of the visual tokens", ylabel="accuracy", xlim=(0, 1.05), ylim=(0, 1.05))
     legend(axes, loc="lower right")
@@ -51,8 +50,7 @@ def draw_training(results: Results, methods: Mapping[str, str]) -> bytes:
             continue
         for axes, name in zip(panes, ("reward", "retention"), strict=True):
             mean = np.mean([curve[name] for curve in curves], axis=0)
-            line = {"color": f"C{index % NUM_COLOURS}", "linestyle": "-:"[index // NUM_COLOURS]}
-            axes.plot(curves[0]["step"], mean, label=label, **line)
+            axes.plot(curves[0]["step"], mean, label=label, color=f"C{index}")
     panes[0].set(xlabel="step", ylabel="accuracy of what is drawn", ylim=(0, 1.05))
     panes[1].set(xlabel="step", ylabel="share of the visual tokens drawn", ylim=(0, 1.05))
     legend(panes[1], loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from break_even import measure
 
-from resadapt_jax.config import load_config, to_json
+from resadapt_jax.config import load_config
 from resadapt_jax.data.toy_source import SampledClips
 from resadapt_jax.evaluation.evaluator import Evaluation, Tally
 from resadapt_jax.evaluation.frontier import point_of
@@ -34,7 +34,7 @@ another seed has other clips, so that errors are of clips too."""
 STRIDES = (8, 4, 2, 1)
 """Of the clip's pairs every so many are sampled; the fewest at full size set the budget."""
 CURVES = ("reward", "retention")
-_EVALUATED: dict[tuple[str, ...], Tally] = {}
+_EVALUATED: dict[tuple[Any, ...], Tally] = {}
 """What `evaluate_once` has found in this process."""
 
 
@@ -125,8 +125,9 @@ def train_variant(name: str, seed: int, size: Size, folder: Path) -> dict[str, A
 
 def evaluate_once(opened: Opened, setting: MethodSetting) -> Tally:
     """A setting without an allocator, the same for all variants of a backbone and its clips."""
-    config = opened.config
-    key = setting.name, config.trained_backbone, to_json(config.data), to_json(config.evaluation)
+    c = opened.config
+    asked = c.data, c.evaluation, c.limits, c.convention, c.rewards, c.rollouts.decoding
+    key = setting.method, setting.name, c.trained_backbone, asked
     if key not in _EVALUATED:
         (_EVALUATED[key],) = evaluate_opened(opened, [setting]).tallies
     return _EVALUATED[key]

@@ -102,10 +102,12 @@ def patchify(frames: Num[Array, "F H W 3"] | Num[Array, "F 3 H W"], spec: PatchS
     Raises:
         ValueError: as `resize_patchify`; or the units do not fill the capacity.
     """
-    units = -(-len(frames) // spec.temporal_patch_size)
-    sizes = [np.full(units, side) for side in canvas_of(frames.shape)]
-    frames, (heights, widths), _ = _checked(frames, *sizes, None, None, spec)
-    blocks = int(np.sum((heights // spec.block_size) * (widths // spec.block_size)))
+    frames = _checked_frames(frames, spec)
+    canvas, units = canvas_of(frames.shape), -(-len(frames) // spec.temporal_patch_size)
+    sizes = {name: np.full(units, n) for name, n in zip(("heights", "widths"), canvas, strict=True)}
+    _check_sizes(sizes, canvas, spec)
+    height, width = canvas
+    blocks = units * (height // spec.block_size) * (width // spec.block_size)
     if blocks != spec.capacity:
         raise ValueError(f"the units are {blocks} blocks, capacity is {spec.capacity}")
     return reference.patchify(frames, spec)
@@ -221,9 +223,7 @@ def _checked(
     batched: bool = False,
 ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...] | None]:
     """Frames, sizes and, where given, sources, once they fit together and with the spec."""
-    if not isinstance(spec, PatchSpec):
-        raise ValueError(f"spec must be a PatchSpec, got {type(spec).__name__}")
-    frames = as_array("frames", frames)
+    frames = _checked_frames(frames, spec, batched)
     sizes = {"heights": heights, "widths": widths}
     sources = {"source_heights": source_heights, "source_widths": source_widths}
     missing = [name for name, size in sources.items() if size is None]
@@ -238,9 +238,12 @@ def _checked(
     return frames, (heights, widths), tuple(sources) or None
 
 
-def _check_shapes(frames: Array, sizes: dict[str, Array], spec: PatchSpec, batched: bool) -> None:
-    """Shapes and dtypes are static, so this works under jit as well."""
-    batch, shape = frames.shape[:batched], frames.shape[batched:]
+def _checked_frames(frames: Array, spec: PatchSpec, batched: bool = False) -> Array:
+    """Frames as an array, once their shape and dtype are legal, and the spec is one."""
+    if not isinstance(spec, PatchSpec):
+        raise ValueError(f"spec must be a PatchSpec, got {type(spec).__name__}")
+    frames = as_array("frames", frames)
+    shape = frames.shape[batched:]
     if len(shape) != 4 or 3 not in (shape[1], shape[-1]):
         lead = "B, " if batched else ""
         raise ValueError(
@@ -250,6 +253,12 @@ def _check_shapes(frames: Array, sizes: dict[str, Array], spec: PatchSpec, batch
         raise ValueError(f"frames is empty, its shape is {frames.shape}")
     if frames.dtype != jnp.uint8 and not jnp.issubdtype(frames.dtype, jnp.floating):
         raise ValueError(f"frames must be uint8 or floating point, got {frames.dtype}")
+    return frames
+
+
+def _check_shapes(frames: Array, sizes: dict[str, Array], spec: PatchSpec, batched: bool) -> None:
+    """Shapes and dtypes are static, so this works under jit as well."""
+    batch, shape = frames.shape[:batched], frames.shape[batched:]
     units = -(-shape[0] // spec.temporal_patch_size)
     for name, array in sizes.items():
         if array.shape != (*batch, units):

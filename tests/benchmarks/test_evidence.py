@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from resadapt_jax.advantages import AdvantageConfig
 from resadapt_jax.config import load_config
 from resadapt_jax.data.toy_world import HARD_WORLD, ToyWorldConfig
 from resadapt_jax.errors import UserError
+from resadapt_jax.models.convention import Convention
 from resadapt_jax.training.config import EvaluationConfig
 from resadapt_jax.training.pretrain import PretrainConfig
 
@@ -20,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import evidence  # noqa: E402
 import evidence_jobs  # noqa: E402
+import evidence_runs  # noqa: E402
 from evidence import Places, Running, run_all, to_do  # noqa: E402
 from evidence_claims import NO_DIFFERENCE, claims, judged  # noqa: E402
 from evidence_jobs import FULL, QUICK, Job, do, fingerprint, jobs, result_path  # noqa: E402
@@ -124,7 +128,8 @@ class _Here:
     def begin(self, name):
         self.name, self.asked = name, 0
         self.workers.log.append((name, self.cores))
-        do(name, self.workers.known, self.workers.places.folder, self.workers.places.results)
+        places = self.workers.places
+        do(name, self.workers.known, places.folder, places.results, {})
 
     def ended(self):
         self.asked += 1
@@ -134,8 +139,32 @@ class _Here:
     def terminate(self):
         self.workers.stopped.append(self.cores)
 
-    def wait(self):
+    def communicate(self):
         pass
+
+    def poll(self):
+        return None
+
+
+def test_full_size_is_evaluated_once_for_variants_that_share_backbone_and_clips(monkeypatch):
+    asked = []
+
+    def evaluate(opened, settings):
+        asked.append(opened)
+        return SimpleNamespace(tallies=[len(asked)])
+
+    monkeypatch.setattr(evidence_runs, "evaluate_opened", evaluate)
+    monkeypatch.setattr(evidence_runs, "_EVALUATED", {})
+    setting = SimpleNamespace(method="vanilla", name="scale 1")
+
+    def once(name, seed=0, **changes):
+        config = replace(variant_config(name, seed, FULL, Path("runs")), **changes)
+        return evidence_runs.evaluate_once(SimpleNamespace(config=config), setting)
+
+    assert [once(name) for name in ("gdpo", "accuracy_uncapped", "joint", "gdpo")] == [1, 1, 2, 1]
+    assert [once("gdpo", seed=1), once("hard_gdpo"), once("hard_capo_paper")] == [3, 4, 4]
+    convention = next(one for one in Convention if one is not Convention.HF_5)
+    assert once("gdpo", convention=convention) == 5
 
 
 def test_jobs_run_in_order_and_what_is_timed_runs_alone(places, monkeypatch):
@@ -163,10 +192,12 @@ def test_a_job_that_fails_takes_with_it_what_needs_it(places, monkeypatch):
 
 
 SERVE = """
+import signal
 import sys
 import time
 from pathlib import Path
 from evidence_jobs import Job, serve
+from resadapt_jax.errors import Terminated
 
 def well(folder):
     print("a word")
@@ -175,20 +206,28 @@ def well(folder):
 def ill(folder):
     raise ValueError("what went wrong")
 
-known = {name: Job(run=run, config="1", minutes=1) for name, run in (("a/0", well), ("b", ill))}
-serve(known, Path(sys.argv[1]), Path(sys.argv[1]))
+def long(folder):
+    def stop(*_):
+        raise Terminated("saved")
+
+    signal.signal(signal.SIGTERM, stop)
+    (folder / "started").touch()
+    time.sleep(60)
+
+runs = {"a/0": well, "b": ill, "c": long}
+known = {name: Job(run=run, config="1", minutes=1) for name, run in runs.items()}
+serve(known, Path(sys.argv[1]), Path(sys.argv[1]), {"commit": "one"})
 """
 
 
+def _serving(folder):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", SERVE, str(folder)]
+    return evidence.Worker(subprocess.Popen(command, cwd=ROOT / "benchmarks", **pipes))
+
+
 def test_a_worker_does_one_job_after_the_other_and_logs_each(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(tmp_path)],
-        cwd=ROOT / "benchmarks",
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    worker = evidence.Worker(process)
+    worker = _serving(tmp_path)
     for name, answer in (("a/0", evidence_jobs.DONE), ("b", "failed")):
         worker.begin(name)
         while (how := worker.ended()) is None:
@@ -196,10 +235,31 @@ def test_a_worker_does_one_job_after_the_other_and_logs_each(tmp_path):
         assert how == answer
     assert (tmp_path / "logs/a-0.log").read_text() == "a word\n"
     assert "ValueError: what went wrong" in (tmp_path / "logs/b.log").read_text()
-    assert json.loads(result_path(tmp_path, "a/0").read_text())["made"] == 1
-    process.kill()
-    process.wait()
+    record = json.loads(result_path(tmp_path, "a/0").read_text())
+    assert (record["made"], record["versions"]) == (1, {"commit": "one"})
+    worker.process.kill()
+    worker.process.wait()
     assert worker.ended() == ""  # not done
+
+
+def test_stopping_ends_a_job_that_saves_its_state_and_a_worker_that_has_none(
+    tmp_path, places, monkeypatch
+):
+    monkeypatch.setattr(evidence, "start_worker", lambda *_: _serving(tmp_path))
+    workers = evidence.Workers(QUICK, places)
+    busy, idle = workers.at([0]), workers.at([1])
+    assert workers.at([0]) is busy
+    busy.begin("c")
+    while not (tmp_path / "started").exists():
+        time.sleep(0.05)
+    workers.stop()
+    assert busy.process.returncode == 1 and idle.process.returncode != 0
+    assert "Terminated: saved" in (tmp_path / "logs/c.log").read_text()
+    dead = workers.at([0])
+    dead.process.kill()
+    dead.process.wait()
+    assert workers.at([0]) is not dead
+    workers.stop()
 
 
 def test_time_left_follows_how_long_jobs_took(capsys, monkeypatch):
@@ -217,9 +277,9 @@ def test_time_left_follows_how_long_jobs_took(capsys, monkeypatch):
 
 def test_a_job_that_another_process_did_meanwhile_is_not_done_again(places):
     known = {"a": _job("a")}
-    do("a", known, places.folder, places.results)
+    do("a", known, places.folder, places.results, {})
     broken = {"a": Job(run=None, config=known["a"].config, minutes=1)}  # a call would raise
-    do("a", broken, places.folder, places.results)
+    do("a", broken, places.folder, places.results, {})
 
 
 def test_an_estimate_is_a_mean_and_its_standard_error():

@@ -105,11 +105,14 @@ def test_patchify_is_the_op_where_nothing_is_resized(kind, rounding):
 
 
 def test_patchify_fills_its_capacity():
-    frames = np.zeros((4, 56, 84, 3), np.uint8)
+    frames, spec = np.zeros((4, 56, 84, 3), np.float32), spec_for([56] * 2, [84] * 2)
+    np.testing.assert_array_equal(patchify(frames.tolist(), spec), patchify(frames, spec))
     with pytest.raises(ValueError, match="the units are 12 blocks, capacity is 13"):
         patchify(frames, spec_for([56] * 2, [84] * 2, padding=1))
     with pytest.raises(ValueError, match="heights must be multiples of 28, got 50"):
-        patchify(frames[:, :50], spec_for([56] * 2, [84] * 2))
+        patchify(frames[:, :50], spec)
+    with pytest.raises(ValueError, match="frames must be "):
+        patchify(1.0, spec)
 
 
 def test_single_frame_is_duplicated():
