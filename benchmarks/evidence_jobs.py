@@ -113,7 +113,7 @@ def _variant_job(name: str, seed: int, size: Size) -> Job:
     return Job(
         run=partial(train_variant, name, seed, size),
         config=to_json(variant_config(name, seed, size, Path())),
-        minutes=19 if name == "joint" else 13 if is_hard else 5,
+        minutes=22 if name == "joint" else 14 if is_hard else 5.2,
         needs=("backbone/hard",) if is_hard else (),
         output=f"runs/{name}/{seed}/allocator",
     )
