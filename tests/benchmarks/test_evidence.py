@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -252,7 +253,10 @@ def test_stopping_ends_a_job_that_saves_its_state_and_a_worker_that_has_none(
     busy.begin("c")
     while not (tmp_path / "started").exists():
         time.sleep(0.05)
-    workers.stop()
+    stopping = Thread(target=workers.stop, daemon=True)
+    stopping.start()
+    stopping.join(timeout=30)
+    busy.process.kill()  # if it waits for more
     assert busy.process.returncode == 1 and idle.process.returncode != 0
     assert "Terminated: saved" in (tmp_path / "logs/c.log").read_text()
     dead = workers.at([0])
