@@ -103,7 +103,7 @@ def _backbone_job(name: str, size: Size) -> Job:
     return Job(
         run=partial(make_backbone, name, size),
         config=to_json(backbone_config(name, size, Path())),
-        minutes={"qwen3_vl": 12, "hard": 23}[name],
+        minutes={"qwen3_vl": 13, "hard": 25}[name],
         output=f"backbones/{name}/backbone",
     )
 
@@ -113,7 +113,7 @@ def _variant_job(name: str, seed: int, size: Size) -> Job:
     return Job(
         run=partial(train_variant, name, seed, size),
         config=to_json(variant_config(name, seed, size, Path())),
-        minutes=22 if name == "joint" else 14 if is_hard else 5.2,
+        minutes=24 if name == "joint" else 14.5 if is_hard else 5.4,
         needs=("backbone/hard",) if is_hard else (),
         output=f"runs/{name}/{seed}/allocator",
     )

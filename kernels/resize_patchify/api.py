@@ -93,8 +93,10 @@ def resize_patchify(
     return PackedPatches(patches[0], overflow[0])
 
 
-def patchify(frames: Num[Array, "F H W 3"] | Num[Array, "F 3 H W"], spec: PatchSpec) -> Array:
-    """Packs the normalised patches of a clip whose units all keep their size, [P D].
+def patchify(
+    frames: Num[Array, "F H W 3"] | Num[Array, "F 3 H W"], spec: PatchSpec
+) -> Float[Array, "P D"]:
+    """Packs the normalised patches of a clip whose units all keep their size.
 
     What `resize_patchify` gives of them, where the same size in and out is the identity, without
     its products: reshapes in every backend. Under `jax.vmap`, of a batch. Differentiable.
