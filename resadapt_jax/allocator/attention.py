@@ -35,6 +35,19 @@ def layer_norm(name: str, dtype: DTypeLike = jnp.float32) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)
 
 
+class Dense(nn.Dense):
+    """``nn.Dense`` on all leading axes as one, over which the kernel's gradient contracts.
+
+    Only of a single axis does XLA on a CPU read its inputs as they lie; several it first writes
+    transposed, computing again what they are made of.
+    """
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        return super().__call__(rows).reshape(*inputs.shape[:-1], self.features)
+
+
 class FeedForward(nn.Module):
     """LN → linear → exact GELU → linear, without biases; returns the residual."""
 
@@ -44,9 +57,9 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x):
         y = layer_norm("norm", self.dtype)(x)
-        y = nn.Dense(self.hidden, use_bias=False, dtype=self.dtype, name="up")(y)
+        y = Dense(self.hidden, use_bias=False, dtype=self.dtype, name="up")(y)
         y = jax.nn.gelu(y, approximate=False)
-        return nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="down")(y)
+        return Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="down")(y)
 
 
 class CrossAttention(nn.Module):
@@ -70,13 +83,13 @@ class CrossAttention(nn.Module):
         inner = self.num_heads * self.head_dim
         y = layer_norm("norm", self.dtype)(x).reshape(batch, frames * tokens, width)
         text = layer_norm("text_norm", self.dtype)(text)
-        q = nn.Dense(inner, use_bias=False, dtype=self.dtype, name="q")(y)
-        kv = nn.Dense(2 * inner, use_bias=False, dtype=self.dtype, name="kv")(text)
+        q = Dense(inner, use_bias=False, dtype=self.dtype, name="q")(y)
+        kv = Dense(2 * inner, use_bias=False, dtype=self.dtype, name="kv")(text)
         k, v = jnp.split(kv, 2, axis=-1)
         q, k, v = (z.reshape(batch, -1, self.num_heads, self.head_dim) for z in (q, k, v))
         y = jax.nn.dot_product_attention(q, k, v, mask=text_mask[:, None, None, :])
         y = jnp.where(text_mask.any(axis=1)[:, None, None], y.reshape(batch, -1, inner), 0.0)
-        y = nn.Dense(width, use_bias=False, dtype=self.dtype, name="out")(y)
+        y = Dense(width, use_bias=False, dtype=self.dtype, name="out")(y)
         return y.reshape(batch, frames, tokens, width)
 
 
@@ -103,7 +116,7 @@ class SelfAttention(nn.Module):
     ) -> Float[Array, "B F L D"]:
         inner = self.num_heads * self.head_dim
         y = layer_norm("norm", self.dtype)(x)
-        y = nn.Dense(3 * inner, dtype=self.dtype, name="qkv")(y)
+        y = Dense(3 * inner, dtype=self.dtype, name="qkv")(y)
         y = y.reshape(*x.shape[:3], 3 * self.num_heads, self.head_dim)
         other = 3 - self.axis
         if positions is None:
@@ -111,7 +124,7 @@ class SelfAttention(nn.Module):
         attend = jax.vmap(self._attend, in_axes=(other, None, None), out_axes=other)
         y = attend(y, positions, None if mask is None else mask[:, None, :, :])
         y = y.reshape(*x.shape[:3], inner)
-        return nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="out")(y)
+        return Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="out")(y)
 
     def _attend(self, qkv, positions, mask):
         q, k, v = jnp.split(qkv, 3, axis=2)
