@@ -26,7 +26,7 @@ from hf_model import hf_inputs, hf_model
 from mid_model import MID, MID_QWEN3, Clip, device, lay_out_tightly, make_clip
 from timing import save
 
-from resadapt_jax.generation.answer import plan_pairs
+from resadapt_jax.generation.visual import plan_pairs
 from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.typing import Params
 

@@ -39,7 +39,8 @@ from resadapt_jax.allocator.network import init_params, propose_scales
 from resadapt_jax.allocator.policy import ScaleRange
 from resadapt_jax.allocator.smolvlm_encoder import SmolVLMEncoder
 from resadapt_jax.config import load_config
-from resadapt_jax.generation.answer import DecodingConfig, Prompts, answer
+from resadapt_jax.generation.answer import DecodingConfig, answer
+from resadapt_jax.generation.prompts import Prompts
 from resadapt_jax.models.qwen2_5_vl import model
 from resadapt_jax.models.smolvlm import model as smolvlm_model
 from resadapt_jax.models.smolvlm.config import SmolVLMConfig, TextConfig, VisionConfig

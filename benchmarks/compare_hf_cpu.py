@@ -23,7 +23,7 @@ from mid_model import MID, MID_QWEN3, Clip, device, lay_out_tightly, make_clip, 
 from timing import interleaved, median, save
 
 from resadapt_jax.generation import prefill as prefilling
-from resadapt_jax.generation.answer import plan_pairs
+from resadapt_jax.generation.visual import plan_pairs
 from resadapt_jax.models.families import ModelConfig, family_of
 
 # Rows and columns of merged tokens, in turns: what an allocation may look like.

@@ -16,8 +16,8 @@ import numpy as np
 from mid_model import device
 from timing import save
 
-from resadapt_jax.generation.answer import encode_pairs
 from resadapt_jax.generation.backbone import load_backbone
+from resadapt_jax.generation.visual import encode_pairs
 from resadapt_jax.operators import (
     CapacityLadder,
     NativeSizes,

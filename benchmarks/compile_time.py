@@ -20,7 +20,7 @@ import numpy as np
 from mid_model import MID, MID_QWEN3, device, make_clip, wait
 from timing import interleaved, median, save
 
-from resadapt_jax.generation.answer import lay_out
+from resadapt_jax.generation.prompts import lay_out
 from resadapt_jax.models.compute import Compute, Remat, with_compute
 from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.stacking import stack_layers

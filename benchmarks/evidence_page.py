@@ -5,16 +5,18 @@ from pathlib import Path
 
 import numpy as np
 from evidence_claims import (
+    AFTERWARDS,
     FAILS,
+    GOAL,
     HOLDS,
     NO_DIFFERENCE,
     NOT_RUN,
     OPEN,
+    OURS,
     PAPER,
     RELEASE,
     Claim,
     claims,
-    difference,
     spread,
 )
 from evidence_jobs import HARD_METHODS, MAIN, QUICK
@@ -23,6 +25,7 @@ from evidence_results import (
     Estimate,
     Results,
     accuracy,
+    difference,
     fixed_scale,
     over_seeds,
     point,
@@ -136,35 +139,48 @@ def room(name: str, prefix: str, size: Size) -> dict[str, int]:
 
 
 def in_short(found: Sequence[Claim], results: Results) -> str:
-    """What the paper or its release says, by verdict; then all differences that are shown."""
-    theirs = [one for one in found if one.source in (PAPER, RELEASE)]
-    verdicts = {
-        "Contradicted here": FAILS,
-        "Shown here": HOLDS,
-        "Neither": OPEN,
-        "No difference shown": NO_DIFFERENCE,
+    """All claims by who makes them and by verdict, but comparisons that show no difference."""
+    whose = {
+        "What the paper or its release says": (PAPER, RELEASE),
+        "Our goals": (GOAL,),
+        "Our own questions": (OURS, AFTERWARDS),
     }
-    lines = ["What the paper or its release says:", ""]
-    for words, verdict in verdicts.items():
-        some = [f"{one.said}: {one.found}" for one in theirs if one.verdict == verdict]
-        lines.append(nested(words, some))
-    known = (*verdicts.values(), NOT_RUN)
-    shown = [f"{one.said}: {one.found}" for one in found if one.verdict not in known]
-    lines += ["", "Of all comparisons:", "", nested("Differences that are shown", shown)]
-    return "\n".join([*lines, better_than_capo(results)])
+    parts = []
+    for words, sources in whose.items():
+        mine = [one for one in found if one.source in sources]
+        lists = [nested(name, some) for name, some in by_verdict(mine).items() if some]
+        parts.append("\n".join([f"{words}:", "", *lists]))
+    return "\n\n".join([*parts, better_than_capo(results)])
+
+
+def by_verdict(some: Sequence[Claim]) -> dict[str, list[str]]:
+    """What is said and was found; any other verdict than these names a difference that is shown."""
+    lists: dict[str, list[str]] = {
+        "No": [],
+        "Yes": [],
+        "Not shown": [],
+        "Differences that are shown": [],
+    }
+    names = {FAILS: "No", HOLDS: "Yes", OPEN: "Not shown"}
+    for one in some:
+        if one.verdict not in (NO_DIFFERENCE, NOT_RUN):
+            after = " (asked when the figures were known)" if one.source == AFTERWARDS else ""
+            name = names.get(one.verdict, "Differences that are shown")
+            lists[name].append(f"{one.said}: {one.found}{after}")
+    return lists
 
 
 def nested(words: str, lines: Sequence[str]) -> str:
     """A point with points of its own."""
-    return "\n".join([f"* **{words}**:", *(f"  * {line}" for line in lines or ("none",))])
+    return "\n".join([f"* **{words}**:", *(f"  * {line}" for line in lines)])
 
 
 def better_than_capo(results: Results) -> str:
     """Whether our own variant is shown to be."""
     found = difference(results, "unit_cost", MAIN)
     words = NOT_RUN if found is None else "shown" if found.better() else "not shown"
-    figures = "" if found is None else f" (`unit_cost` less `{MAIN}`: {found.text()})"
-    return f"* **Our own `unit_cost` better than CAPO**: {words}{figures}."
+    figures = "" if found is None else f" (`unit_cost` minus `{MAIN}`: {found.text()})"
+    return f"**Our own `unit_cost` better than CAPO**: {words}{figures}."
 
 
 def claims_table(found: Sequence[Claim]) -> str:

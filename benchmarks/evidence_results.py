@@ -194,3 +194,38 @@ def paired(
     """How much more the first has than the second, seed by seed."""
     shared = sorted(first.keys() & second.keys())
     return Estimate([value(first[seed]) - value(second[seed]) for seed in shared])
+
+
+class Difference(NamedTuple):
+    """What one variant has more than another, seed by seed."""
+
+    accuracy: Estimate
+    tokens: Estimate
+    clip: float  # the share that one clip is of all
+
+    def signs(self) -> tuple[int, int]:
+        """Of accuracy and tokens: 1 and -1 where more and less are shown, in accuracy of a clip."""
+        more, less = self.accuracy.beyond(self.clip), self.accuracy.beyond(-self.clip)
+        return max(more, 0) + min(less, 0), self.tokens.beyond()
+
+    def shown(self) -> str:
+        """What is shown of it, in words; empty if nothing."""
+        words = {1: "more accurate", -1: "less accurate"}, {1: "more tokens", -1: "fewer tokens"}
+        return ", ".join(word[sign] for word, sign in zip(words, self.signs(), strict=True) if sign)
+
+    def text(self) -> str:
+        return f"accuracy {self.accuracy.points()}, tokens {self.tokens.points()}"
+
+    def better(self) -> bool:
+        """Shown to be more accurate or cheaper, and not shown to be worse in the other."""
+        accuracy, tokens = self.signs()
+        return max(accuracy, -tokens) > 0 and min(accuracy, -tokens) >= 0
+
+
+def difference(results: Results, first: str, second: str) -> Difference | None:
+    """None where no seed has both."""
+    ours, theirs = results.variant(first), results.variant(second)
+    if not ours.keys() & theirs.keys():
+        return None
+    pairs = (paired(ours, theirs, value) for value in (accuracy, retention))
+    return Difference(*pairs, clip=1 / results.size.num_clips)

@@ -24,8 +24,9 @@ from hf_model import hf_model
 from timing import interleaved, median
 from training_run import Run
 
-from resadapt_jax.generation.answer import lay_out, pack_pairs
+from resadapt_jax.generation.prompts import lay_out
 from resadapt_jax.generation.stopping import stop_tokens
+from resadapt_jax.generation.visual import pack_pairs
 from resadapt_jax.training import backbone_step
 from resadapt_jax.training import step as training
 from resadapt_jax.training.config import TrainConfig

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resadapt_jax.generation.answer import Prompts, lay_out
+from resadapt_jax.generation.prompts import Prompts, lay_out
 from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig

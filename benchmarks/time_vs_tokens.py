@@ -15,7 +15,8 @@ import numpy as np
 from mid_model import MID, device, make_clip, wait
 from timing import interleaved, median, save
 
-from resadapt_jax.generation.answer import encode_pairs, lay_out
+from resadapt_jax.generation.prompts import lay_out
+from resadapt_jax.generation.visual import encode_pairs
 from resadapt_jax.models.qwen2_5_vl import model, text
 from resadapt_jax.operators import NativeSizes, SizeLimits, grids, sizes_from_scales
 

@@ -53,11 +53,6 @@ def on_one_device() -> bool:
     return all(mesh.shape[name] == 1 or kind is AxisType.Manual for name, kind in kinds)
 
 
-def is_split() -> bool:
-    """Whether what is traced is one device's part of a mesh, or the mesh has no other device."""
-    return not jax.sharding.get_abstract_mesh().empty and on_one_device()
-
-
 def can_lie_along(axes: tuple[str, ...], size: int) -> bool:
     """Whether the mesh of ``jax.set_mesh`` has these axes and they divide a batch of this size."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -14,7 +14,7 @@ class BackendError(ValueError):
 
 
 def choose(backend: BackendT | str | None, variable: str, auto: BackendT) -> BackendT:
-    """What the call names; where that is nothing or ``auto``, what the environment does, or it.
+    """The backend that the call names; if none or ``auto``, the environment's; else ``auto``.
 
     Args:
         backend: a member of the enumeration that ``auto`` is of, its value, or nothing.

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
 import flax.struct
 import jax
@@ -25,15 +24,16 @@ from resadapt_jax.allocator import Pictures, network
 from resadapt_jax.allocator.checkpoint import TrainedAllocator, load_allocator
 from resadapt_jax.data import video
 from resadapt_jax.data.canvas import Kind, place_media, segment_ids
-from resadapt_jax.errors import UserError, run_cli
+from resadapt_jax.errors import CliParser, UserError, run_cli
 from resadapt_jax.files import atomic_write, require_writable
-from resadapt_jax.generation.answer import Prompts, lay_out, pack_pairs
 from resadapt_jax.generation.backbone import load_tokenizer
+from resadapt_jax.generation.prompts import Prompts, lay_out
+from resadapt_jax.generation.visual import pack_pairs
 from resadapt_jax.models import families
 from resadapt_jax.models.convention import Convention, milliseconds
 from resadapt_jax.models.families import ModelConfig, check_convention
+from resadapt_jax.models.prompt_builder import build_prompt
 from resadapt_jax.models.prompt_layout import PromptLayout, check_placeholders
-from resadapt_jax.models.prompt_text import build_prompt
 from resadapt_jax.models.tokenizer import encode_query
 from resadapt_jax.models.vision_plan import VisionPlan, check_fits
 from resadapt_jax.operators import (
@@ -62,7 +62,7 @@ class BackboneInputs:
         layout: the prompt, its visual positions pointing at the merged tokens.
     """
 
-    patches: Float[Array, "P C"]
+    patches: Float[Array, "P features"]
     plan: VisionPlan
     layout: PromptLayout
 
@@ -259,13 +259,8 @@ def load_interface(directory: Path) -> tuple[ModelConfig, PreTrainedTokenizerBas
     return config, load_tokenizer(directory, config)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = CliParser(
         prog="python -m resadapt_jax.allocate",
         description="Decide what size each moment of a clip deserves for a query.",
         allow_abbrev=False,

@@ -10,7 +10,6 @@ Field types that work: bool, int, float, str, ``Path``, ``Enum``, ``Literal``, t
 chosen by the config file; the command line overrides the fields of the chosen member.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -23,11 +22,11 @@ import types
 import typing
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, Union
+from typing import Any, Literal, TypeVar, Union
 
 import tyro
 
-from resadapt_jax.errors import UserError
+from resadapt_jax.errors import CliParser, UserError
 
 ConfigT = TypeVar("ConfigT")
 
@@ -55,7 +54,7 @@ def parse_config(argv: Sequence[str] | None = None, *, description: str = "") ->
     An unknown field, or a value of the wrong type, raises ``UserError`` with one line.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = _Parser(description=description, add_help=False, allow_abbrev=False)
+    parser = CliParser(description=description, add_help=False, allow_abbrev=False)
     parser.add_argument("--config", metavar="PATH", help="a Python file that defines get_config")
     parser.add_argument("--config-arg", metavar="ARG", default="", help="passed to get_config")
     chosen, overrides = parser.parse_known_args(argv)
@@ -154,11 +153,6 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     if same_leaf:
         return difflib.get_close_matches(name, same_leaf, n=1, cutoff=0.0)[0]
     return next(iter(difflib.get_close_matches(name, known, n=1)), None)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
 
 
 def _load_module(path: Path) -> types.ModuleType:

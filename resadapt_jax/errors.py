@@ -1,7 +1,9 @@
 """Errors that are the user's to mend, and how a command line reports them."""
 
+import argparse
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from kernels.choice import BackendError
 
@@ -12,6 +14,13 @@ class UserError(ValueError):
 
 class Terminated(Exception):
     """A run was told to end (SIGTERM) and has saved its state: no failure, but it is not done."""
+
+
+class CliParser(argparse.ArgumentParser):
+    """An argument parser that raises a ``UserError`` where arguments are wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
 
 
 def run_cli(main: Callable[[], None]) -> int:

@@ -1,4 +1,4 @@
-"""The dimension letters used in every signature, and the array types they annotate.
+"""The dimension letters that recur in signatures, and the array types they annotate.
 
 =======  ==========================================================================
 letter   meaning
@@ -17,6 +17,10 @@ letter   meaning
 ``L``    encoder tokens of one frame
 ``D``    network width
 ``W``    features of a merged visual token, all that the decoder takes of it
+``I``    inputs of a linear layer
+``O``    its outputs
+``A``    angles of a rotary embedding
+``H``    attention heads
 ``V``    vocabulary
 ``Hq``   query heads
 ``Hk``   key-value heads

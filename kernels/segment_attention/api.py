@@ -16,7 +16,6 @@ from kernels.segment_attention.on_mesh import split
 from kernels.segment_attention.pallas_gpu import attend_pallas_gpu
 from kernels.segment_attention.places import Places
 from kernels.segment_attention.reference import attend_dense
-from kernels.segment_attention.splash import attend_splash
 from kernels.segment_attention.vendor import attend_cudnn, attend_tokamax
 
 
@@ -51,9 +50,9 @@ def attend_in_places(
         batch_axes: of the mesh of ``jax.set_mesh``, over which the rows are split, if any.
         head_axis: over which the heads are, if they are. With either, and where the axes divide
             the rows and the heads of keys, each device attends to its own, by whatever backend.
-            Else, and for single queries, XLA splits the call: a kernel that is named it gathers
-            everything for. Rows that ``jax.vmap`` maps are split by its ``spmd_axis_name``, and
-            gathered if it has none.
+            Else, and for single queries, XLA splits the call; for a kernel chosen by name it
+            gathers all rows and heads on every device. Rows that ``jax.vmap`` maps are split by its
+            ``spmd_axis_name``, and gathered if it has none.
 
     Raises:
         ValueError: shapes or dtypes that do not fit together, or an array without elements.
@@ -73,6 +72,9 @@ def _attend(
         case Backend.DENSE:
             return attend_dense(query, key, value, places)
         case Backend.SPLASH:
+            # Experimental in JAX: what moves there must not keep others from being imported.
+            from kernels.segment_attention.splash import attend_splash
+
             return attend_splash(query, key, value, places)
         case Backend.PALLAS_GPU:
             return attend_pallas_gpu(query, key, value, places)

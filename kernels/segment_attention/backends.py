@@ -6,7 +6,7 @@ from enum import Enum
 import jax
 from jaxtyping import Array, Float
 
-from kernels.batching import is_split
+from kernels.batching import on_one_device
 from kernels.choice import choose, warn_once
 from kernels.segment_attention import pallas_gpu
 
@@ -23,7 +23,8 @@ class Backend(Enum):
     Attributes:
         AUTO: what the environment variable SEGMENT_ATTENTION_BACKEND names; without it, dense for
             short sequences and single queries; beyond, splash on TPUs and pallas_gpu on CUDA
-            devices where each has its own rows and heads, and in blocks elsewhere.
+            devices, and in blocks elsewhere and where XLA splits a mesh's work by itself. Without
+            ``jax.set_mesh`` arrays are taken to lie on one device.
         DENSE: `reference`, one array of all scores; the definition.
         BLOCKWISE: `blockwise`, memory linear in the sequence, any target.
         SPLASH: `splash`, JAX's kernel for TPUs; single queries are dense.
@@ -69,7 +70,7 @@ def _automatic(query: Array, key: Array) -> Backend:
     length, slots = query.shape[2], key.shape[2]
     if length == 1 or length * slots <= _MOST_DENSE:
         return Backend.DENSE
-    if not (jax.device_count() == 1 or is_split()):  # XLA cannot split a kernel by itself
+    if not on_one_device():  # XLA cannot split a kernel by itself
         return Backend.BLOCKWISE
     if jax.default_backend() == "tpu":
         return Backend.SPLASH

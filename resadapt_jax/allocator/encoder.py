@@ -176,8 +176,9 @@ class ThumbnailEncoder:
 def thumbnails(pictures: Pictures, size: int) -> Float[Array, "B F size size 3"]:
     """Area average of each frame to size × size, values in [0, 1]; the aspect is not kept."""
     height, width = pictures.frames.shape[2:4]
-    rows = area_weights(pictures.native.heights, height, size)
-    cols = area_weights(pictures.native.widths, width, size)
+    native = pictures.native.over(pictures.mask.shape)
+    rows = area_weights(native.heights, height, size)
+    cols = area_weights(native.widths, width, size)
     pixels = pictures.frames.astype(jnp.float32) / 255.0
     return jnp.einsum("BFyh,BFhwc,BFxw->BFyxc", rows, pixels, cols)
 

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from resadapt_jax.allocator.attention import layer_norm
 from resadapt_jax.allocator.bounds import Bounds
+from resadapt_jax.allocator.layers import layer_norm
 from resadapt_jax.allocator.policy import Policy
 from resadapt_jax.typing import Array, Bool, Float
 

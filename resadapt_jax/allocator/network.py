@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from resadapt_jax.allocator.attention import SpaceTimeLayer, TextLayer
 from resadapt_jax.allocator.bounds import Bounds, ProjectedBounds
 from resadapt_jax.allocator.encoder import EncoderFeatures
 from resadapt_jax.allocator.head import PolicyHead
+from resadapt_jax.allocator.layers import SpaceTimeLayer, TextLayer
 from resadapt_jax.allocator.policy import Policy, ScaleRange, to_scale
 from resadapt_jax.allocator.pooling import QueryPooling, UnitFeatures, pool_pairs
 from resadapt_jax.allocator.units import pair_mask, pair_scales

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from resadapt_jax.allocator.attention import layer_norm
+from resadapt_jax.allocator.layers import layer_norm
 from resadapt_jax.allocator.units import follows, pair_mean
 from resadapt_jax.typing import Array, Bool, Float, Int
 

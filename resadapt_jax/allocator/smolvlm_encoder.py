@@ -64,6 +64,12 @@ class SmolVLMEncoder:
         return self.config.text.hidden_size
 
     @property
+    def num_tokens(self) -> int:
+        """L, tokens of a frame at the size that it is brought to."""
+        side = self.preprocess.size // (self.config.vision.patch_size * self.config.scale_factor)
+        return side**2
+
+    @property
     def vocab_size(self) -> int:
         """Of the language tower."""
         return self.config.text.vocab_size
@@ -103,8 +109,8 @@ class SmolVLMEncoder:
 
         def encode_chunk(chunk):
             frames, index = chunk
-            how = self.preprocess, self.config.vision.patch_size
-            patches = preprocess(frames, index, native.sizes, *how)
+            patch_size = self.config.vision.patch_size
+            patches = preprocess(frames, index, native.sizes, self.preprocess, patch_size)
             return vision.encode(self.params, self.config, patches)
 
         tokens = jax.lax.map(encode_chunk, (chunks(frames), chunks(native.index)))
@@ -139,7 +145,7 @@ def encode_pictures(
     """
     shape = pictures.mask.shape
     native = np.broadcast_to(np.asarray(pictures.native.index), shape)
-    features = np.zeros((*shape, encoder.config.num_tokens, encoder.frame_width), encoder.dtype)
+    features = np.zeros((*shape, encoder.num_tokens, encoder.frame_width), encoder.dtype)
     keys = {} if cache is None else _segment_keys(pictures, native)
     missing = pictures.mask.copy()
     for place, key in keys.items():

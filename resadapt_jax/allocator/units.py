@@ -35,7 +35,7 @@ def pair_scales(
 
 
 def places(segment_ids: Int[Array, "B F"], frame_mask: Bool[Array, "B F"]) -> Int[Array, "B F"]:
-    """How many frames of its segment are before each; what only fills a pair is none."""
+    """How many frames of its segment are before each; padding frames are not counted."""
     before = jnp.tri(segment_ids.shape[1], k=-1, dtype=bool)
     together = segment_ids[:, :, None] == segment_ids[:, None, :]
     return jnp.sum(together & before[None] & frame_mask[:, None, :], axis=2)

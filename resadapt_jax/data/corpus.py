@@ -222,8 +222,15 @@ class _SurveyFile(NamedTuple):
         threads = 2 * config.threads * max(config.workers, 1)
 
         def make() -> Survey:
-            how = {"threads": threads, "name": file}
-            return survey(rows, root, row_filter, self.count_tokens, self.check, **how)
+            return survey(
+                rows,
+                root,
+                row_filter,
+                self.count_tokens,
+                self.check,
+                threads=threads,
+                name=file,
+            )
 
         if config.survey_cache:
             settings = str(root), self.settings

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import jinja2
 import numpy as np
@@ -29,7 +29,7 @@ from resadapt_jax.data.row import Row, parse_row
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.data.sources import Rows, folder_of, open_rows
 from resadapt_jax.data.survey import Check, RowFilter, RowSize, Survey, survey
-from resadapt_jax.errors import UserError, run_cli
+from resadapt_jax.errors import CliParser, UserError, run_cli
 from resadapt_jax.files import atomic_write, require_writable
 from resadapt_jax.operators.sizes import SizeLimits
 from resadapt_jax.rewards import RewardConfig, check_truth
@@ -242,14 +242,9 @@ def page(found: Inspection) -> str:
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = _Parser(
+    parser = CliParser(
         prog="python -m resadapt_jax.data.inspect",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

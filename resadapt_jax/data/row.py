@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from resadapt_jax.models.prompt_text import MARKER, Turn, without_markers
+from resadapt_jax.models.prompt_builder import MARKER, Turn, without_markers
 
 REQUIRED_COLUMNS = ("prompt", "reward_model")
 COLUMNS = (*REQUIRED_COLUMNS, "images", "videos", "extra_info", "data_source", "ability")

@@ -18,7 +18,7 @@ from resadapt_jax.data.canvas import segment_ids
 from resadapt_jax.data.toy_source import ToyDialogues
 from resadapt_jax.data.toy_world import PROBLEM_TYPES, ToyWorldConfig, question_texts
 from resadapt_jax.models.convention import Convention, milliseconds
-from resadapt_jax.models.prompt_text import CompactPrompt, Shown, Turn, build_chat
+from resadapt_jax.models.prompt_builder import CompactPrompt, Shown, Turn, build_chat
 from resadapt_jax.models.tokenizer import encode_query
 from resadapt_jax.typing import Float
 
@@ -102,8 +102,10 @@ class Room(NamedTuple):
         """Of a backbone's prompts and of an encoder's queries, whatever their tokenizers."""
         questions = question_texts(world.tasks)
         latest = np.full(world.num_pairs, world.clock_seconds - 0.75)  # takes most tokens to say
-        shown = latest, world.num_pictures, convention
-        prompts = [build_toy_prompt(tokenizer, text, *shown) for text in questions]
+        prompts = [
+            build_toy_prompt(tokenizer, text, latest, world.num_pictures, convention)
+            for text in questions
+        ]
         queries = [encode_query(query_tokenizer, text) for text in questions]
         return cls(max(len(prompt.token_ids) for prompt in prompts), max(map(len, queries)))
 
@@ -142,8 +144,9 @@ def encode_question(
     kinds = ["image"] * record["num_pictures"] + ["video"]
     medium = np.minimum(np.arange(len(seconds)), record["num_pictures"])
     segments = segment_ids(kinds, medium)
-    shown = seconds, record["num_pictures"], convention
-    prompt = build_toy_prompt(tokenizer, record["question"], *shown)
+    prompt = build_toy_prompt(
+        tokenizer, record["question"], seconds, record["num_pictures"], convention
+    )
     query = encode_query(query_tokenizer, record["question"])
     return {
         "frames": record["frames"],

@@ -14,7 +14,7 @@ from resadapt_jax.data.toy_world import (
     ToyWorldConfig,
     question_texts,
 )
-from resadapt_jax.models.prompt_text import seconds_text
+from resadapt_jax.models.prompt_builder import seconds_text
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from resadapt_jax.data.batches import pad_to
 from resadapt_jax.data.toy_pipeline import build_toy_prompt
 from resadapt_jax.data.toy_world import COLOURS
-from resadapt_jax.generation.answer import Prompts
+from resadapt_jax.generation.prompts import Prompts
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.operators import NativeSizes, SizeLimits
 from resadapt_jax.training.prompt_batch import PromptBatch
@@ -93,8 +93,9 @@ def prompts_showing(
     compact_ids, lengths, entries = [], [], []
     rows = zip(clips.questions, clips.seconds, clips.pictures & shown, shown, strict=True)
     for question, seconds, pictures, pairs in rows:
-        how = int(pictures.sum()), convention
-        prompt = build_toy_prompt(tokenizer, question, seconds[pairs], *how)
+        prompt = build_toy_prompt(
+            tokenizer, question, seconds[pairs], int(pictures.sum()), convention
+        )
         numbers = np.append(np.flatnonzero(pairs), -1)  # the last one serves text, numbered -1
         compact_ids.append(pad_to(prompt.token_ids, length, tokenizer.pad_token_id))
         lengths.append(len(prompt.token_ids))

@@ -182,9 +182,9 @@ def _count(
     kinds, truths = clips.problem_types[:counted], clips.answers[:counted]
     written = answers.generation
     token_ids, mask = written.token_ids[:counted], written.mask[:counted]
-    tally.cache_bytes = max(tally.cache_bytes, written.cache_bytes)
+    tally.cache_bytes = max(tally.cache_bytes, answers.cache_bytes)
     tally.tokens += answers.num_tokens[:counted].tolist()
     texts = read_texts(token_ids, mask, decode)
-    tally.scores += grade(texts, mask, kinds, truths, rewards)["accuracy"].tolist()
+    tally.scores += grade(texts, mask, kinds, truths, rewards).parts["accuracy"].tolist()
     tally.tasks += clips.tasks[:counted]
     tally.texts += [text.strip() for text in texts]

@@ -16,7 +16,7 @@ from flax import struct
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.evaluation.clips import Clips
-from resadapt_jax.generation.answer import Prompts
+from resadapt_jax.generation.prompts import Prompts
 from resadapt_jax.operators import (
     NativeSizes,
     SizeLimits,

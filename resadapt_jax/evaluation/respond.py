@@ -17,12 +17,12 @@ from resadapt_jax.evaluation.methods import Inputs
 from resadapt_jax.generation.answer import (
     Answers,
     DecodingConfig,
-    Prompts,
-    encode_pairs,
+    answers_cache_bytes,
     generate_from,
-    lay_out,
 )
 from resadapt_jax.generation.backbone import Backbone
+from resadapt_jax.generation.prompts import Prompts, lay_out
+from resadapt_jax.generation.visual import encode_pairs
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.models.prompt_layout import PromptLayout, check_placeholders
@@ -171,6 +171,7 @@ def _respond(
         generation=generate_from(params, config, layout, visual, decoding, key),
         num_tokens=jnp.sum(layout.mask & (layout.visual_index >= 0), axis=1),
         overflow=layout.overflow,
+        cache_bytes=answers_cache_bytes(config, layout, visual, decoding),
     )
 
 

@@ -28,8 +28,8 @@ from resadapt_jax.evaluation.methods import (
     require_feasible_shares,
 )
 from resadapt_jax.files import atomic_write, require_writable
-from resadapt_jax.generation.answer import Prompts
 from resadapt_jax.generation.backbone import Backbone, load_backbone
+from resadapt_jax.generation.prompts import Prompts
 from resadapt_jax.models.families import check_convention
 from resadapt_jax.report.frontier import frontier_png
 from resadapt_jax.report.scale_traces import ScaleTrace, scale_traces_png
@@ -123,11 +123,10 @@ def open_evaluation(config: TrainConfig, train_command: str) -> Opened:
             "metrics.jsonl has the mean policy's retention and the rewards per task"
         )
     allocator = _trained(config, train_command)
-    backbone = load_backbone(config.trained_backbone)
+    backbone = load_backbone(config.trained_backbone, config.backbone_dtype)
     config = resolve(config, allocator.encoder)
     _check(config, backbone, allocator)
-    sampling = FRAMES_PER_SECOND, config.data.num_frames
-    cache = open_cache(config.encoder, allocator.encoder, *sampling)
+    cache = open_cache(config.encoder, allocator.encoder, FRAMES_PER_SECOND, config.data.num_frames)
     return Opened(config, backbone, allocator, cache)
 
 
@@ -260,8 +259,13 @@ def evaluate_opened(
 
         if source is None:
             source = held_out_clips(config, num_batches * batch_size)
-        how = config.convention, opened.allocator.tokenizer
-        batches = held_out_batches(source, opened.backbone.tokenizer, batch_size, *how)
+        batches = held_out_batches(
+            source,
+            opened.backbone.tokenizer,
+            batch_size,
+            config.convention,
+            opened.allocator.tokenizer,
+        )
         return evaluate(
             map(Clips.from_records, batches),
             settings,

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.stopping import with_generation_eos
 from resadapt_jax.models.families import ModelConfig, load_hf
-from resadapt_jax.models.prompt_text import check_tokenizer
+from resadapt_jax.models.prompt_builder import check_tokenizer
 from resadapt_jax.models.tokenizer import read_tokenizer
 from resadapt_jax.shipped import TOY_BACKBONE
 from resadapt_jax.typing import Params

@@ -22,19 +22,17 @@ class Generation:
         log_probs: float32, under the distribution each token was drawn from (`sampling.choose`); 0
             where masked.
         mask: tokens up to and including the first end-of-sequence token.
-        cache_bytes: that the keys and values of the whole batch took.
     """
 
     token_ids: Int[Array, "B N"]
     log_probs: Float[Array, "B N"]
     mask: Bool[Array, "B N"]
-    cache_bytes: int = flax.struct.field(pytree_node=False)
 
 
 @flax.struct.dataclass
 class _State:
-    step: Int[Array, ""]
-    token: Int[Array, " B"]
+    step: Int[Array, ""]  # tokens written
+    token: Int[Array, " B"]  # the last of them
     done: Bool[Array, " B"]
     cache: KVCache
     output: Generation
@@ -86,16 +84,10 @@ def generate(
         group_size=group_size,
     )
 
-    def pick(step: Array, done: Array, hidden: Array, output: Generation):
-        logits = text.logits(params, config, hidden)
-        token, log_prob = choose(jax.random.fold_in(key, step), logits, temperature, top_k, top_p)
-        output = output.replace(
-            token_ids=output.token_ids.at[:, step].set(jnp.where(done, 0, token)),
-            log_probs=output.log_probs.at[:, step].set(jnp.where(done, 0.0, log_prob)),
-            mask=output.mask.at[:, step].set(~done),
-        )
-        is_eos = jnp.any(token[:, None] == jnp.array(eos_token_ids, jnp.int32)[None, :], axis=-1)
-        return token, done | is_eos, output
+    def pick(state: _State, hidden: Float[Array, "B D"], cache: KVCache) -> _State:
+        logits, draw = text.logits(params, config, hidden), jax.random.fold_in(key, state.step)
+        token, log_prob = choose(draw, logits, temperature, top_k, top_p)
+        return _append(state, token, log_prob, cache, eos_token_ids)
 
     def body(state: _State) -> _State:
         position = layout.next_position + state.step - 1
@@ -107,26 +99,44 @@ def generate(
             jnp.ones((rows, 1), bool),
             state.cache,
         )
-        token, done, output = pick(state.step, state.done, hidden[:, 0], state.output)
-        return _State(step=state.step + 1, token=token, done=done, cache=cache, output=output)
+        return pick(state, hidden[:, 0], cache)
 
-    shape = (rows, max_new_tokens)
-    output = Generation(
-        token_ids=jnp.zeros(shape, jnp.int32),
-        log_probs=jnp.zeros(shape, jnp.float32),
-        mask=jnp.zeros(shape, bool),
-        cache_bytes=cache.nbytes,
-    )
-    first = jnp.zeros((), jnp.int32)
-    token, done, output = pick(first, jnp.zeros(rows, bool), last, output)
-    state = _State(
-        step=first + 1,
-        token=token,
-        done=done,
-        cache=cache,
-        output=output,
-    )
     state = jax.lax.while_loop(
-        lambda state: (state.step < max_new_tokens) & ~jnp.all(state.done), body, state
+        lambda state: (state.step < max_new_tokens) & ~jnp.all(state.done),
+        body,
+        pick(_empty(rows, max_new_tokens, cache), last, cache),
     )
     return state.output
+
+
+def _empty(rows: int, max_new_tokens: int, cache: KVCache) -> _State:
+    shape = (rows, max_new_tokens)
+    return _State(
+        step=jnp.zeros((), jnp.int32),
+        token=jnp.zeros(rows, jnp.int32),
+        done=jnp.zeros(rows, bool),
+        cache=cache,
+        output=Generation(
+            token_ids=jnp.zeros(shape, jnp.int32),
+            log_probs=jnp.zeros(shape, jnp.float32),
+            mask=jnp.zeros(shape, bool),
+        ),
+    )
+
+
+def _append(
+    state: _State,
+    token: Int[Array, " B"],
+    log_prob: Float[Array, " B"],
+    cache: KVCache,
+    eos_token_ids: tuple[int, ...],
+) -> _State:
+    """The state with one more token in all rows that are not done."""
+    step, done, output = state.step, state.done, state.output
+    is_eos = jnp.any(token[:, None] == jnp.array(eos_token_ids, jnp.int32)[None, :], axis=-1)
+    output = output.replace(
+        token_ids=output.token_ids.at[:, step].set(jnp.where(done, 0, token)),
+        log_probs=output.log_probs.at[:, step].set(jnp.where(done, 0.0, log_prob)),
+        mask=output.mask.at[:, step].set(~done),
+    )
+    return _State(step=step + 1, token=token, done=done | is_eos, cache=cache, output=output)

@@ -63,8 +63,7 @@ def prefill(
             unused. ``None`` takes prompts whole.
         cache_dtype: of the stored keys and values; ``None`` is the activations' own.
         shared_prefix: positions at which the rows of a group are equal. Keys and values depend on
-            nothing behind them, so the group computes these once. It pays where a long instruction
-            precedes the first pixels; in front of a bare video there are few such positions.
+            nothing behind them, so the group computes these once.
         group_size: adjacent rows that make a group.
 
     Returns:
@@ -93,7 +92,10 @@ def prefill(
     slots = cache_slots(length, new_tokens, chunk_size, shared_prefix)
     if not shared_prefix:
         return _run(params, config, prompts, start(batch, slots), chunk_size)
-    prefix = jax.tree.map(lambda x: x[::group_size, :shared_prefix], prompts)
+    # The first of each group, by a reshape, which a mesh that splits the rows does by itself.
+    prefix = jax.tree.map(
+        lambda x: x.reshape(-1, group_size, *x.shape[1:])[:, 0, :shared_prefix], prompts
+    )
     rest = jax.tree.map(lambda x: x[:, shared_prefix:], prompts)
     prefix_slots = _padded(shared_prefix, chunk_size)
     last, cache = _run(params, config, prefix, start(batch // group_size, prefix_slots), chunk_size)

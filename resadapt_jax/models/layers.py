@@ -15,6 +15,15 @@ def linear(params: Params, x: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
     return y
 
 
+def head_logits(params: Params, hidden: Float[Array, "*N D"]) -> Float[Array, "*N V"]:
+    """``x Wᵀ`` with ``weight [V, D]``, summed and returned in float32 whatever the two are in.
+
+    Rounded to bfloat16, likely tokens would tie, and log-probs differ from program to program.
+    """
+    weight = params["weight"]
+    return jnp.einsum("...i,oi->...o", hidden, weight, preferred_element_type=jnp.float32)
+
+
 def embed(params: Params, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
     """Rows of ``weight [V, D]``, for a batch that a mesh may split."""
     table = constrain(params["weight"], "tensor", None)

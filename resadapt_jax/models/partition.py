@@ -19,10 +19,10 @@ from resadapt_jax.models.stacking import StackedLayers, unstack_layers
 from resadapt_jax.typing import Array, Params, PyTree
 
 OPEN = PartitionSpec.UNCONSTRAINED
-"""Of a dimension that XLA splits as it sees fit: by what the caller's arrays are, or ``vmap``'s."""
+"""Of a dimension that is left to XLA: split as the caller's arrays are, or as ``vmap`` says."""
 
 BATCH = ("data", "fsdp")
-"""The axes over which the batch is split: every device has rows of its own but for ``tensor``."""
+"""The axes over which the batch is split; devices along ``tensor`` share their rows."""
 
 HEADS = "tensor"
 """The axis over which attention's heads are split."""

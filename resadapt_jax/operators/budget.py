@@ -135,8 +135,9 @@ def _reshape_one(
     gain = rows * cols - grids.tokens[:, None]
     suffices = used + gain >= budget - budget // 10
     distortion = jnp.abs(jnp.log(rows / (jnp.maximum(cols, 1) * aspect[:, None])))
-    # Gains are far below 1e6 and distortions far below 1e5: whatever suffices wins.
-    score = jnp.where(suffices, 1e6 - distortion, gain.astype(jnp.float32))
+    # Gains are made less than 1, and distortions are less than 100: whatever suffices wins. Beside
+    # 1e3 float32 tells distortions apart that differ by 6e-5, and takes the same for the same.
+    score = jnp.where(suffices, 1e3 - distortion, gain / (budget + 1))
     score = jnp.where((gain > 0) & (rows <= request.rows[:, None]), score, 0.0)
     unit, row = jnp.unravel_index(jnp.argmax(score), score.shape)
     chosen = (jnp.arange(score.shape[0]) == unit) & (score[unit, row] > 0)

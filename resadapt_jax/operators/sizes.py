@@ -134,9 +134,9 @@ def _scaled_sizes(
 
 @lru_cache(maxsize=4096)
 def ladder_steps(height: int, width: int, limits: SizeLimits) -> np.ndarray:
-    """Of each step of `size_table` the last one up to it on the ladder, int32.
+    """For each step of `size_table`, the last step of the ladder at or before it; int32.
 
-    The ladder are the steps that enlarge without shrinking a side, so tokens grow along it. The
+    The ladder is the steps that enlarge without shrinking a side, so tokens grow along it. The
     table itself is not monotone: where the pixel cap starts to bind it floors, so a larger scale
     can give a smaller frame.
     """

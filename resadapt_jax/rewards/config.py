@@ -22,8 +22,9 @@ class RewardConfig:
       open_ended: ``"paper"`` is ROUGE-L, ``"released"`` the mean of ROUGE-1, ROUGE-2 and ROUGE-L.
       free_form: ``"paper"`` grades as open-ended, ``"released"`` by the general matcher, where the
         released code ends up.
-      temporal_grounding: ``"paper"`` takes the best pair of intervals, ``"released"`` reads only
-        the first one of the answer, and no clock times.
+      temporal_grounding: ``"paper"`` takes the best pair of intervals, made less where the answer
+        names more of them than the truth, which the paper does not say but would reward naming
+        many; ``"released"`` reads only the first one of the answer, and no clock times.
       grounding_qa: ``"paper"`` is the mean of answer and IoU, ``"released"`` the general matcher,
         where the released code ends up.
       exact_match: ``"paper"`` is equality of the text, ``"released"`` the general matcher, where

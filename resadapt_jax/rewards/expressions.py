@@ -14,10 +14,14 @@ _PATIENCE = 60.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether two expressions are equivalent, and how that was found or why it was not."""
+    """Whether two expressions are equivalent, and how that was found or why it was not.
+
+    Where time or memory ran out it is not ``decided``, and not known to be different either.
+    """
 
     equal: bool
     reason: str
+    decided: bool = True
 
 
 def equivalent(
@@ -34,7 +38,7 @@ def equivalent(
     try:
         return decide(answer, truth, relative=relative, absolute=absolute, seconds=seconds)
     except Undecided as why:
-        return Verdict(equal=False, reason=f"not decided{why}")
+        return Verdict(equal=False, reason=f"not decided{why}", decided=False)
 
 
 @functools.lru_cache(maxsize=1 << 14)

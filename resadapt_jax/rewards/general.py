@@ -53,7 +53,12 @@ def general(answer: str, truth: str, seconds: float = 1.0) -> Grade:
         return Grade(accuracy=0.0, reason=reason, extracted=answer)
     verdict = compare_expressions(answer, truth, seconds, relative=RELATIVE, absolute=ABSOLUTE)
     reason = f"{brief(answer)} vs {brief(truth)}: {verdict.reason}"
-    return Grade(accuracy=float(verdict.equal), reason=reason, extracted=answer)
+    return Grade(
+        accuracy=float(verdict.equal),
+        reason=reason,
+        extracted=answer,
+        decided=verdict.decided,
+    )
 
 
 def _as_text(answer: str, truth: str) -> bool | None:

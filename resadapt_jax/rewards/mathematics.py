@@ -90,7 +90,12 @@ def mathematics(answer: str, truth: str, seconds: float = 1.0) -> Grade:
         return Grade(accuracy=float(right), reason=reason, extracted=answer)
     verdict = compare_expressions(answer, truth, seconds)
     reason = f"{brief(answer)} vs {brief(truth)}: {verdict.reason}"
-    return Grade(accuracy=float(verdict.equal), reason=reason, extracted=answer)
+    return Grade(
+        accuracy=float(verdict.equal),
+        reason=reason,
+        extracted=answer,
+        decided=verdict.decided,
+    )
 
 
 def compare_expressions(

@@ -141,6 +141,7 @@ def _without_grade(row: Row, config: RewardConfig, reason: str) -> Score:
         task=task,
         extracted="",
         reason=f"not graded: two processes died of it, {reason}",
+        decided=False,
     )
 
 

@@ -18,12 +18,14 @@ class Grade:
       reason: what was compared with what, on one short line.
       extracted: what of the answer was compared.
       parts: where a kind is graded by several things, what each came to.
+      decided: false where grading gave up; accuracy is then 0 and means nothing.
     """
 
     accuracy: float
     reason: str
     extracted: str
     parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    decided: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class Score:
       extracted: what the grader took as the answer.
       reason: what was compared with what, on one short line.
       parts: where accuracy is made of several things, what each came to.
+      decided: false where grading gave up; accuracy is then 0 and means nothing.
     """
 
     accuracy: float
@@ -47,6 +50,7 @@ class Score:
     extracted: str
     reason: str
     parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    decided: bool = True
 
 
 def is_success(accuracy: float, threshold: float = SUCCESS_THRESHOLD) -> bool:

@@ -36,6 +36,7 @@ def score(
         extracted=grade.extracted,
         reason=grade.reason,
         parts=grade.parts,
+        decided=grade.decided,
     )
 
 

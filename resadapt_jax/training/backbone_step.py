@@ -101,9 +101,6 @@ def answer_all(
         )
         for one in passes
     ]
-    # A pass has its cache to itself; the largest is what a step needs.
-    most = max(part.cache_bytes for part in parts)
-    parts = [part.replace(cache_bytes=most) for part in parts]
     return jax.tree.map(lambda *some: jnp.concatenate(some, axis=1), *parts)
 
 

@@ -110,7 +110,9 @@ def memory_of(trainer: Trainer, prompt_tokens: int) -> MemoryEstimate:
         positions=length + new_tokens,
         visual_tokens=rollouts.token_capacity,
         rollout_rows=rows if trainer.engine is None else 0,
-        cache_slots=cache_slots(length, new_tokens, rollouts.decoding.prefill_chunk),
+        cache_slots=cache_slots(
+            length, new_tokens, rollouts.decoding.prefill_chunk, rollouts.shared_prefix(length)
+        ),
         rollout_clips=config.batch_size,
         prefilled=min(length, rollouts.decoding.prefill_chunk or length),
     )
@@ -119,5 +121,7 @@ def memory_of(trainer: Trainer, prompt_tokens: int) -> MemoryEstimate:
         trainer.mesh.shape,
         load,
         trained=joint is not None,
+        reference=joint is not None and joint.loss.kl_weight > 0,
         dtype=setting.dtype,
+        cache_dtype=rollouts.decoding.cache_dtype,
     )

@@ -19,7 +19,7 @@ from resadapt_jax.losses import AllocatorLossConfig, BackboneLossConfig
 from resadapt_jax.models.compute import Remat
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
-from resadapt_jax.operators import SizeLimits
+from resadapt_jax.operators import MAX_SCALE, SizeLimits
 from resadapt_jax.rewards import SUCCESS_THRESHOLD, RewardConfig
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
@@ -196,7 +196,8 @@ class TrainConfig:
                 f"rewards.overlong_buffer is {self.rewards.overlong_buffer}, but an answer has at "
                 f"most {longest} tokens (rollouts.decoding.max_new_tokens)"
             )
-        self._check_rollout_log_probs()
+        self._check_groups()
+        self._check_backbone_training()
         if self.allocator is None and self.train_allocator:
             raise ValueError("train_allocator needs an allocator")
         if self.allocator is not None and not (self.train_allocator or self.start_allocator):
@@ -205,16 +206,43 @@ class TrainConfig:
             raise ValueError("nothing to train: train_allocator is off, backbone_training is None")
         if self.allocator is None and self.scale_range.s_max < 1:
             raise ValueError("without an allocator, scale_range must reach scale 1")
+        if self.scale_range.s_max > MAX_SCALE:
+            raise ValueError(
+                f"scale_range.s_max is {self.scale_range.s_max}, but no frame is enlarged more "
+                f"than {MAX_SCALE} times"
+            )
 
-    def _check_rollout_log_probs(self) -> None:
+    def _check_groups(self) -> None:
+        """What is compared with nothing earns nothing."""
+        rollouts = self.rollouts
+        if self.train_allocator and rollouts.num_allocations < 2:
+            raise ValueError(
+                "rollouts.num_allocations is 1: an allocator learns from what differs between the "
+                "allocations of a prompt; draw more"
+            )
+        alone = isinstance(self.advantage, GrpoConfig) and self.advantage.compare == "allocation"
+        if alone and rollouts.num_answers < 2:
+            raise ValueError(
+                'advantage.compare is "allocation", which compares the answers to an allocation, '
+                "but rollouts.num_answers is 1"
+            )
+
+    def _check_backbone_training(self) -> None:
         joint, decoding = self.backbone_training, self.rollouts.decoding
+        if joint is None:
+            return
+        if not decoding.temperature:
+            raise ValueError(
+                "rollouts.decoding.temperature is 0, but a backbone is trained on answers that are "
+                "drawn from it; 1 draws from its own distribution"
+            )
         filtered = decoding.top_k is not None or decoding.top_p < 1
-        if joint is not None and joint.old_log_probs == "rollout" and filtered:
+        if joint.old_log_probs == "rollout" and filtered:
             raise ValueError(
                 "rollouts.decoding.top_k and top_p draw from another distribution than the one "
                 'that is trained: set backbone_training.old_log_probs to "recomputed"'
             )
-        if joint is not None and joint.ispred and not self.train_allocator:
+        if joint.ispred and not self.train_allocator:
             raise ValueError("backbone_training.ispred weighs by the allocator's update: train it")
 
     @property

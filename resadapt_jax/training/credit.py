@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from resadapt_jax.advantages import Advantages, Group, GrpoConfig, grpo, informative, make_group
 from resadapt_jax.allocator import ScaleRange
 from resadapt_jax.rewards import RewardConfig
-from resadapt_jax.training.measures import mean_of_rows
+from resadapt_jax.training.measures import mean_of_rows, mean_where
 from resadapt_jax.training.mesh import keep_rows
 from resadapt_jax.typing import Array, Bool, Float, PyTree
 
@@ -28,13 +28,16 @@ def judge(
     rewards: RewardConfig,
     success_threshold: float,
     estimator: Estimator,
+    decided: Bool[Array, "B M N"] | None = None,
 ) -> tuple[Group, Advantages, dict[str, Array]]:
     """What the answers earned their allocations, and metrics.
 
     Args:
         valid: prompts that count.
+        decided: answers that could be graded; None: all. The others are in no group.
     """
     shape = reward_parts["accuracy"].shape
+    decided = jnp.ones(shape, bool) if decided is None else decided
     group = make_group(
         reward_parts,
         scales,
@@ -43,17 +46,19 @@ def judge(
         s_max=scale_range.s_max,
         reward_weights={"format": rewards.format_weight} if "format" in reward_parts else None,
         success_threshold=success_threshold,
-        mask=jnp.broadcast_to(valid[:, None, None], shape),
+        mask=valid[:, None, None] & decided,
     )
     earned = estimator(group)
 
-    decided = valid & unit_mask.any(axis=1)  # texts alone leave nothing to allocate
-    metrics = {f"reward_{name}": mean_of_rows(x, valid) for name, x in group.reward_parts.items()}
-    metrics |= {name: mean_of_rows(term, decided) for name, term in earned.terms.items()}
+    allocated = valid & unit_mask.any(axis=1)  # texts alone leave nothing to allocate
+    parts = group.reward_parts.items()
+    metrics = {f"reward_{name}": mean_where(part, group.mask) for name, part in parts}
+    metrics |= {name: mean_of_rows(term, allocated) for name, term in earned.terms.items()}
     metrics |= {
-        "reward": mean_of_rows(group.rewards, valid),
+        "reward": mean_where(group.rewards, group.mask),
         "reward_spread": mean_of_rows(jnp.std(group.rewards.reshape(shape[0], -1), axis=1), valid),
-        "cost": mean_of_rows(group.cost, decided),
+        "cost": mean_of_rows(group.cost, allocated),
+        "ungraded_share": mean_of_rows(1.0 - decided, valid),
         "advantage_max": jnp.max(jnp.abs(earned.per_unit)),
     }
     return group, earned, metrics

@@ -12,10 +12,12 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.generation.answer import DecodingConfig, lay_out, pack_pairs
+from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.generation.decode import Generation
+from resadapt_jax.generation.prompts import lay_out
 from resadapt_jax.generation.stopping import stop_tokens
+from resadapt_jax.generation.visual import pack_pairs
 from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.training.engine import Engine, EngineAnswer, EngineRequest
 from resadapt_jax.training.mesh import (
@@ -131,7 +133,7 @@ def _inputs(
     *,
     setting: Setting,
     capacity: int,
-) -> tuple[Float[Array, "P C"], PromptLayout]:
+) -> tuple[Float[Array, "P features"], PromptLayout]:
     """Patches and layout of one prompt, the only row of ``batch``, padded to ``capacity``."""
     config, geometry = setting.config, setting.geometry
     max_height, max_width = geometry.most_pixels
@@ -188,7 +190,7 @@ def pack_answers(
             place = b, m, n, slice(len(ids))
             token_ids[place], log_probs[place], mask[place] = ids, scores, True
             texts[b, m, n] = text
-    packed = Generation(token_ids=token_ids, log_probs=log_probs, mask=mask, cache_bytes=0)
+    packed = Generation(token_ids=token_ids, log_probs=log_probs, mask=mask)
     return packed, texts
 
 

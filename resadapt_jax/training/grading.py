@@ -1,7 +1,7 @@
 """From generated tokens to rewards, on the host."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,16 +26,27 @@ def read_texts(
     return texts
 
 
+class Grades(NamedTuple):
+    """What answers are worth.
+
+    Attributes:
+        parts: of the reward, float32: ``accuracy`` always; ``format`` where it has a weight,
+            ``overlong`` where there is a buffer.
+        decided: false where grading gave up, so that nothing may be learnt from it.
+    """
+
+    parts: dict[str, Float[np.ndarray, "B *S"]]
+    decided: Bool[np.ndarray, "B *S"]
+
+
 def grade(
     texts: Shaped[np.ndarray, "B *S"],
     mask: Bool[np.ndarray, "B *S T"],
     problem_types: Sequence[str],
     truths: Sequence[str],
     config: RewardConfig,
-) -> dict[str, Float[np.ndarray, "B *S"]]:
-    """The reward of each generated answer, in parts: float32.
-
-    ``accuracy`` always; ``format`` where it has a weight, ``overlong`` where there is a buffer.
+) -> Grades:
+    """The reward of each generated answer, in parts.
 
     Args:
         mask: of the answers' tokens; T is the longest that an answer can be.
@@ -53,7 +64,7 @@ def grade(
         longest = mask.shape[-1]
         penalty = rewards.overlong_penalty(mask.sum(axis=-1), longest, config.overlong_buffer)
         parts["overlong"] = penalty
-    return parts
+    return Grades(parts, np.array([one.decided for one in scores]).reshape(texts.shape))
 
 
 def reward_per_kind(

@@ -49,6 +49,7 @@ class MemoryEstimate:
         moments: of the optimiser.
         gradients: its part of them, of a micro-batch and summed.
         answering: its part of the copy that a trained backbone computes with.
+        reference: its part of the one that a KL penalty refers to.
         kept: what the forward pass keeps of all layers for the backward pass.
         working: the one layer, or head, that is being computed, with its weights gathered.
         cache: keys and values of a rollout.
@@ -59,6 +60,7 @@ class MemoryEstimate:
     moments: int
     gradients: int
     answering: int
+    reference: int
     kept: int
     working: int
     cache: int
@@ -75,7 +77,7 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         """Updates and rollouts take turns."""
-        held = self.params + self.moments + self.answering
+        held = self.params + self.moments + self.answering + self.reference
         return held + max(self.update, self.rollout)
 
 
@@ -85,7 +87,9 @@ def estimate_memory(
     load: Load,
     *,
     trained: bool = True,
+    reference: bool = False,
     dtype: DTypeLike = jnp.bfloat16,
+    cache_dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = jnp.float32,
     moment_bytes: int = 8,
 ) -> MemoryEstimate:
@@ -107,7 +111,9 @@ def estimate_memory(
         mesh_shape: sizes of ``data``, ``fsdp`` and ``tensor``.
         load: what runs at once.
         trained: else only rollouts run.
-        dtype: of activations, of the cache and of the parameters as they compute.
+        reference: whether another backbone is held, for a KL penalty.
+        dtype: of activations and of the parameters as they compute.
+        cache_dtype: of keys and values; None is the activations'.
         param_dtype: of trained parameters and their gradients.
         moment_bytes: of the optimiser for a parameter; two float32 by default, as Adam's.
     """
@@ -117,7 +123,7 @@ def estimate_memory(
     held = _local_parameters(config, mesh_shape)
     params = held * (jnp.dtype(param_dtype).itemsize if trained else size)
     slots = -(-load.rollout_rows // batch), load.cache_slots
-    cache = cache_bytes(config.text, *slots, dtype)
+    cache = cache_bytes(config.text, *slots, cache_dtype or dtype)
     # Heads that do not divide are whole on every device.
     cache //= tensor if config.text.num_key_value_heads % tensor == 0 else 1
     decoder, tower = _networks(config, load)
@@ -133,6 +139,7 @@ def estimate_memory(
         moments=held * moment_bytes * trained,
         gradients=2 * params * trained,
         answering=held * size * trained,
+        reference=held * size * reference,
         kept=kept,
         working=working,
         cache=cache,

@@ -73,10 +73,11 @@ def _open_world(
     share: HostShare,
 ) -> PromptData:
     source = ToyClips(world, config.num_steps * config.batch_size)
-    how = tokenizer, config.batch_size, config.convention, query_tokenizer, share
     room = Room.measure(tokenizer, query_tokenizer, world, config.convention)
     return PromptData(
-        batches=question_batches(source, *how),
+        batches=question_batches(
+            source, tokenizer, config.batch_size, config.convention, query_tokenizer, share
+        ),
         native_sizes=world.native_sizes,
         num_pairs=world.num_pairs,
         prompt_tokens=room.prompt,

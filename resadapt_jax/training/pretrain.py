@@ -23,7 +23,7 @@ from resadapt_jax.data.toy_source import NUM_LABELS, ToyDialogues, label_words
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.errors import UserError
-from resadapt_jax.generation.answer import encode_pairs
+from resadapt_jax.generation.visual import encode_pairs
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.qwen2_5_vl import config as qwen2_5_vl_config
@@ -282,50 +282,15 @@ def train_step(
     word_ids: tuple[tuple[int, ...], ...],
 ) -> tuple[PretrainState, dict[str, Array]]:
     """One update of a phase."""
-    side = backbone_config.vision.patch_size * backbone_config.vision.spatial_merge_size
-    full = phase.size // side
-    shape = batch.labels.shape[:2]
-    if phase.turns:
-        key = jax.random.fold_in(state.key, state.step)
-        levels = draw_levels(key, shape, full, phase.full_size_clips)
-        share = config.token_capacity if phase.full_size_clips < 1.0 else 1.0
-    else:
-        levels, share = jnp.full(shape, full), 1.0
-    capacity = round(share * shape[0] * shape[1] * full**2)
-
-    def objective(params: Params) -> tuple[Array, dict[str, Array]]:
-        tokens, plan = encode_pairs(
-            params["backbone"],
-            backbone_config,
-            rearrange(batch.frames, "b f h w c -> (b f) h w c"),
-            pair_grids(levels, backbone_config.vision.spatial_merge_size),
-            capacity=capacity,
-            max_height=phase.size,
-            max_width=phase.size,
-        )
-        # What no longer fits is cut from the end, and a clip that was cut teaches nothing.
-        counts = plan.token_count.reshape(shape).sum(axis=1)
-        fits = jnp.cumsum(counts) <= capacity
-        labels = rearrange(batch.labels, "b k part -> (b k) part")
-        loss, metrics = label_loss(
-            params, word_ids, tokens, plan, labels, jnp.repeat(fits, shape[1])
-        )
-        metrics |= {"clips_cut": jnp.mean(1.0 - fits), "label_loss": loss}
-        if phase.turns:
-            answers, accuracy = answer_loss(
-                params["backbone"],
-                backbone_config,
-                tokens,
-                plan,
-                batch,
-                fits,
-                full,
-                config.convention,
-            )
-            metrics |= {"answer_loss": answers, "answer_accuracy": accuracy}
-            loss = answers + config.label_weight * loss
-        return loss, metrics
-
+    objective = partial(
+        phase_loss,
+        batch=batch,
+        key=jax.random.fold_in(state.key, state.step),
+        config=config,
+        phase=phase,
+        backbone_config=backbone_config,
+        word_ids=word_ids,
+    )
     (loss, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
     metrics |= {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
     updates, opt_state = phase_optimizer(config, phase).update(
@@ -333,6 +298,48 @@ def train_step(
     )
     params = optax.apply_updates(state.params, updates)
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+
+def phase_loss(
+    params: Params,
+    batch: DialogueBatch,
+    key: Key[Array, ""],
+    config: PretrainConfig,
+    phase: Phase,
+    backbone_config: ModelConfig,
+    word_ids: tuple[tuple[int, ...], ...],
+) -> tuple[Array, dict[str, Array]]:
+    """The label loss, and with it, where a phase has turns, the answer loss; and metrics."""
+    vision, shape = backbone_config.vision, batch.labels.shape[:2]
+    full = phase.size // (vision.patch_size * vision.spatial_merge_size)
+    if phase.turns:
+        levels = draw_levels(key, shape, full, phase.full_size_clips)
+        share = config.token_capacity if phase.full_size_clips < 1.0 else 1.0
+    else:
+        levels, share = jnp.full(shape, full), 1.0
+    capacity = round(share * shape[0] * shape[1] * full**2)
+    tokens, plan = encode_pairs(
+        params["backbone"],
+        backbone_config,
+        rearrange(batch.frames, "b f h w c -> (b f) h w c"),
+        pair_grids(levels, vision.spatial_merge_size),
+        capacity=capacity,
+        max_height=phase.size,
+        max_width=phase.size,
+    )
+    # What no longer fits is cut from the end, and a clip that was cut teaches nothing.
+    fits = jnp.cumsum(plan.token_count.reshape(shape).sum(axis=1)) <= capacity
+    labels = rearrange(batch.labels, "b k part -> (b k) part")
+    counted = jnp.repeat(fits, shape[1])
+    loss, metrics = label_loss(params, word_ids, tokens, plan, labels, counted)
+    metrics |= {"clips_cut": jnp.mean(1.0 - fits), "label_loss": loss}
+    if not phase.turns:
+        return loss, metrics
+    answers, accuracy = answer_loss(
+        params["backbone"], backbone_config, tokens, plan, batch, fits, full, config.convention
+    )
+    metrics |= {"answer_loss": answers, "answer_accuracy": accuracy}
+    return answers + config.label_weight * loss, metrics
 
 
 def draw_levels(

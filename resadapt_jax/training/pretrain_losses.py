@@ -6,7 +6,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from resadapt_jax.generation.answer import Prompts, lay_out
+from resadapt_jax.generation.prompts import Prompts, lay_out
 from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.vision_plan import VisionPlan

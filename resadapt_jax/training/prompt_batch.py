@@ -3,7 +3,7 @@
 import numpy as np
 from flax import struct
 
-from resadapt_jax.generation.answer import Prompts
+from resadapt_jax.generation.prompts import Prompts
 from resadapt_jax.typing import Array, Bool, Int, UInt8
 
 

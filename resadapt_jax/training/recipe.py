@@ -29,6 +29,7 @@ from resadapt_jax.generation.backbone import Backbone, load_backbone
 from resadapt_jax.models.compute import Remat
 from resadapt_jax.models.families import check_convention, family_of
 from resadapt_jax.models.partition import tree_shardings
+from resadapt_jax.models.stacking import stack_layers
 from resadapt_jax.training.backbone_step import cast_all
 from resadapt_jax.training.checks import (
     check_batches,
@@ -102,8 +103,7 @@ def train(
             description="train",
             dropped=opened.dropped,
         )
-        parts = opened.frozen, opened.encoder, opened.query_tokenizer
-        return export(opened.trainer, state, *parts)
+        return export(opened.trainer, state, opened.frozen, opened.encoder, opened.query_tokenizer)
 
 
 def replay(
@@ -193,8 +193,16 @@ def open_run(
                 features = encode_batch(encoder, local, batch, geometry, mesh, cache)
             return run_step(trainer, frozen, state, features, batch, records)
 
-        parts = step, encoder, query_tokenizer, data.dropped
-        return OpenRun(trainer, state, frozen, data.batches, *parts)
+        return OpenRun(
+            trainer=trainer,
+            state=state,
+            frozen=frozen,
+            batches=data.batches,
+            step=step,
+            encoder=encoder,
+            query_tokenizer=query_tokenizer,
+            dropped=data.dropped,
+        )
 
 
 def _print_sizes(
@@ -284,8 +292,12 @@ def start(trainer: Trainer, backbone: Params) -> tuple[TrainState, Frozen]:
     part = None
     if config.train_allocator:
         part = start_part(allocator, ALLOCATOR_PARTITION, trainer.allocator_optimizer, mesh)
+    table = family_of(trainer.setting.config).partition
+    backbone = jax.device_put(backbone, tree_shardings(backbone, table, mesh))
     of_backbone, rest = _start_backbone(trainer, backbone)
-    joint = config.backbone_training
+    joint, reference = config.backbone_training, None
+    if joint is not None and joint.loss.kl_weight:
+        reference = stack_layers(cast_all(backbone, dtype=trainer.setting.dtype))
     state = TrainState(
         step=put_replicated(jnp.zeros((), jnp.int32), mesh),
         allocator=part,
@@ -295,7 +307,7 @@ def start(trainer: Trainer, backbone: Params) -> tuple[TrainState, Frozen]:
     return state, Frozen(
         allocator=None if config.train_allocator else allocator,
         backbone=rest,
-        reference=backbone if joint is not None and joint.loss.kl_weight else None,
+        reference=reference,
     )
 
 
@@ -317,7 +329,6 @@ def _start_allocator(config: TrainConfig, mesh: Mesh, key: jax.Array) -> Params 
 def _start_backbone(trainer: Trainer, backbone: Params) -> tuple[Part | None, Params]:
     """What of the backbone is trained, its layers stacked, and what is not, as it computes."""
     joint, table = trainer.config.backbone_training, family_of(trainer.setting.config).partition
-    backbone = jax.device_put(backbone, tree_shardings(backbone, table, trainer.mesh))
     if joint is None:
         return None, backbone
     trained, fixed = split_params(backbone, joint.frozen)

@@ -16,15 +16,11 @@ from flax import struct
 
 from resadapt_jax.allocator import AllocatorOutput, pair_mask, pair_scales
 from resadapt_jax.allocator.policy import to_scale
-from resadapt_jax.generation.answer import (
-    Prompts,
-    SourceSizes,
-    encode_pairs,
-    generate_from,
-    lay_out,
-)
+from resadapt_jax.generation.answer import generate_from
 from resadapt_jax.generation.decode import Generation
+from resadapt_jax.generation.prompts import Prompts, lay_out
 from resadapt_jax.generation.teacher_forcing import answer_log_probs
+from resadapt_jax.generation.visual import SourceSizes, encode_pairs
 from resadapt_jax.models.partition import map_rows
 from resadapt_jax.models.prompt_layout import PromptLayout
 from resadapt_jax.operators import fit_clips, grid_tokens, native_grids
@@ -208,8 +204,17 @@ def answer_allocations(
 ) -> Generation:
     """N answers to each allocation that ``visual`` shows; every field [B, M, N, length]."""
     layout, rows = _lay_out_rows(visual, draw, batch, setting)
-    decoding = setting.rollouts.decoding
-    generation = generate_from(params, setting.config, layout, rows, decoding, key)
+    rollouts = setting.rollouts
+    generation = generate_from(
+        params,
+        setting.config,
+        layout,
+        rows,
+        rollouts.decoding,
+        key,
+        shared_prefix=rollouts.shared_prefix(layout.mask.shape[1]),
+        group_size=rollouts.num_answers,
+    )
     return jax.tree.map(lambda x: _by_prompt(x, draw, setting), generation)
 
 

@@ -46,6 +46,13 @@ class RolloutConfig:
     def pass_size(self) -> int:
         return self.allocations_per_pass or self.num_allocations
 
+    def shared_prefix(self, length: int) -> int:
+        """Positions of a prompt that are prefilled once for all answers to an allocation.
+
+        All but the last: `prefill.prefill` wants one to run for each answer.
+        """
+        return length - 1 if self.num_answers > 1 else 0
+
     @property
     def ladder(self) -> CapacityLadder:
         return CapacityLadder.of_shares(self.capacity_shares, self.token_capacity)

@@ -96,5 +96,6 @@ class Setting(NamedTuple):
         if len(self.geometry.native_sizes) > 1:
             return None
         (levels,) = self.geometry.levels
-        of_all = num_allocations or self.rollouts.num_allocations, self.rollouts.token_capacity
-        return levels if worth_encoding(levels, num_pairs, *of_all) else None
+        num_allocations = num_allocations or self.rollouts.num_allocations
+        capacity = self.rollouts.token_capacity
+        return levels if worth_encoding(levels, num_pairs, num_allocations, capacity) else None

@@ -13,7 +13,7 @@ import numpy as np
 from einops import rearrange
 
 from resadapt_jax.allocator import ScaleRange
-from resadapt_jax.generation.answer import encode_pairs, encode_whole
+from resadapt_jax.generation.visual import encode_pairs, encode_whole
 from resadapt_jax.models.families import ModelConfig
 from resadapt_jax.models.partition import map_rows
 from resadapt_jax.operators import NativeSizes, SizeLimits, fit_budget
@@ -138,7 +138,7 @@ def gather_levels(
     levels: SizeLevels,
     capacity: int,
 ) -> Float[Array, "B M U D"]:
-    """The tokens of each allocation, packed as `generation.answer.encode_pairs` packs them.
+    """The tokens of each allocation, packed as `generation.visual.encode_pairs` packs them.
 
     Args:
         encoded: what `encode_levels` gave.

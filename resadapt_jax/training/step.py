@@ -31,7 +31,7 @@ from resadapt_jax.training.config import TrainConfig
 from resadapt_jax.training.credit import Estimator, credit_answers, judge, keep_informative
 from resadapt_jax.training.engine import Engine
 from resadapt_jax.training.engine_rollout import answer_by_engine, hand_over
-from resadapt_jax.training.grading import grade, read_texts, reward_per_kind
+from resadapt_jax.training.grading import Grades, grade, read_texts, reward_per_kind
 from resadapt_jax.training.loop.protocols import StepResult
 from resadapt_jax.training.loop.skip_log import rows_with
 from resadapt_jax.training.measures import mean_of_rows
@@ -101,10 +101,10 @@ def run_step(
         records: this process's own rows of it, on the host.
     """
     rolled, metrics = roll_out(trainer, frozen, state, features, batch)
-    parts, seconds = _grade(trainer, rolled, records)
+    grades, seconds = _grade(trainer, rolled, records)
     metrics |= _work(trainer, rolled, records, seconds)
     group, earned, judged = judge(
-        put_batch(parts, trainer.mesh),
+        put_batch(grades.parts, trainer.mesh),
         rolled.drawn.scales,
         rolled.drawn.unit_mask,
         batch.valid,
@@ -112,6 +112,7 @@ def run_step(
         rewards=trainer.config.rewards,
         success_threshold=trainer.config.success_threshold,
         estimator=trainer.estimator,
+        decided=put_batch(grades.decided, trainer.mesh),
     )
     state, moved, learnt = learn_allocator(trainer, state, features, rolled.drawn, group, earned)
     if state.backbone is not None:
@@ -119,13 +120,13 @@ def run_step(
             trainer, frozen, state, batch, rolled, group, earned, moved
         )
         learnt |= of_backbone
-    read = records["valid"]
-    per_kind = reward_per_kind(parts["accuracy"][read], records["problem_type"][read])
+    read, accuracy = records["valid"], grades.parts["accuracy"]
+    per_kind = reward_per_kind(accuracy[read], records["problem_type"][read])
     metrics |= judged | learnt | per_kind
     return StepResult(
         state=state.replace(step=state.step + 1),
         metrics=metrics,
-        samples=partial(samples, rolled, parts["accuracy"], records, setting=trainer.setting),
+        samples=partial(samples, rolled, accuracy, records, setting=trainer.setting),
         skipped=rows_with(records, "skipped"),
         damaged=rows_with(records, "damage"),
     )
@@ -347,12 +348,12 @@ def samples(
 
 def _grade(
     trainer: Trainer, rolled: Rolled, records: dict[str, np.ndarray]
-) -> tuple[dict[str, Float[np.ndarray, "B M N"]], float]:
-    """Reward parts of this process's own prompts, and the seconds that grading their texts took."""
+) -> tuple[Grades, float]:
+    """Of this process's own prompts, and the seconds that grading their texts took."""
     mask, truths = own_rows(rolled.answers.mask), (records["problem_type"], records["answer"])
     start = time.perf_counter()
-    parts = grade(rolled.texts, mask, *truths, trainer.config.rewards)
-    return parts, time.perf_counter() - start
+    grades = grade(rolled.texts, mask, *truths, trainer.config.rewards)
+    return grades, time.perf_counter() - start
 
 
 def _work(

@@ -52,6 +52,12 @@ def test_thumbnails_average_areas(height, width):
     np.testing.assert_allclose(thumbnails(Pictures.of_videos(frames), 12)[0], expected, atol=1e-6)
 
 
+def test_one_native_size_serves_all_thumbnails():
+    pictures = Pictures.of_videos(random_frames(0, 2, 3, 8, 6, 3))
+    alike = pictures.replace(native=NativeSizes.alike(8, 6, pictures.native.limits))
+    np.testing.assert_array_equal(thumbnails(alike, 4), thumbnails(pictures, 4))
+
+
 def test_cell_tokens_by_hand():
     # A grey frame (.5) whose upper right cell holds one pure red pixel of its 16.
     image = np.full((8, 8, 3), 0.5, np.float32)

@@ -14,8 +14,8 @@ from resadapt_jax.allocator import (
     pair_mean,
     pair_scales,
 )
-from resadapt_jax.allocator.attention import SelfAttention, TextLayer, apply_rope
 from resadapt_jax.allocator.head import PolicyHead
+from resadapt_jax.allocator.layers import SelfAttention, TextLayer, apply_rope
 from resadapt_jax.allocator.pooling import QueryPooling, cosine, masked_mean, text_summary
 
 

@@ -1,6 +1,7 @@
 """SmolVLM2 as the allocator's encoder: chunks, padding, the query, the directory it comes from."""
 
 import shutil
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +103,17 @@ def test_features_are_those_of_the_towers(encoder, encoded):
     np.testing.assert_allclose(features.frames[0], tokens, atol=1e-5)
     np.testing.assert_allclose(features.text[0], hidden[0], atol=1e-5)
     np.testing.assert_array_equal(features.frame_mask, frame_mask)
+
+
+def test_frames_may_be_brought_to_another_size_than_the_towers_own(encoder):
+    """Of twice the side a frame has four times the tokens, from the host as inside jit."""
+    large = encoder.replace(preprocess=replace(PREPROCESS, size=2 * PREPROCESS.size))
+    frames, mask, text_ids, text_mask = random_inputs(num_frames=2)
+    inside = encode(large, frames, mask, text_ids, text_mask)
+    assert large.num_tokens == 4 * CONFIG.num_tokens == inside.frames.shape[2]
+    pictures = Pictures.of_videos(np.asarray(frames))
+    host = encode_pictures(large, pictures, np.asarray(text_ids), np.asarray(text_mask))
+    np.testing.assert_allclose(host.frames, inside.frames, atol=1e-5)
 
 
 def test_padding_changes_nothing(encoder, encoded):

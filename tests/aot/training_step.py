@@ -16,8 +16,8 @@ from whole_weights import most_at_once, shapes_of_split_weights
 
 from resadapt_jax.allocator import EncoderFeatures
 from resadapt_jax.allocator.partition import PARTITION as ALLOCATOR_PARTITION
-from resadapt_jax.generation.answer import Prompts
 from resadapt_jax.generation.backbone import Backbone
+from resadapt_jax.generation.prompts import Prompts
 from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.partition import PartitionTable, tree_shardings
 from resadapt_jax.models.stacking import unstack_layers

@@ -402,34 +402,61 @@ def test_claims_follow_the_figures(tmp_path):
     assert found[f"cost inside the reward {least}"].verdict == "yes"
     upper = "without a cost scales go to the upper bound (here"
     assert (found[upper].verdict, found[upper].seeds) == ("no", "0 of 3")
-    prevents = "CAPO's asymmetric shaping, {} form, is what prevents the collapse"
-    assert found[prevents.format("released")].verdict == "no"
-    assert found[prevents.format("paper's")].source == "paper"
+    prevents = "CAPO's asymmetric shaping, {}'s form, is what prevents a collapse (20 points lost "
+    prevents += "without it, fewer with it)"
+    assert found[prevents.format("release")].verdict == "no"
+    assert found[prevents.format("paper")].source == "paper"
     # One point more accurate with each seed; in tokens, no difference that three seeds show.
-    shaped = found["CAPO's shaping, released form"]
-    assert (shaped.verdict, shaped.seeds) == ("more accurate", "3 and 2 of 3")
-    assert found["the paper's form against the release's"].verdict == "no difference shown"
+    shaped = found["CAPO's shaping, release's form, beats none"]
+    assert (shaped.verdict, shaped.seeds) == ("yes", "3 and 2 of 3")
+    assert shaped.found.endswith(" (more accurate)")
+    assert found["the paper's form, not the release's"].verdict == NO_DIFFERENCE
     constant = "without the similarity term scales hardly differ within a clip (spread under .003)"
     assert found[constant].verdict == "no"
     # -3 ± 1.04 points with t = 4.3 may be none; four points of the tokens are some.
-    assert found["`unit_cost` against CAPO"].verdict == "fewer tokens"
+    assert found["`unit_cost`, not CAPO"].verdict == "fewer tokens"
     similar = found[
-        "the similarity term, paper form, makes scales of `capo_released` differ within a clip"
+        "the similarity term, paper's form, makes scales of `capo_released` differ within a clip"
     ]
     assert (similar.verdict, similar.found) == (
         "no",
         "spread -0.100 ± 0.001 on 0.200 ± 0.000",
     )
-    assert found["allocating pays for itself in time"].verdict == "not run"
+    time = "our thumbnail allocator pays for itself in time on a CPU"
+    assert found[time].verdict == "not run"
 
 
-@pytest.mark.parametrize(("clips", "verdict"), [(1, NO_DIFFERENCE), (2, "more accurate")])
+@pytest.mark.parametrize(
+    ("more", "kept", "verdicts"),
+    [
+        (0.1, -0.1, ("yes", "yes", "no")),
+        (0.0, 0.0, ("not shown", "not shown", "not shown")),
+        (-0.1, 0.1, ("no", "no", "no")),
+    ],
+)
+def test_what_is_predicted_may_be_shown_or_contradicted(tmp_path, more, kept, verdicts):
+    """More accurate, fewer tokens, and that nothing differs, which no figures show."""
+    for seed in range(3):
+        _write(tmp_path, f"variant/capo_released/{seed}", _variant(0.5 + more, 0.5 + kept))
+        for other in ("direct_cost", "accuracy"):
+            _write(tmp_path, f"variant/{other}/{seed}", _variant(0.5, 0.5))
+        _write(tmp_path, f"variant/logistic_normal/{seed}", _variant(0.5, 0.5))
+    found = _claims(tmp_path)
+    said = (
+        "CAPO beats cost inside the reward",
+        "CAPO saves tokens",
+        "the policy's family is secondary",
+    )
+    assert tuple(found[words].verdict for words in said) == verdicts
+
+
+@pytest.mark.parametrize(("clips", "verdict"), [(1, "not shown"), (2, "yes")])
 def test_one_clip_in_each_seed_is_no_difference(tmp_path, clips, verdict):
     for seed in range(3):
         more = 0.75 + clips / FULL.num_clips
         _write(tmp_path, f"variant/capo_released/{seed}", _variant(more, 0.19))
         _write(tmp_path, f"variant/direct_cost/{seed}", _variant(0.75, 0.19))
-    assert _claims(tmp_path)["CAPO, not cost inside the reward"].verdict == verdict
+    assert _claims(tmp_path)["CAPO beats cost inside the reward"].verdict == verdict
 
 
 def test_a_policy_that_ignores_the_question_does_not_depend_on_it(tmp_path):
@@ -444,8 +471,7 @@ def test_a_policy_that_ignores_the_question_does_not_depend_on_it(tmp_path):
 
 def test_more_frames_must_beat_fixed_scale_at_its_best(tmp_path):
     """ResAdapt is right in 40, 50 and 60 % with two, four and eight times the frames."""
-    said = "savings buy {} x the frames, and more right answers, for no more tokens{}"
-    late = " (added when the figures were known)"
+    said = "savings buy {} x the frames, and more right answers, for no more tokens"
     cases = (
         ((0.2, 0.3, 0.6, 0.4), ("no", "no", "not shown")),
         ((0.2, 0.3, 0.4, 0.3), ("not shown", "yes", "yes")),
@@ -460,8 +486,10 @@ def test_more_frames_must_beat_fixed_scale_at_its_best(tmp_path):
             for point in points[-3:]:
                 point["accuracy"] += shift
             _write(tmp_path, f"longer/{seed}", {"points": points})
-        found = [_claims(tmp_path)[said.format(*pair)] for pair in ((2, late), (4, late), (8, ""))]
+        found = [_claims(tmp_path)[said.format(times)] for times in (2, 4, 8)]
         assert tuple(claim.verdict for claim in found) == verdicts
+    late = "our question, afterwards"
+    assert [claim.source for claim in found] == [late, late, "paper"]
     assert found[-1].found.endswith("FixedScale at best 40.0 ± 0.0 % (with 16): +20.0 ± 0.1 points")
 
 

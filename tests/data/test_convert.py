@@ -13,7 +13,7 @@ from resadapt_jax.data.convert import main, to_record
 from resadapt_jax.data.row import Medium, Row, parse_row
 from resadapt_jax.data.sources import open_rows
 from resadapt_jax.errors import UserError, run_cli
-from resadapt_jax.models.prompt_text import Turn
+from resadapt_jax.models.prompt_builder import Turn
 
 ROW = Row(
     messages=(Turn(role="system", content="Think."), Turn(role="user", content="<video>é?")),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from resadapt_jax.data.row import Medium, RowError, parse_row
-from resadapt_jax.models.prompt_text import Turn
+from resadapt_jax.models.prompt_builder import Turn
 
 
 def record(**columns):

@@ -22,7 +22,7 @@ from resadapt_jax.data.toy_source import ToyClips, ToyDialogues
 from resadapt_jax.data.toy_tokenizer import CHAT_TEMPLATE, build_toy_tokenizer
 from resadapt_jax.data.toy_world import COLOURS, TASKS, ToyWorldConfig, question_text
 from resadapt_jax.models.convention import Convention
-from resadapt_jax.models.prompt_text import build_prompt
+from resadapt_jax.models.prompt_builder import build_prompt
 from resadapt_jax.models.tokenizer import encode_query
 
 WORLD = ToyWorldConfig(seed=5)

@@ -5,13 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from resadapt_jax.data.toy_glyphs import CLOCK_GLYPHS, GLYPHS
 from resadapt_jax.data.toy_source import SampledClips, ToyClips, ToyDialogues, pair_labels
 from resadapt_jax.data.toy_world import (
     BORDER,
-    CLOCK_GLYPHS,
     CLOCK_SECONDS,
     COLOURS,
-    GLYPHS,
     LETTERS,
     SIGN,
     TASKS,

@@ -11,8 +11,8 @@ from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.evaluation.clips import Clips, prompts_showing
-from resadapt_jax.generation.answer import Prompts
 from resadapt_jax.generation.backbone import Backbone
+from resadapt_jax.generation.prompts import Prompts
 from resadapt_jax.models.qwen2_5_vl.model import init_params
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.pretrain import toy_backbone_config

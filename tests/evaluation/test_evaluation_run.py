@@ -21,7 +21,8 @@ from resadapt_jax.evaluation import run
 from resadapt_jax.evaluation.clips import other_colour
 from resadapt_jax.evaluation.evaluator import propose
 from resadapt_jax.evaluation.run import evaluate_run
-from resadapt_jax.models.prompt_text import build_prompt
+from resadapt_jax.generation.answer import DecodingConfig
+from resadapt_jax.models.prompt_builder import build_prompt
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.report.frontier import frontier_table
@@ -197,7 +198,11 @@ def test_no_allocator_names_the_command_that_makes_one(config, tmp_path):
 def test_the_allocator_is_the_one_that_the_run_ends_with(config, tmp_path):
     trained = str(Path(config.output_dir) / "allocator")
     assert config.trained_allocator == trained
-    kept = {"train_allocator": False, "backbone_training": BackboneTrainingConfig()}
+    kept = {
+        "train_allocator": False,
+        "backbone_training": BackboneTrainingConfig(),
+        "rollouts": replace(config.rollouts, decoding=DecodingConfig(temperature=1.0)),
+    }
     assert replace(config, start_allocator="elsewhere", **kept).trained_allocator == "elsewhere"
     alone = replace(config, allocator=None, scale_range=ScaleRange(s_min=0.2, s_max=1.0), **kept)
     with pytest.raises(UserError, match="no allocator to evaluate"):

@@ -11,7 +11,7 @@ from evaluation_parts import LIMITS, backbone, build_prompts, clips, tokens_of
 from resadapt_jax.errors import UserError
 from resadapt_jax.evaluation import methods
 from resadapt_jax.evaluation.methods import Proposals
-from resadapt_jax.models.prompt_text import VIDEO_PAD
+from resadapt_jax.models.prompt_builder import VIDEO_PAD
 from resadapt_jax.training.config import EvaluationConfig
 
 # 0.4 · 56 = 22 pixels round to one token of 28, 0.9 · 56 = 50 pixels to two; the roles are swapped.

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from resadapt_jax.generation.answer import Prompts, encode_pairs, lay_out
+from resadapt_jax.generation.prompts import Prompts, lay_out
+from resadapt_jax.generation.visual import encode_pairs
 from resadapt_jax.models import qwen2_5_vl, qwen3_vl
 from resadapt_jax.models.families import family_of
 from resadapt_jax.models.prompt_layout import PromptLayout

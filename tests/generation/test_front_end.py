@@ -13,7 +13,7 @@ from smolvlm_factory import NETWORK, network_params, random_params
 from resadapt_jax.allocator import Pictures, ScaleRange
 from resadapt_jax.allocator.network import propose_scales
 from resadapt_jax.allocator.smolvlm_encoder import SmolVLMEncoder
-from resadapt_jax.generation.answer import encode_pairs
+from resadapt_jax.generation.visual import encode_pairs
 from resadapt_jax.models.smolvlm.preprocess import PreprocessConfig
 from resadapt_jax.operators import NativeSizes, SizeLimits, fit_clips
 

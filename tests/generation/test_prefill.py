@@ -9,13 +9,9 @@ import pytest
 from generation_parts import CONFIGS, GRIDS, NEW_TOKENS, PROMPTS, compact, embedded, params_of
 
 from kernels.segment_attention import Backend
-from resadapt_jax.generation.answer import (
-    DecodingConfig,
-    common_prefix,
-    generate_from,
-    lay_out,
-)
+from resadapt_jax.generation.answer import DecodingConfig, generate_from
 from resadapt_jax.generation.prefill import cache_slots, prefill
+from resadapt_jax.generation.prompts import common_prefix, lay_out
 from resadapt_jax.generation.stopping import stop_tokens
 from resadapt_jax.models.compute import Compute, with_compute
 from resadapt_jax.models.families import family_of

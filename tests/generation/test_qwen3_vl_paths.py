@@ -11,8 +11,10 @@ from flax import traverse_util
 from resadapt_jax.allocator import ScaleRange
 from resadapt_jax.evaluation import respond
 from resadapt_jax.evaluation.methods import Inputs
-from resadapt_jax.generation.answer import DecodingConfig, Prompts, answer, encode_pairs, lay_out
+from resadapt_jax.generation.answer import DecodingConfig, answer
 from resadapt_jax.generation.backbone import Backbone
+from resadapt_jax.generation.prompts import Prompts, lay_out
+from resadapt_jax.generation.visual import encode_pairs
 from resadapt_jax.models.qwen3_vl import model
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig, TextConfig, VisionConfig
 from resadapt_jax.operators import CapacityLadder, SizeLimits

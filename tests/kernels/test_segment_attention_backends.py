@@ -305,26 +305,25 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 def test_automatic_choice(monkeypatch):
-    """Dense while it is short; beyond, the kernel of a device that is alone, else in blocks."""
+    """Dense while it is short; beyond, the device's kernel, but in blocks where XLA splits."""
 
     def chosen(length, slots, dim=80):
         query, key = jnp.zeros((1, 2, length, dim)), jnp.zeros((1, 2, slots, dim))
         return backends.resolve(Backend.AUTO, query, key)
 
     monkeypatch.setattr(backends, "_old_device", lambda: None)
-    for platform, devices, long in (
-        ("cpu", 1, Backend.BLOCKWISE),
-        ("gpu", 1, Backend.PALLAS_GPU),
-        ("gpu", 8, Backend.BLOCKWISE),
-        ("tpu", 1, Backend.SPLASH),
-        ("tpu", 8, Backend.BLOCKWISE),
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    for platform, long in (
+        ("cpu", Backend.BLOCKWISE),
+        ("gpu", Backend.PALLAS_GPU),
+        ("tpu", Backend.SPLASH),
     ):
         monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
-        monkeypatch.setattr(jax, "device_count", lambda devices=devices: devices)
         assert chosen(385, 384) is long
         assert chosen(384, 384) is chosen(1, 100_000) is Backend.DENSE
+        with jax.set_mesh(mesh):
+            assert chosen(385, 384) is Backend.BLOCKWISE
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
     assert chosen(385, 384, dim=256) is Backend.BLOCKWISE
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.models.convention import Convention
-from resadapt_jax.models.prompt_text import (
+from resadapt_jax.models.prompt_builder import (
     Shown,
     Turn,
     build_chat,

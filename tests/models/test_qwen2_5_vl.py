@@ -207,7 +207,12 @@ def test_bfloat16_keeps_its_dtype_and_stays_close(params, patches, embeds):
     visual = encode(half, padded(patches), plan(GRIDS))
     hidden, cache = decode(half, embeds.astype(jnp.bfloat16), positions(9), jnp.ones((2, 9), bool))
     assert visual.dtype == hidden.dtype == cache.keys[0].dtype == jnp.bfloat16
-    assert text.logits(half, CONFIG, hidden).dtype == jnp.float32
+    logits = text.logits(half, CONFIG, hidden)
+    assert logits.dtype == jnp.float32
+    # The head sums in float32 and does not round: what bfloat16 holds would come back unchanged.
+    exact_products = hidden.astype(jnp.float32) @ half["lm_head"]["weight"].astype(jnp.float32).T
+    np.testing.assert_allclose(logits, exact_products, rtol=1e-4, atol=1e-4)
+    assert (logits != logits.astype(jnp.bfloat16)).mean() > 0.9
     # bfloat16 keeps 8 bits: about 0.4 % a rounding, over some dozens of roundings.
     error = jnp.linalg.norm(visual.astype(jnp.float32) - exact) / jnp.linalg.norm(exact)
     assert error < 0.05

@@ -206,6 +206,16 @@ def test_one_unit_needs_reshaping(monkeypatch):
     assert int(fitter((720, 1280), QWEN)(*request).tokens[0, 0]) < 21
 
 
+def test_the_least_distorted_of_shapes_that_hardly_differ_is_taken():
+    """One unit of 50 x 50 that may be 200 x 200, 10,000 tokens: 100 x 100 is the square.
+
+    From 95 x 105 on all use 90 %, and 97 x 103 is distorted by log(103/97) = .06.
+    """
+    small, large = (budget_module._Grids(*jnp.full((2, 1), side)) for side in (50, 200))
+    grids = budget_module._reshape_one(small, large, jnp.int32(10_000), jnp.ones(1), 200)
+    assert (int(grids.rows[0]), int(grids.cols[0])) == (100, 100)
+
+
 def test_units_of_several_native_sizes_share_a_budget():
     """By hand: at scale 1, 112 x 112 is 4x4 tokens, 56 x 112 is 2x4 and 56 x 56 is 2x2."""
     native = NativeSizes(

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, pre_tokenizers  # noqa: E402
 from tokenizers.models import BPE  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
+from resadapt_jax.models.prompt_builder import build_prompt  # noqa: E402
 from resadapt_jax.models.prompt_layout import expand_prompt  # noqa: E402
-from resadapt_jax.models.prompt_text import build_prompt  # noqa: E402
 from resadapt_jax.models.qwen2_5_vl import model, text  # noqa: E402
 from resadapt_jax.models.qwen2_5_vl.checkpoint import load_hf  # noqa: E402
 from resadapt_jax.models.vision_plan import plan_vision  # noqa: E402

@@ -22,15 +22,11 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import (  # noqa: E4
 )
 from transformers.video_utils import VideoMetadata  # noqa: E402
 
-from resadapt_jax.generation.answer import (  # noqa: E402
-    DecodingConfig,
-    Prompts,
-    answer,
-    lay_out,
-    pack_pairs,
-)
+from resadapt_jax.generation.answer import DecodingConfig, answer  # noqa: E402
 from resadapt_jax.generation.backbone import load_backbone  # noqa: E402
-from resadapt_jax.models.prompt_text import VIDEO_PAD, build_prompt  # noqa: E402
+from resadapt_jax.generation.prompts import Prompts, lay_out  # noqa: E402
+from resadapt_jax.generation.visual import pack_pairs  # noqa: E402
+from resadapt_jax.models.prompt_builder import VIDEO_PAD, build_prompt  # noqa: E402
 
 # The pairs of one clip at sizes of their own: what an allocator asks for.
 SIZES = np.array([[64, 96], [32, 32], [96, 64], [32, 64]])

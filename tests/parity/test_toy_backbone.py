@@ -12,14 +12,10 @@ from transformers import Qwen2_5_VLForConditionalGeneration  # noqa: E402
 from resadapt_jax.data.toy_pipeline import question_batches  # noqa: E402
 from resadapt_jax.data.toy_source import ToyClips  # noqa: E402
 from resadapt_jax.data.toy_world import ToyWorldConfig  # noqa: E402
-from resadapt_jax.generation.answer import (  # noqa: E402
-    DecodingConfig,
-    Prompts,
-    answer,
-    lay_out,
-    pack_pairs,
-)
+from resadapt_jax.generation.answer import DecodingConfig, answer  # noqa: E402
 from resadapt_jax.generation.backbone import load_backbone  # noqa: E402
+from resadapt_jax.generation.prompts import Prompts, lay_out  # noqa: E402
+from resadapt_jax.generation.visual import pack_pairs  # noqa: E402
 from resadapt_jax.shipped import TOY_BACKBONE  # noqa: E402
 
 CLIPS = 6

@@ -27,7 +27,7 @@ from tests.training.toy_parts import ALLOCATOR
 
 ONE = (1, 1, 1)
 MESHES = (8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)
-BATCH_SIZE, NUM_ALLOCATIONS, UPDATES = 8, 2, 5
+BATCH_SIZE, NUM_ALLOCATIONS, NUM_ANSWERS, UPDATES = 8, 2, 2, 5
 # Adam makes steps of full size from gradients that are but rounding: a small rate keeps those out
 # of the gradients that follow.
 OPTIMIZERS = {"sgd": optax.sgd(0.1), "adam": optax.adam(1e-5)}
@@ -45,8 +45,9 @@ def config():
         update=UpdateConfig(epochs=UPDATES),
         rollouts=RolloutConfig(
             num_allocations=NUM_ALLOCATIONS,
+            num_answers=NUM_ANSWERS,
             token_capacity=12,
-            decoding=DecodingConfig(max_new_tokens=3),
+            decoding=DecodingConfig(max_new_tokens=3, temperature=1.0),
         ),
         backbone_training=joint,
     )
@@ -89,7 +90,8 @@ class Setup:
     def learn(self, drawn, passes, answers):
         """Five updates of both parts from rollouts on the host, with rewards of their own."""
         rng = np.random.default_rng(3)
-        accuracy = rng.integers(0, 2, (BATCH_SIZE, NUM_ALLOCATIONS, 1)).astype(np.float32)
+        shape = BATCH_SIZE, NUM_ALLOCATIONS, NUM_ANSWERS
+        accuracy = rng.integers(0, 2, shape).astype(np.float32)
         with jax.set_mesh(self.mesh):
             rolled = training.Rolled(
                 put_batch(drawn, self.mesh), passes, put_batch(answers, self.mesh), texts=None

@@ -22,6 +22,7 @@ from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
 from resadapt_jax.training.corpus_prompts import RowEncoder
+from resadapt_jax.training.grading import Grades
 from resadapt_jax.training.loop.metrics import read_metrics
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
@@ -319,7 +320,7 @@ def test_rows_that_do_not_count_teach_nothing(config, monkeypatch):
             parts = np.zeros(texts.shape, np.float32)
             parts[:, ::2] = 1.0
             parts[np.array(truths) == "yes"] = np.array(bonus)[:, None]  # the broken row
-            return {"accuracy": parts}
+            return Grades({"accuracy": parts}, np.ones(texts.shape, bool))
 
         monkeypatch.setattr(training, "grade", grade)
         out = f"{config.output_dir}-{bonus[0]}"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax.advantages import CapoConfig, capo
+from resadapt_jax.advantages import CapoConfig, GrpoConfig, capo, grpo
 from resadapt_jax.allocator import ScaleRange
 from resadapt_jax.rewards import RewardConfig
 from resadapt_jax.training.credit import judge, keep_informative
@@ -47,3 +47,27 @@ def test_a_prompt_of_text_costs_nothing_and_a_row_that_does_not_count_is_not_mea
     np.testing.assert_allclose(metrics["reward"], 0.75)
     np.testing.assert_allclose(metrics["reward_spread"], 0.25)
     np.testing.assert_array_equal(earned.values[2], 0.0)
+
+
+def test_answers_that_could_not_be_graded_are_in_no_group():
+    """Of 1, 0 and one that is not known, twice: z of {1, 0}, and nothing to learn from the last."""
+    judged = [
+        judge(
+            {"accuracy": jnp.array([[[1.0], [0.0], [unknown]]])},
+            jnp.array([[[1.0], [1.0], [1.0]]]),
+            jnp.array([[True]]),
+            jnp.array([True]),
+            scale_range=ScaleRange(s_min=0.2, s_max=1.8),
+            rewards=RewardConfig(format_weight=0.0),
+            success_threshold=0.35,
+            estimator=partial(grpo, config=GrpoConfig()),
+            decided=jnp.array([[[True], [True], [False]]]),
+        )
+        for unknown in (0.0, 1.0)
+    ]
+    for group, earned, metrics in judged:
+        np.testing.assert_array_equal(group.mask.ravel(), [True, True, False])
+        assert earned.values[0, 0] == -earned.values[0, 1] > 0.0 == earned.values[0, 2]
+        np.testing.assert_allclose(metrics["ungraded_share"], 1 / 3)
+        np.testing.assert_allclose(metrics["reward"], 0.5)
+    np.testing.assert_array_equal(judged[0][1].values, judged[1][1].values)

@@ -87,6 +87,15 @@ def test_a_frozen_backbone_only_answers():
     assert got.total == got.params + got.cache + got.showing
 
 
+def test_a_reference_is_held_and_a_cache_may_have_its_own_type():
+    got = estimate_memory(CONFIG, MESH, LOAD)
+    more = estimate_memory(CONFIG, MESH, LOAD, reference=True, cache_dtype="float32")
+    # A copy in bfloat16, as the one that answers; keys and values twice as wide.
+    assert (more.reference, more.cache) == (got.answering, 2 * got.cache)
+    assert more.total == got.total + got.answering  # the update is what takes most here
+    assert got.reference == 0
+
+
 def test_more_is_kept_the_less_is_remade():
     kept = [
         estimate_memory(with_compute(CONFIG, Compute(remat=remat)), MESH, LOAD).kept

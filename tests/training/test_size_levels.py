@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resadapt_jax.allocator import ScaleRange
-from resadapt_jax.generation.answer import encode_pairs
+from resadapt_jax.generation.visual import encode_pairs
 from resadapt_jax.operators import NativeSizes, SizeLimits, scaled_size
 from resadapt_jax.training.setting import Geometry
 from resadapt_jax.training.size_levels import (

@@ -23,8 +23,9 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.losses import BackboneLossConfig
 from resadapt_jax.losses.aggregate import Extremes
-from resadapt_jax.models.stacking import unstack_layers
+from resadapt_jax.models.stacking import stack_layers, unstack_layers
 from resadapt_jax.rewards import RewardConfig
+from resadapt_jax.training import backbone_step
 from resadapt_jax.training import step as training
 from resadapt_jax.training.backbone_step import Graded
 from resadapt_jax.training.checks import (
@@ -41,6 +42,7 @@ from resadapt_jax.training.mesh import MeshConfig, build_mesh, put_batch, requir
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.recipe import make_trainer, start
+from resadapt_jax.training.rollout import Pass
 from resadapt_jax.training.rollout_config import RolloutConfig
 from resadapt_jax.training.state import merge_params, split_params, stack_trained
 from resadapt_jax.training.update import UpdateConfig
@@ -169,6 +171,59 @@ def test_nothing_compiles_after_the_first_step():
         assert low - 1e-6 <= mean <= high + 1e-6
 
 
+def test_the_reference_computes_as_the_backbone_does():
+    joint = replace(JOINT.backbone_training, loss=BackboneLossConfig(kl_weight=0.04))
+    frozen = Run(replace(JOINT, backbone_training=joint, backbone_dtype="bfloat16")).frozen
+    assert {x.dtype for x in jax.tree.leaves(frozen.reference)} == {jnp.dtype("bfloat16")}
+    stacked = jax.tree.structure(stack_layers(backbone().params))
+    assert jax.tree.structure(frozen.reference) == stacked
+
+
+def test_answers_of_every_capacity_are_learnt_from_by_the_same_program():
+    """What jit keys on besides shapes must not tell of the pass that came first."""
+    run = Run(JOINT)
+    rolled, _ = run.roll_out(records())
+    _, batch = run.inputs(records())
+    setting, params = run.trainer.setting, backbone().params
+    trees = {
+        jax.tree.structure(
+            backbone_step.answer_all(
+                params, batch, rolled.drawn, [Pass(0, capacity)], jax.random.key(0), setting
+            )
+        )
+        for capacity in (6, 9)
+    }
+    assert len(trees) == 1
+
+
+def test_answers_to_one_allocation_share_its_prefill(monkeypatch):
+    """The answers are those of prompts run one by one, for less arithmetic."""
+    sampled = DecodingConfig(max_new_tokens=3, temperature=1.0)
+    run = Run(replace(CONFIG, rollouts=replace(CONFIG.rollouts, num_answers=4, decoding=sampled)))
+    rolled, _ = run.roll_out(records())
+    _, batch = run.inputs(records())
+
+    setting, params = run.trainer.setting, backbone().params
+    encoded = backbone_step.encode(params, batch, setting=setting)
+
+    def answer():
+        def program(params, encoded):
+            given = batch, rolled.drawn, jnp.int32(0), jax.random.key(1)
+            answer = backbone_step.answer.__wrapped__  # traced anew
+            return answer(params, encoded, *given, setting=setting, capacity=9)
+
+        compiled = jax.jit(program).lower(params, encoded).compile()
+        return compiled(params, encoded), compiled.cost_analysis()["flops"]
+
+    together, fewer = answer()
+    monkeypatch.setattr(RolloutConfig, "shared_prefix", lambda self, length: 0)
+    apart, more = answer()
+    assert fewer < 0.6 * more
+    np.testing.assert_array_equal(together.token_ids, apart.token_ids)
+    np.testing.assert_allclose(together.log_probs, apart.log_probs, atol=1e-5)
+    assert len(set(map(tuple, together.token_ids.reshape(-1, 3).tolist()))) > 8  # drawn apart
+
+
 def test_at_equal_parameters_the_ratio_is_one():
     run = Run(CONFIG)
     rolled, _ = run.roll_out(records())
@@ -254,7 +309,7 @@ def test_an_engines_texts_are_what_is_graded():
         rolled, metrics = run.roll_out(records())
         assert rolled.texts.tolist() == [[[truth]] * 4 for truth in truths]
         kinds, mask = records()["problem_type"], np.ones((2, 4, 1, 3))
-        parts = grade(rolled.texts, mask, kinds, truths, run.rewards)
+        parts = grade(rolled.texts, mask, kinds, truths, run.rewards).parts
         np.testing.assert_array_equal(parts["accuracy"], 1.0)
         if not gives_token_ids:
             lengths = [len(backbone().tokenizer.encode(truth)) + 1 for truth in truths]
@@ -396,7 +451,7 @@ def test_format_and_length_are_rewarded_where_they_are_asked_for():
     mask = np.arange(4) < np.array([1, 3, 4]).reshape(1, 3, 1, 1)
     config = RewardConfig(format_weight=0.2, overlong_buffer=2)
     which = np.array(["multiple choice"]), np.array(["C"])
-    parts = grade(texts, mask, *which, config)
+    parts = grade(texts, mask, *which, config).parts
     np.testing.assert_array_equal(parts["accuracy"].ravel(), [1, 1, 1])
     np.testing.assert_array_equal(parts["format"].ravel(), [1, -1, 0])
     np.testing.assert_array_equal(parts["overlong"].ravel(), [0, -0.5, -1])
@@ -456,7 +511,10 @@ def test_memory_is_refused_where_a_device_says_what_it_has(monkeypatch):
         ),
         ({"update": UpdateConfig(mini_batches=4)}, "update.mini_batches 4, update.micro_batches 1"),
         (
-            {"backbone_training": BackboneTrainingConfig(oversampling=4)},
+            {
+                "rollouts": JOINT.rollouts,
+                "backbone_training": BackboneTrainingConfig(oversampling=4),
+            },
             "backbone_training.oversampling 4, backbone_training.update.mini_batches 1",
         ),
     ],
@@ -505,10 +563,18 @@ def test_a_mesh_of_more_devices_than_there_are_is_refused():
             {
                 "train_allocator": False,
                 "start_allocator": "x",
+                "rollouts": JOINT.rollouts,
                 "backbone_training": BackboneTrainingConfig(ispred=True),
             },
             "ispred weighs by the allocator's update",
         ),
+        ({"backbone_training": JOINT.backbone_training}, "temperature is 0"),
+        (
+            {"rollouts": replace(CONFIG.rollouts, num_allocations=1, num_answers=4)},
+            "num_allocations is 1: an allocator learns from what differs",
+        ),
+        ({"advantage": advantages.GrpoConfig(compare="allocation")}, "num_answers is 1"),
+        ({"scale_range": ScaleRange(s_min=0.2, s_max=4.5)}, "no frame is enlarged more than 4.0"),
     ],
 )
 def test_a_run_that_makes_no_sense_is_refused(changes, message):

@@ -84,7 +84,7 @@ def test_a_step_counts_prompts_as_they_are_laid_out():
     unused = jnp.zeros((2, 2))
     drawn = Draw(unused, unused, unused, unused, unused, unused, jnp.asarray(GRIDS), None)
     mask = np.array([[[[1, 1, 1]], [[1, 0, 0]]], [[[1, 1, 0]], [[1, 1, 1]]]], bool)
-    answers = Generation(jnp.zeros(mask.shape), jnp.zeros(mask.shape), jnp.asarray(mask), 0)
+    answers = Generation(jnp.zeros(mask.shape), jnp.zeros(mask.shape), jnp.asarray(mask))
     entries = np.array([[-1, 0, -1, 1, -1, 2, -1, -1], [-1, 0, -1, 1, -1, -1, -1, -1]])
     records = {"entry_index": entries, "compact_length": np.array([8, 5], np.int32)}
 

@@ -20,7 +20,7 @@ def patch_dtype(params: Params) -> str:
 
 
 def encode_visual(
-    params: Params, config: Qwen2_5VLConfig, patches: Float[Array, "P C"], plan: VisionPlan
+    params: Params, config: Qwen2_5VLConfig, patches: Float[Array, "P features"], plan: VisionPlan
 ) -> Float[Array, "U D"]:
     """What the decoder takes of each merged token (``vision.encode``)."""
     return vision.encode(params, config, patches, plan)

@@ -1,10 +1,8 @@
 """The decoder: shared layers under chunked mRoPE, with or without a KV cache."""
 
-import jax.numpy as jnp
-
 from resadapt_jax.models.decoder import run_layers
 from resadapt_jax.models.kv_cache import KVCache
-from resadapt_jax.models.layers import embed, linear
+from resadapt_jax.models.layers import embed, head_logits
 from resadapt_jax.models.qwen2_5_vl.config import Qwen2_5VLConfig
 from resadapt_jax.models.rope import mrope_angles
 from resadapt_jax.typing import Array, Bool, Float, Int, Params
@@ -50,4 +48,4 @@ def logits(
     """Next-token logits, float32; the head is the embedding where the two are tied."""
     tied = config.tie_word_embeddings
     head = params["model"]["embed_tokens"] if tied else params["lm_head"]
-    return linear(head, hidden).astype(jnp.float32)
+    return head_logits(head, hidden)

@@ -17,7 +17,7 @@ from resadapt_jax.typing import Array, Float, Int, Params
 
 
 def encode(
-    params: Params, config: Qwen2_5VLConfig, patches: Float[Array, "P C"], plan: VisionPlan
+    params: Params, config: Qwen2_5VLConfig, patches: Float[Array, "P features"], plan: VisionPlan
 ) -> Float[Array, "U D"]:
     """Encodes packed patches into merged visual tokens.
 
@@ -38,7 +38,7 @@ def encode(
 
 
 def hidden_states(
-    params: Params, config: VisionConfig, patches: Float[Array, "P C"], plan: VisionPlan
+    params: Params, config: VisionConfig, patches: Float[Array, "P features"], plan: VisionPlan
 ) -> Float[Array, "P D"]:
     """What the last block gives, in window order, for a tower's own parameters and config."""
     x = embed_patches(params, config, patches, plan)
@@ -63,7 +63,7 @@ def hidden_states(
 
 
 def embed_patches(
-    params: Params, config: VisionConfig, patches: Float[Array, "P C"], plan: VisionPlan
+    params: Params, config: VisionConfig, patches: Float[Array, "P features"], plan: VisionPlan
 ) -> Float[Array, "P D"]:
     """The patch convolution, which is a matrix product over flattened patches."""
     weight = params["patch_embed"]["proj"]["weight"].reshape(config.hidden_size, -1)
@@ -91,7 +91,7 @@ def block(
     return constrain(x, OPEN, None)
 
 
-def merge(params: Params, config: VisionConfig, x: Float[Array, "P D"]) -> Float[Array, "U E"]:
+def merge(params: Params, config: VisionConfig, x: Float[Array, "P D"]) -> Float[Array, "U O"]:
     """Joins the patches of a block into one token of the decoder's width."""
     x = rms_norm(params["ln_q"], x, config.rms_norm_eps)
     x = x.reshape(-1, config.spatial_merge_size**2 * config.hidden_size)

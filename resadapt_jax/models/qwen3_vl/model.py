@@ -1,7 +1,7 @@
 """The whole model: its parameter tree, and the path from packed patches to hidden states.
 
 Visual entries have one temporal patch each, as transformers 5 numbers their positions: a video of
-several is that many entries, each behind its own time (`prompt_text.build_prompt`).
+several is that many entries, each behind its own time (`prompt_builder.build_prompt`).
 """
 
 import flax.struct
@@ -38,7 +38,7 @@ def patch_dtype(params: Params) -> str:
 
 
 def encode_visual(
-    params: Params, config: Qwen3VLConfig, patches: Float[Array, "P C"], plan: VisionPlan
+    params: Params, config: Qwen3VLConfig, patches: Float[Array, "P features"], plan: VisionPlan
 ) -> Float[Array, "U W"]:
     """What the decoder takes of each merged token, in one row: the token, then its deepstack.
 

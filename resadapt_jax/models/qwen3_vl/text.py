@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
-
 from resadapt_jax.models.decoder import run_layers
 from resadapt_jax.models.kv_cache import KVCache
-from resadapt_jax.models.layers import embed, linear
+from resadapt_jax.models.layers import embed, head_logits
 from resadapt_jax.models.qwen3_vl.config import Qwen3VLConfig
 from resadapt_jax.models.rope import interleaved_mrope_angles
 from resadapt_jax.typing import Array, Bool, Float, Int, Params
@@ -58,4 +56,4 @@ def logits(
     """Next-token logits, float32; the head is the embedding where the two are tied."""
     tied = config.tie_word_embeddings
     head = params["model"]["language_model"]["embed_tokens"] if tied else params["lm_head"]
-    return linear(head, hidden).astype(jnp.float32)
+    return head_logits(head, hidden)

@@ -32,7 +32,7 @@ class VisualFeatures:
 
 
 def encode(
-    params: Params, config: Qwen3VLConfig, patches: Float[Array, "P C"], plan: VisionPlan
+    params: Params, config: Qwen3VLConfig, patches: Float[Array, "P features"], plan: VisionPlan
 ) -> VisualFeatures:
     """Encodes packed patches into merged visual tokens and their deepstack features.
 
@@ -61,7 +61,7 @@ def encode(
 
 
 def hidden_states(
-    params: Params, config: VisionConfig, patches: Float[Array, "P C"], plan: VisionPlan
+    params: Params, config: VisionConfig, patches: Float[Array, "P features"], plan: VisionPlan
 ) -> tuple[Float[Array, "P D"], Sequence[Float[Array, "P D"]]]:
     """What the last block gives, and each tapped one, for a tower's own parameters and config."""
     x = embed_patches(params, config, patches, plan)
@@ -94,7 +94,7 @@ def hidden_states(
 
 
 def embed_patches(
-    params: Params, config: VisionConfig, patches: Float[Array, "P C"], plan: VisionPlan
+    params: Params, config: VisionConfig, patches: Float[Array, "P features"], plan: VisionPlan
 ) -> Float[Array, "P D"]:
     """The patch convolution, a matrix product over flattened patches, plus learned positions."""
     projection = params["patch_embed"]["proj"]
@@ -128,13 +128,13 @@ def block(
     return constrain(x + feed_forward(params["mlp"], normed, approximate=True), OPEN, None)
 
 
-def merge(params: Params, config: VisionConfig, x: Float[Array, "P D"]) -> Float[Array, "U E"]:
+def merge(params: Params, config: VisionConfig, x: Float[Array, "P D"]) -> Float[Array, "U O"]:
     """Joins the patches of a block, normalised one by one, into a token of the decoder's width."""
     x = layer_norm(params["norm"], x, config.layer_norm_eps)
     return constrain(feed_forward(params, _join(x, config), approximate=False), OPEN, None)
 
 
-def merge_tap(params: Params, config: VisionConfig, x: Float[Array, "P D"]) -> Float[Array, "U E"]:
+def merge_tap(params: Params, config: VisionConfig, x: Float[Array, "P D"]) -> Float[Array, "U O"]:
     """Joins the patches of a block, normalised together, into a deepstack feature."""
     x = layer_norm(params["norm"], _join(x, config), config.layer_norm_eps)
     return constrain(feed_forward(params, x, approximate=False), OPEN, None)
@@ -148,6 +148,6 @@ def feed_forward(
     return linear(params["linear_fc2"], hidden)
 
 
-def _join(x: Float[Array, "P D"], config: VisionConfig) -> Float[Array, "U E"]:
+def _join(x: Float[Array, "P D"], config: VisionConfig) -> Float[Array, "U O"]:
     """The patches of each merge block side by side."""
     return x.reshape(-1, config.spatial_merge_size**2 * config.hidden_size)

@@ -50,8 +50,9 @@ def replay(
 ) -> Replayed:
     """Takes a run that stopped at a step that was not finite to just before that step.
 
-    It starts at the newest checkpoint and writes nothing. ``step(replayed.state, replayed.batch)``
-    then gives the metrics that stopped the run, bit for bit.
+    It starts at the newest checkpoint and adds no log and no checkpoint.
+    ``step(replayed.state, replayed.batch)`` then gives the metrics that stopped the run, bit for
+    bit.
 
     Args:
         state, batches, step, config, output_dir: as given to ``loop.run``.
@@ -75,6 +76,8 @@ def save_batch(output_dir: Path, step: int, batch: Any) -> Path:
     """Writes this process's share of a batch for ``replay``, the arrays by their names."""
     path = _batch_folder(output_dir) / f"{step}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
+    for former in path.parent.glob("*.npz"):  # of a run that this one took the place of
+        former.unlink()
     np.savez(path, **_named_leaves(batch))
     return path
 

@@ -33,9 +33,10 @@ def run(
 ) -> Any:
     """Runs ``step`` until ``num_steps`` are done, from the newest checkpoint in ``output_dir``.
 
-    A run interrupted at any moment and started again ends in the same state, bit for bit. Every
-    process of a distributed run calls it; the first one writes config and logs. A state is saved
-    only once the metrics of the step that made it are known to be finite.
+    A run interrupted at any moment and started again ends in the same state, bit for bit, but for
+    what goes by seconds of computing (slow videos skipped, expressions not decided). Every process
+    of a distributed run calls it; the first one writes config and logs. A state is saved only once
+    the metrics of the step that made it are known to be finite.
 
     Args:
         state: the fresh state; also the template that checkpoints must fit, and whose shardings
@@ -58,24 +59,38 @@ def run(
         KeyboardInterrupt: SIGINT did.
     """
     output_dir = Path(output_dir)
-    keep = {"keep_last": config.run.keep_last, "keep_best": config.run.keep_best}
-    keep["keep_steps"] = [config.run.export_step]
-    with Checkpoints(output_dir / "checkpoints", **keep) as checkpoints:
+    with Checkpoints(
+        output_dir / "checkpoints",
+        keep_last=config.run.keep_last,
+        keep_best=config.run.keep_best,
+        keep_steps=[config.run.export_step],
+    ) as checkpoints:
         state, done = resume(checkpoints, state, batches, config, output_dir)
         check_export_step(config.run, checkpoints.steps, done=done, num_steps=num_steps)
         if jax.process_index() == 0:
             atomic_write(output_dir / "config.json", to_json(config))
             print(f"{description}: {_what_comes(done, num_steps)} in {output_dir}", flush=True)
-        told = {"finite": finite, "shown": shown, "description": description, "dropped": dropped}
-        with (
-            RunLog(output_dir, config, done=done, num_steps=num_steps, **told) as log,
-            StopRequest() as stop,
-        ):
+        log = RunLog(
+            output_dir,
+            config,
+            done=done,
+            num_steps=num_steps,
+            finite=finite,
+            shown=shown,
+            description=description,
+            dropped=dropped,
+        )
+        with log, StopRequest() as stop:
 
             def save() -> None:
                 log.settle()
-                place = {"config": to_json(config), "data_state": batches.get_state()}
-                checkpoints.save(done, state, metric=log.score(), **place)
+                checkpoints.save(
+                    done,
+                    state,
+                    config=to_json(config),
+                    data_state=batches.get_state(),
+                    metric=log.score(),
+                )
 
             while not stop.requested() and done < num_steps:
                 batch = next(batches)

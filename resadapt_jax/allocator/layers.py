@@ -38,8 +38,8 @@ def layer_norm(name: str, dtype: DTypeLike = jnp.float32) -> nn.LayerNorm:
 class Dense(nn.Dense):
     """``nn.Dense`` on all leading axes as one, over which the kernel's gradient contracts.
 
-    Only of a single axis does XLA on a CPU read its inputs as they lie; several it first writes
-    transposed, computing again what they are made of.
+    With several, XLA on a CPU first writes the inputs transposed for that, computing again what
+    they were made of; with one it reads them as they lie.
     """
 
     @nn.compact
