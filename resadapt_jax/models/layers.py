@@ -9,7 +9,7 @@ from resadapt_jax.typing import Array, Float, Int, Params
 
 def linear(params: Params, x: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
     """``x Wᵀ + b`` with ``weight [O, I]`` and, where the checkpoint has one, ``bias [O]``."""
-    y = jnp.einsum("...i,oi->...o", x, params["weight"])
+    y = _product(x, params["weight"])
     if "bias" in params:
         y = y + params["bias"].reshape((1,) * (y.ndim - 1) + (-1,))
     return y
@@ -19,9 +19,32 @@ def head_logits(params: Params, hidden: Float[Array, "*N D"]) -> Float[Array, "*
     """``x Wᵀ`` with ``weight [V, D]``, summed and returned in float32 whatever the two are in.
 
     Rounded to bfloat16, likely tokens would tie, and log-probs differ from program to program.
+    Gradients are products in the dtype of ``hidden``: float32 would have the head as a copy.
     """
-    weight = params["weight"]
-    return jnp.einsum("...i,oi->...o", hidden, weight, preferred_element_type=jnp.float32)
+    return _product_in_float32(hidden, params["weight"])
+
+
+def _product(x: Float[Array, "*N I"], weight: Float[Array, "O I"]) -> Float[Array, "*N O"]:
+    return jnp.einsum("...i,oi->...o", x, weight)
+
+
+@jax.custom_vjp
+def _product_in_float32(
+    x: Float[Array, "*N I"], weight: Float[Array, "O I"]
+) -> Float[Array, "*N O"]:
+    return jnp.einsum("...i,oi->...o", x, weight, preferred_element_type=jnp.float32)
+
+
+def _forward(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _product_in_float32(x, weight), (x, weight)
+
+
+def _backward(inputs: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    _, pull = jax.vjp(_product, *inputs)
+    return pull(cotangent.astype(inputs[0].dtype))
+
+
+_product_in_float32.defvjp(_forward, _backward)
 
 
 def embed(params: Params, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
