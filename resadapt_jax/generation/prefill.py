@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from resadapt_jax.generation.chunks import in_chunks, num_chunks
 from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.kv_cache import KVCache
 from resadapt_jax.models.prompt_layout import PromptLayout
@@ -125,24 +126,13 @@ def _run(
         last = jnp.where(here, found.astype(progress.last.dtype), progress.last)
         return _Progress(last, cache), None
 
-    length = prompts.mask.shape[1]
-    num_chunks = _num_chunks(length, chunk_size)
-    if num_chunks == 1:
+    count = num_chunks(prompts.mask.shape[1], chunk_size)
+    if count == 1:
         return run(progress, prompts)[0]
-    padding = _padded(length, chunk_size) - length
-
-    def cut(x: Array) -> Array:
-        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(len(x), num_chunks, -1, *x.shape[2:]), 1, 0)
-
-    return jax.lax.scan(run, progress, jax.tree.map(cut, prompts))[0]
-
-
-def _num_chunks(length: int, chunk_size: int | None) -> int:
-    return -(-length // chunk_size) if chunk_size else 1
+    return jax.lax.scan(run, progress, in_chunks(prompts, count))[0]
 
 
 def _padded(length: int, chunk_size: int | None) -> int:
     """``length`` rounded up to chunks of equal size, none larger than ``chunk_size``."""
-    num_chunks = _num_chunks(length, chunk_size)
-    return -(-length // num_chunks) * num_chunks if length else 0
+    count = num_chunks(length, chunk_size)
+    return -(-length // count) * count if length else 0

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from resadapt_jax.generation.chunks import in_chunks, num_chunks
 from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.partition import BATCH, constrain
 from resadapt_jax.models.prompt_layout import PromptLayout
@@ -61,7 +62,7 @@ def answer_log_probs(
         chosen = jnp.where(is_chosen, logits, 0.0).sum(axis=-1)
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 
-    log_probs = _in_chunks(of_chunk, (hidden, token_ids), head_chunk)
+    log_probs = _map_chunks(of_chunk, (hidden, token_ids), head_chunk)
     return jnp.where(mask, log_probs, 0.0)
 
 
@@ -92,15 +93,8 @@ def append_answers(
     )
 
 
-def _in_chunks(function, arrays: tuple[Array, ...], size: int) -> Array:
+def _map_chunks(function, arrays: tuple[Array, ...], size: int) -> Array:
     """``function`` of at most ``size`` positions of axis 1 at a time, in chunks of equal size."""
     length = arrays[0].shape[1]
-    chunks = -(-length // size)
-    padding = -length % chunks
-
-    def cut(x: Array) -> Array:
-        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(len(x), chunks, -1, *x.shape[2:]), 1, 0)
-
-    out = jax.lax.map(function, jax.tree.map(cut, arrays))
+    out = jax.lax.map(function, in_chunks(arrays, num_chunks(length, size)))
     return jnp.moveaxis(out, 0, 1).reshape(len(arrays[0]), -1)[:, :length]
