@@ -16,6 +16,7 @@ from kernels.segment_attention.on_mesh import split
 from kernels.segment_attention.pallas_gpu import attend_pallas_gpu
 from kernels.segment_attention.places import Places
 from kernels.segment_attention.reference import attend_dense
+from kernels.segment_attention.splash import attend_splash
 from kernels.segment_attention.vendor import attend_cudnn, attend_tokamax
 
 
@@ -72,9 +73,6 @@ def _attend(
         case Backend.DENSE:
             return attend_dense(query, key, value, places)
         case Backend.SPLASH:
-            # Experimental in JAX: what moves there must not keep others from being imported.
-            from kernels.segment_attention.splash import attend_splash
-
             return attend_splash(query, key, value, places)
         case Backend.PALLAS_GPU:
             return attend_pallas_gpu(query, key, value, places)
