@@ -155,18 +155,12 @@ def in_short(found: Sequence[Claim], results: Results) -> str:
 
 def by_verdict(some: Sequence[Claim]) -> dict[str, list[str]]:
     """What is said and was found; any other verdict than these names a difference that is shown."""
-    lists: dict[str, list[str]] = {
-        "No": [],
-        "Yes": [],
-        "Not shown": [],
-        "Differences that are shown": [],
-    }
-    names = {FAILS: "No", HOLDS: "Yes", OPEN: "Not shown"}
+    names, others = {FAILS: "No", HOLDS: "Yes", OPEN: "Not shown"}, "Differences that are shown"
+    lists: dict[str, list[str]] = {name: [] for name in (*names.values(), others)}
     for one in some:
         if one.verdict not in (NO_DIFFERENCE, NOT_RUN):
             after = " (asked when the figures were known)" if one.source == AFTERWARDS else ""
-            name = names.get(one.verdict, "Differences that are shown")
-            lists[name].append(f"{one.said}: {one.found}{after}")
+            lists[names.get(one.verdict, others)].append(f"{one.said}: {one.found}{after}")
     return lists
 
 

@@ -1,7 +1,7 @@
 """Features of a frozen encoder on disk, so that an epoch after the first need not encode.
 
-One directory serves one way of making features; one file holds the features of
-one segment: the frames of a prompt's videos, joined in time, or an image.
+One directory serves one way of making features; one file holds the features of one segment: the
+frames of a prompt's videos, joined in time, or an image.
 """
 
 import hashlib

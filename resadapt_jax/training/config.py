@@ -220,12 +220,18 @@ class TrainConfig:
                 "rollouts.num_allocations is 1: an allocator learns from what differs between the "
                 "allocations of a prompt; draw more"
             )
-        alone = isinstance(self.advantage, GrpoConfig) and self.advantage.compare == "allocation"
-        if alone and rollouts.num_answers < 2:
-            raise ValueError(
-                'advantage.compare is "allocation", which compares the answers to an allocation, '
-                "but rollouts.num_answers is 1"
-            )
+        joint = self.backbone_training
+        comparisons = {
+            "advantage": self.advantage,
+            "backbone_training.grpo": None if joint is None else joint.grpo,
+        }
+        for name, grpo in comparisons.items():
+            alone = isinstance(grpo, GrpoConfig) and grpo.compare == "allocation"
+            if alone and rollouts.num_answers < 2:
+                raise ValueError(
+                    f'{name}.compare is "allocation", which compares the answers to an allocation, '
+                    "but rollouts.num_answers is 1"
+                )
 
     def _check_backbone_training(self) -> None:
         joint, decoding = self.backbone_training, self.rollouts.decoding

@@ -50,14 +50,17 @@ def judge(
     )
     earned = estimator(group)
 
-    allocated = valid & unit_mask.any(axis=1)  # texts alone leave nothing to allocate
+    # Texts alone leave nothing to allocate, and what was not graded counts nowhere.
+    allocated = unit_mask.any(axis=1)[:, None] & group.mask.any(axis=-1)
+    answers = group.mask.reshape(shape[0], -1)
+    spread = jnp.std(group.rewards.reshape(shape[0], -1), axis=1, where=answers)
     parts = group.reward_parts.items()
     metrics = {f"reward_{name}": mean_where(part, group.mask) for name, part in parts}
-    metrics |= {name: mean_of_rows(term, allocated) for name, term in earned.terms.items()}
+    metrics |= {name: mean_where(term, allocated) for name, term in earned.terms.items()}
     metrics |= {
         "reward": mean_where(group.rewards, group.mask),
-        "reward_spread": mean_of_rows(jnp.std(group.rewards.reshape(shape[0], -1), axis=1), valid),
-        "cost": mean_of_rows(group.cost, allocated),
+        "reward_spread": mean_of_rows(spread, answers.any(axis=1)),
+        "cost": mean_where(group.cost, allocated),
         "ungraded_share": mean_of_rows(1.0 - decided, valid),
         "advantage_max": jnp.max(jnp.abs(earned.per_unit)),
     }

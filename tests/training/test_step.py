@@ -574,6 +574,15 @@ def test_a_mesh_of_more_devices_than_there_are_is_refused():
             "num_allocations is 1: an allocator learns from what differs",
         ),
         ({"advantage": advantages.GrpoConfig(compare="allocation")}, "num_answers is 1"),
+        (
+            {
+                "rollouts": JOINT.rollouts,
+                "backbone_training": BackboneTrainingConfig(
+                    advantages="released", grpo=advantages.GrpoConfig(compare="allocation")
+                ),
+            },
+            "backbone_training.grpo.compare is .*num_answers is 1",
+        ),
         ({"scale_range": ScaleRange(s_min=0.2, s_max=4.5)}, "no frame is enlarged more than 4.0"),
     ],
 )

@@ -222,6 +222,9 @@ def records():
 @pytest.mark.parametrize("at", [4, 5])
 def test_a_step_that_is_not_finite_stops_the_run_and_can_be_replayed(tmp_path, at):
     config, step = SmallConfig(), diverging(at)
+    former = tmp_path / "nonfinite/process_0/99.npz"  # of a run that was here before
+    former.parent.mkdir(parents=True)
+    np.savez(former, index=98)
 
     def go_on():
         told = {"shown": (), "finite": ("w",), "description": "test"}
