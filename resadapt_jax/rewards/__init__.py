@@ -5,7 +5,7 @@ One file per kind of answer, and `tasks` the table of them; ``score`` picks the 
 file.
 """
 
-from resadapt_jax.rewards.config import RewardConfig, task_type
+from resadapt_jax.rewards.config import RewardConfig
 from resadapt_jax.rewards.extraction import extract_answer, extract_passage
 from resadapt_jax.rewards.formatting import format_reward
 from resadapt_jax.rewards.general import exact_match, general
@@ -52,6 +52,5 @@ __all__ = [
     "regression",
     "score",
     "shared_pool",
-    "task_type",
     "temporal_iou",
 ]

@@ -1,4 +1,4 @@
-"""Where gradings differ, and what a label of the data is graded as."""
+"""Where gradings differ, and what is rewarded beside a right answer."""
 
 import dataclasses
 from typing import Literal, get_type_hints
@@ -71,19 +71,18 @@ class RewardConfig:
         if self.default_task:
             TaskType(self.default_task)
 
+    def task_of(self, label: str | None) -> TaskType:
+        """The task type that a label of the data names; `default_task` for unknown ones.
+
+        Raises:
+          UserError: an unknown label, and no default.
+        """
+        try:
+            return TaskType(label)
+        except UserError:
+            if not self.default_task:
+                raise
+            return TaskType(self.default_task)
+
 
 DEFAULT = RewardConfig()
-
-
-def task_type(label: str | None, config: RewardConfig = DEFAULT) -> TaskType:
-    """The task type a label of the data names, or the config's default for unknown ones.
-
-    Raises:
-      UserError: an unknown label, and no default.
-    """
-    try:
-        return TaskType(label)
-    except UserError:
-        if not config.default_task:
-            raise
-        return TaskType(config.default_task)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from resadapt_jax.rewards.config import DEFAULT, RewardConfig, task_type
+from resadapt_jax.rewards.config import DEFAULT, RewardConfig
 from resadapt_jax.rewards.formatting import format_reward
 from resadapt_jax.rewards.json_process import JsonProcess, ProcessDied
 from resadapt_jax.rewards.results import Score, from_record
@@ -58,7 +58,7 @@ class ScoringPool:
           ValueError: sequences of different lengths.
           UserError: an unknown task type, and no default.
         """
-        named = {label: task_type(label, config) for label in set(tasks)}
+        named = {label: config.task_of(label) for label in set(tasks)}
         triples = zip(tasks, outputs, truths, strict=True)
         rows = [(named[label], output, truth) for label, output, truth in triples]
         chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]

@@ -1,7 +1,7 @@
 """From what a model wrote to its reward."""
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.rewards.config import DEFAULT, RewardConfig, task_type
+from resadapt_jax.rewards.config import DEFAULT, RewardConfig
 from resadapt_jax.rewards.extraction import MAX_ANSWER_CHARS, extract_answer, extract_passage
 from resadapt_jax.rewards.formatting import format_reward
 from resadapt_jax.rewards.results import Score
@@ -23,7 +23,7 @@ def score(
     Raises:
       UserError: an unknown task type, and no default.
     """
-    found = task_type(task, config)
+    found = config.task_of(task)
     grader = TASKS[found].grader(config)
     answer = extract_passage(output) if grader.spans_lines else extract_answer(output)
     grade = grader.grade(answer, extract_passage(truth))
@@ -49,7 +49,7 @@ def check_truth(
     never raises.
     """
     try:
-        grader = TASKS[task_type(task, config)].grader(config)
+        grader = TASKS[config.task_of(task)].grader(config)
     except UserError as error:
         return str(error)
     if not isinstance(truth, str):

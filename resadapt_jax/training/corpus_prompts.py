@@ -87,7 +87,7 @@ class RowEncoder:
             UnknownTask: nobody knows the problem type, and there is no default.
         """
         try:
-            task = rewards.task_type(problem_type, self.grading)
+            task = self.grading.task_of(problem_type)
         except UserError as error:
             hint = f"{error}; rewards.default_task would grade it all the same"
             raise UnknownTask(problem_type, hint) from error
@@ -142,7 +142,7 @@ class RowEncoder:
         return encode_query(self.query_tokenizer, user_text(row.messages))
 
     def _task(self, row: Row) -> rewards.TaskType:
-        return rewards.task_type(row.problem_type, self.grading)
+        return self.grading.task_of(row.problem_type)
 
 
 def _padded(values: list[int] | np.ndarray, length: int, fill: int) -> np.ndarray:

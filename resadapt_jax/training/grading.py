@@ -68,14 +68,17 @@ def grade(
 
 
 def reward_per_kind(
-    accuracy: Float[np.ndarray, "B M N"], problem_types: Sequence[str]
+    accuracy: Float[np.ndarray, "B M N"],
+    decided: Bool[np.ndarray, "B M N"],
+    problem_types: Sequence[str],
 ) -> dict[str, float]:
-    """Mean accuracy of the kinds that occur anywhere in the batch, of all processes together."""
-    per_prompt = accuracy.mean(axis=(1, 2))
+    """Mean accuracy of the kinds of which anything was graded, over all processes together."""
+    right = np.where(decided, accuracy, 0.0).sum(axis=(1, 2))
+    graded = decided.sum(axis=(1, 2))
     names = np.array([_kind_name(label) for label in problem_types])
     # every process counts the same names, whether its prompts have them or not
     known = (*(kind.value for kind in rewards.TaskType), _UNKNOWN)
-    sums = np.array([[per_prompt[names == name].sum(), (names == name).sum()] for name in known])
+    sums = np.array([[right[names == name].sum(), graded[names == name].sum()] for name in known])
     totals = sum_over_processes(sums)
     return {
         f"reward_{name.replace(' ', '_')}": total / count

@@ -121,7 +121,7 @@ def run_step(
         )
         learnt |= of_backbone
     read, accuracy = records["valid"], grades.parts["accuracy"]
-    per_kind = reward_per_kind(accuracy[read], records["problem_type"][read])
+    per_kind = reward_per_kind(accuracy[read], grades.decided[read], records["problem_type"][read])
     metrics |= judged | learnt | per_kind
     return StepResult(
         state=state.replace(step=state.step + 1),

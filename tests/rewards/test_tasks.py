@@ -3,7 +3,7 @@
 import pytest
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.rewards import RewardConfig, TaskType, score, task_type
+from resadapt_jax.rewards import RewardConfig, TaskType, score
 from resadapt_jax.rewards.tasks import TASKS
 
 
@@ -37,7 +37,7 @@ from resadapt_jax.rewards.tasks import TASKS
 )
 def test_labels_of_real_data_are_found(label, task):
     assert TaskType(label) is task
-    assert task_type(label) is task
+    assert RewardConfig().task_of(label) is task
 
 
 @pytest.mark.parametrize("label", ["juggling", "multiple", "multiplechoice", "nan", "math qa", 7])
@@ -50,8 +50,8 @@ def test_an_unknown_label_is_an_error_that_names_the_known(label):
 
 def test_unless_a_default_is_configured():
     config = RewardConfig(default_task="exact_match")
-    assert task_type("juggling", config) is TaskType.EXACT_MATCH
-    assert task_type("math", config) is TaskType.MATHEMATICS
+    assert config.task_of("juggling") is TaskType.EXACT_MATCH
+    assert config.task_of("math") is TaskType.MATHEMATICS
     assert score("juggling", "Dog", "dog", config).task is TaskType.EXACT_MATCH
     with pytest.raises(UserError, match="unknown task type 'nonsense'"):
         RewardConfig(default_task="nonsense")

@@ -32,9 +32,14 @@ def test_answers_are_graded_by_the_labels_of_real_data():
     expected = np.array([[1, 0], [2 / 3, 0], [0, 1]])
     np.testing.assert_allclose(parts["accuracy"][:, :, 0], expected, atol=1e-6)
     np.testing.assert_array_equal(parts["format"], 0.0)
-    means = reward_per_kind(parts["accuracy"], tasks)
+    decided = np.ones(texts.shape, bool)
+    means = reward_per_kind(parts["accuracy"], decided, tasks)
     named = {"reward_multiple_choice": 1 / 2, "reward_grounding_qa": 1 / 3}
     assert means == pytest.approx({**named, "reward_unknown_task": 0.5})
+    # the wrong choice was not graded: it is no wrong one
+    decided[0, 1], decided[1] = False, False
+    means = reward_per_kind(parts["accuracy"], decided, tasks)
+    assert means == pytest.approx({"reward_multiple_choice": 1.0, "reward_unknown_task": 0.5})
     with pytest.raises(UserError, match="unknown task type 'juggling'"):
         grade(texts, mask, tasks, truths, RewardConfig())
 
