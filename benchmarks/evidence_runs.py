@@ -22,7 +22,7 @@ from resadapt_jax.evaluation.methods import MethodSetting, fixed_scale, resadapt
 from resadapt_jax.evaluation.run import Opened, evaluate_opened, held_out_clips, open_evaluation
 from resadapt_jax.evaluation.selectivity import changes, hit_rate
 from resadapt_jax.training.config import TrainConfig
-from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.metric_log import read_metrics
 from resadapt_jax.training.measures import gini, scale_std
 from resadapt_jax.training.pretrain import PretrainConfig, pretrain
 from resadapt_jax.training.recipe import train

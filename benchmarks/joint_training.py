@@ -28,7 +28,7 @@ from resadapt_jax.config import load_config
 from resadapt_jax.evaluation.run import evaluate_run
 from resadapt_jax.files import atomic_write
 from resadapt_jax.training.config import TrainConfig
-from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.metric_log import read_metrics
 from resadapt_jax.training.recipe import train
 
 ROOT = Path(__file__).resolve().parents[1]

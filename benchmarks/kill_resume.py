@@ -23,7 +23,7 @@ import numpy as np
 from orbax.checkpoint import v1 as orbax
 from timing import save
 
-from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.metric_log import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = [

@@ -52,7 +52,7 @@ from resadapt_jax.data import video
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.training import step as training
 from resadapt_jax.training.config import TrainConfig
-from resadapt_jax.training.loop.metrics import CompileCounter
+from resadapt_jax.training.loop.metric_log import CompileCounter
 from resadapt_jax.training.loop.throughput import mfu
 from resadapt_jax.training.mesh import MeshConfig
 

@@ -24,7 +24,7 @@ from resadapt_jax.allocator import AllocatorConfig, ScaleRange, SmolVLMEncoderCo
 from resadapt_jax.data.corpus import CorpusConfig
 from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.generation.answer import DecodingConfig
-from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.rewards import RewardConfig
 from resadapt_jax.training.config import TrainConfig

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from resadapt_jax.config import load_config
 from resadapt_jax.data.toy_world import ToyWorldConfig
-from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.config import TrainConfig
 

@@ -30,8 +30,8 @@ from resadapt_jax.generation.backbone import load_tokenizer
 from resadapt_jax.generation.prompts import Prompts, lay_out
 from resadapt_jax.generation.visual import pack_pairs
 from resadapt_jax.models import families
-from resadapt_jax.models.convention import Convention, milliseconds
 from resadapt_jax.models.families import ModelConfig, check_convention
+from resadapt_jax.models.position_convention import Convention, milliseconds
 from resadapt_jax.models.prompt_builder import build_prompt
 from resadapt_jax.models.prompt_layout import PromptLayout, check_placeholders
 from resadapt_jax.models.tokenizer import encode_query

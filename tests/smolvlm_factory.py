@@ -12,8 +12,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from resadapt_jax.allocator import AllocatorConfig, init_params
+from resadapt_jax.data.toy_questions import TASKS, question_text
+from resadapt_jax.data.toy_signs import COLOURS
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
-from resadapt_jax.data.toy_world import COLOURS, TASKS, question_text
 from resadapt_jax.models.smolvlm.checkpoint import save_hf
 from resadapt_jax.models.smolvlm.config import SmolVLMConfig, TextConfig, VisionConfig
 from resadapt_jax.models.smolvlm.model import param_shapes

@@ -14,7 +14,7 @@ from resadapt_jax import allocate as command
 from resadapt_jax.allocator import LogisticNormalBounds
 from resadapt_jax.allocator.checkpoint import save_allocator
 from resadapt_jax.errors import UserError
-from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.operators import SizeLimits, scaled_size
 
 QUERY = "Which letter is on the red sign?"

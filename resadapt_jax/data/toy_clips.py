@@ -19,8 +19,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from resadapt_jax.data.toy_questions import PROBLEM_TYPES
 from resadapt_jax.data.toy_source import ToyClips
-from resadapt_jax.data.toy_world import FRAMES_PER_SECOND, PROBLEM_TYPES, ToyWorldConfig
+from resadapt_jax.data.toy_world import FRAMES_PER_SECOND, ToyWorldConfig
 from resadapt_jax.errors import UserError, run_cli
 from resadapt_jax.files import atomic_write, require_writable
 from resadapt_jax.typing import UInt8

@@ -14,8 +14,9 @@ from typing import Any, SupportsIndex
 import numpy as np
 import tensorflow_datasets as tfds
 
+from resadapt_jax.data.toy_questions import PROBLEM_TYPES
 from resadapt_jax.data.toy_source import ToyClips
-from resadapt_jax.data.toy_world import PROBLEM_TYPES, ToyWorldConfig
+from resadapt_jax.data.toy_world import ToyWorldConfig
 
 
 class ToyWorldBuilderConfig(tfds.core.BuilderConfig):

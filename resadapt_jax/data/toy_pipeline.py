@@ -15,9 +15,10 @@ from resadapt_jax.data.batches import (
     pair_seconds,
 )
 from resadapt_jax.data.canvas import segment_ids
+from resadapt_jax.data.toy_questions import PROBLEM_TYPES, question_texts
 from resadapt_jax.data.toy_source import ToyDialogues
-from resadapt_jax.data.toy_world import PROBLEM_TYPES, ToyWorldConfig, question_texts
-from resadapt_jax.models.convention import Convention, milliseconds
+from resadapt_jax.data.toy_world import ToyWorldConfig
+from resadapt_jax.models.position_convention import Convention, milliseconds
 from resadapt_jax.models.prompt_builder import CompactPrompt, Shown, Turn, build_chat
 from resadapt_jax.models.tokenizer import encode_query
 from resadapt_jax.typing import Float

@@ -8,21 +8,9 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from resadapt_jax.data.toy_world import (
-    COLOURS,
-    DIGITS,
-    LETTERS,
-    MARKS,
-    Question,
-    Sign,
-    ToyWorldConfig,
-    clip_rng,
-    draw_question,
-    draw_questions,
-    draw_signs,
-    frame_times,
-    render,
-)
+from resadapt_jax.data.toy_questions import Question, draw_question, draw_questions
+from resadapt_jax.data.toy_signs import COLOURS, DIGITS, LETTERS, MARKS, Sign
+from resadapt_jax.data.toy_world import ToyWorldConfig, clip_rng, draw_signs, frame_times, render
 
 
 def _evidence_mask(question: Question, config: ToyWorldConfig) -> np.ndarray:

@@ -7,13 +7,9 @@ world's own sentences, so each of its words, timestamps and numbers is a single 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from resadapt_jax.data.toy_world import (
-    DEFAULT_WORLD,
-    DIGITS,
-    LETTERS,
-    ToyWorldConfig,
-    question_texts,
-)
+from resadapt_jax.data.toy_questions import question_texts
+from resadapt_jax.data.toy_signs import DIGITS, LETTERS
+from resadapt_jax.data.toy_world import DEFAULT_WORLD, ToyWorldConfig
 from resadapt_jax.models.prompt_builder import seconds_text
 
 SPECIAL_TOKENS = (

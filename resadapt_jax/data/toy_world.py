@@ -25,40 +25,16 @@ in it, and a question with two pieces of evidence:
 Everything is a function of ``(config.seed, index)``: the same pair gives the same clip anywhere.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
 
 import numpy as np
 
-from resadapt_jax.data.toy_glyphs import CLOCK_GLYPHS, GLYPHS
-
-COLOURS = {
-    "red": (228, 38, 38),
-    "green": (36, 196, 60),
-    "blue": (44, 76, 236),
-    "yellow": (236, 214, 36),
-    "purple": (172, 44, 214),
-    "cyan": (36, 212, 216),
-}
-LETTERS = "ABCDEFGH"
-DIGITS = "123456789"
-MARKS = "+x"
-TASKS = ("which", "how_many", "when")  # of the default world
-PROBLEM_TYPES = {
-    "which": "multiple choice",
-    "how_many": "numerical",
-    "when": "temporal grounding",
-    "both": "exact match",
-}
-"""How an answer to a question of a task is graded (`rewards.TaskType`)."""
+from resadapt_jax.data.toy_questions import PROBLEM_TYPES, TASKS
+from resadapt_jax.data.toy_signs import COLOURS, DIGITS, LETTERS, MARKS, SIGN, Sign, paint_sign
 
 CLOCK_SECONDS = 12  # a clip lies within the first so many seconds, a longer one has a longer clock
 LONGEST_CLOCK = 100  # two digits
 FRAMES_PER_SECOND = 2.0
-BORDER = 5
-PANEL = 18
-SIGN = PANEL + 2 * BORDER  # 28 pixels
 # Signs hang on a grid, give or take a pixel, so that few clips teach a tiny model to read.
 GRID = 14
 
@@ -137,39 +113,6 @@ HARD_WORLD = ToyWorldConfig(
 """Longer clips, shorter evidence, two pieces of it, a picture: what separates methods better."""
 
 
-@dataclass(frozen=True)
-class Sign:
-    """One sign: it went up at second ``clock``, and in its ``i``-th pair it shows ``marks[i]``.
-
-    On a still picture (``still``) nothing goes up, whatever is printed.
-    """
-
-    colour: str
-    first_pair: int
-    clock: int
-    letter: str
-    points: str
-    marks: str
-    top: int
-    left: int
-    still: bool = False
-
-    @property
-    def pairs(self) -> range:
-        return range(self.first_pair, self.first_pair + len(self.marks))
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question, its reference answer, and the pairs that show it (for plots and oracles)."""
-
-    task: str
-    text: str
-    answer: str
-    reply: str  # what a backbone is taught to say: it names the sign, then answers
-    evidence: tuple[int, ...]
-
-
 def clip_rng(config: ToyWorldConfig, index: int) -> np.random.Generator:
     """The random stream of clip ``index``."""
     return np.random.default_rng(np.random.SeedSequence([config.seed, index]))
@@ -223,94 +166,6 @@ def _draw_sign(
     )
 
 
-def question_text(task: str, *colours: str) -> str:
-    """How the embedded world words a task about the sign of a colour, ``both`` about two."""
-    match task, colours:
-        case "which", (colour,):
-            return f"Which letter is on the {colour} sign?"
-        case "how_many", (colour,):
-            return f"How many points is the {colour} sign worth?"
-        case "when", (colour,):
-            return f"When did the {colour} sign go up?"
-        case "both", (first, second):
-            return f"Which letters are on the {first} and the {second} sign?"
-    raise ValueError(
-        f"unknown task {task!r} about {len(colours)} signs; the embedded world has "
-        f"{', '.join(PROBLEM_TYPES)}"
-    )
-
-
-def question_texts(tasks: Sequence[str]) -> list[str]:
-    """Every question that tasks may lead to."""
-    return [
-        question_text(task, *colours)
-        for task in tasks
-        for colours in permutations(COLOURS, 2 if task == "both" else 1)
-    ]
-
-
-def ask(task: str, sign: Sign) -> Question:
-    """The question of a task about one sign; the answer to ``when`` is its first pair."""
-    answers = {
-        "which": sign.letter,
-        "how_many": sign.points,
-        "when": f"{sign.clock:.1f} to {sign.clock + 1:.1f}",
-    }
-    answer = answers[task]
-    return Question(
-        task=task,
-        text=question_text(task, sign.colour),
-        answer=answer,
-        reply=f" {sign.colour} {answer}",
-        evidence=tuple(sign.pairs),
-    )
-
-
-def ask_both(first: Sign, second: Sign) -> Question:
-    """The question with two pieces of evidence."""
-    answer = f"{first.colour} {first.letter} {second.colour} {second.letter}"
-    return Question(
-        task="both",
-        text=question_text("both", first.colour, second.colour),
-        answer=answer,
-        reply=f" {answer}",
-        evidence=(*first.pairs, *second.pairs),
-    )
-
-
-def possible_questions(signs: Sequence[Sign], tasks: Sequence[str] = TASKS) -> list[Question]:
-    """Every question of these tasks that the signs answer."""
-    of_one = [
-        ask(task, sign)
-        for sign in signs
-        for task in tasks
-        if task != "both" and not (task == "when" and sign.still)
-    ]
-    return of_one + [ask_both(*two) for two in permutations(signs, 2) if "both" in tasks]
-
-
-def draw_questions(
-    rng: np.random.Generator, signs: Sequence[Sign], count: int, tasks: Sequence[str] = TASKS
-) -> list[Question]:
-    """Different questions, as far as there are; each time a task is drawn first, then a sign."""
-    left = possible_questions(signs, tasks)
-    drawn: list[Question] = []
-    while left and len(drawn) < count:
-        possible = sorted({question.task for question in left})
-        task = possible[rng.integers(len(possible))]
-        eligible = [question for question in left if question.task == task]
-        drawn.append(eligible[rng.integers(len(eligible))])
-        left.remove(drawn[-1])
-    return drawn
-
-
-def draw_question(
-    rng: np.random.Generator, signs: Sequence[Sign], tasks: Sequence[str] = TASKS
-) -> Question:
-    """One question, each task and each sign equally likely."""
-    return draw_questions(rng, signs, 1, tasks)[0]
-
-
 def _smooth_interpolation(size: int, knots: int) -> np.ndarray:
     """``[size, knots]`` cyclic linear interpolation, so that a rolled texture has no seam."""
     position = np.arange(size) * knots / size
@@ -331,18 +186,6 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
         )
     tint = rng.uniform(-12, 12, 3).astype(np.float32)
     return (125.0 + grey[..., None] + tint).astype(np.uint8)
-
-
-def _paint_sign(canvas: np.ndarray, sign: Sign, pair: int, shake: np.ndarray) -> None:
-    """Draws a sign as it is in its ``pair``-th pair, about its place on the grid."""
-    top, left = np.clip(np.array([sign.top, sign.left]) + shake, 0, canvas.shape[0] - SIGN)
-    patch = canvas[top : top + SIGN, left : left + SIGN]
-    patch[:] = COLOURS[sign.colour]
-    patch[BORDER:-BORDER, BORDER:-BORDER] = 236
-    for glyph, row, col in ((sign.letter, 6, 7), (sign.points, 6, 16), (sign.marks[pair], 15, 7)):
-        patch[row : row + 7, col : col + 5][GLYPHS[glyph]] = 16
-    for digit, col in zip(f"{sign.clock:02d}", (15, 19), strict=True):
-        patch[16:21, col : col + 3][CLOCK_GLYPHS[digit]] = 16
 
 
 def _draw_box(rng: np.random.Generator, size: int) -> tuple[np.ndarray, ...]:
@@ -371,13 +214,13 @@ def render(rng: np.random.Generator, signs: tuple[Sign, ...], config: ToyWorldCo
             video[t, top : top + extent[0], left : left + extent[1]] = colour
         for sign in signs:
             if (pair := config.num_pictures + t // 2) in sign.pairs:
-                _paint_sign(video[t], sign, pair - sign.first_pair, shake[t])
+                paint_sign(video[t], sign, pair - sign.first_pair, shake[t])
         # Values stay within 16..240 before the noise, so uint8 does not wrap.
         video[t] += noise[rng.integers(size) :][:size]
     for sign in signs:
         if sign.still:
             picture = _texture(rng, size)
-            _paint_sign(picture, sign, 0, np.zeros(2, int))
+            paint_sign(picture, sign, 0, np.zeros(2, int))
             picture += noise[rng.integers(size) :][:size]
             frames[2 * sign.first_pair : 2 * sign.first_pair + 2] = picture
     return frames

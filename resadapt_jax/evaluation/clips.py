@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax.data.batches import pad_to
 from resadapt_jax.data.toy_pipeline import build_toy_prompt
-from resadapt_jax.data.toy_world import COLOURS
+from resadapt_jax.data.toy_signs import COLOURS
 from resadapt_jax.generation.prompts import Prompts
-from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.operators import NativeSizes, SizeLimits
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.typing import Bool, Float, Int

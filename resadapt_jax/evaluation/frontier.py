@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resadapt_jax.data.toy_world import DIGITS, LETTERS, PROBLEM_TYPES, ToyWorldConfig
+from resadapt_jax.data.toy_questions import PROBLEM_TYPES
+from resadapt_jax.data.toy_signs import DIGITS, LETTERS
+from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.evaluation.evaluator import Tally
 from resadapt_jax.evaluation.methods import MethodSetting
 

@@ -23,8 +23,8 @@ from resadapt_jax.generation.answer import (
 from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.generation.prompts import Prompts, lay_out
 from resadapt_jax.generation.visual import encode_pairs
-from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.models.prompt_layout import PromptLayout, check_placeholders
 from resadapt_jax.operators import CapacityLadder
 from resadapt_jax.typing import Array, Bool, Float, Int, Params, UInt8

@@ -14,8 +14,9 @@ from resadapt_jax.allocator.feature_cache import FeatureCache
 from resadapt_jax.allocator.smolvlm_encoder import SmolVLMSource
 from resadapt_jax.config import differences, to_json
 from resadapt_jax.data.toy_pipeline import ClipSource, held_out_batches
+from resadapt_jax.data.toy_questions import PROBLEM_TYPES
 from resadapt_jax.data.toy_source import ToyClips
-from resadapt_jax.data.toy_world import FRAMES_PER_SECOND, PROBLEM_TYPES, ToyWorldConfig
+from resadapt_jax.data.toy_world import FRAMES_PER_SECOND, ToyWorldConfig
 from resadapt_jax.errors import UserError
 from resadapt_jax.evaluation.clips import Clips, prompts_showing
 from resadapt_jax.evaluation.evaluator import Evaluation, Tally, evaluate

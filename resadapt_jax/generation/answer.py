@@ -11,10 +11,10 @@ from resadapt_jax.generation.prefill import cache_slots
 from resadapt_jax.generation.prompts import Prompts, lay_out
 from resadapt_jax.generation.stopping import stop_tokens
 from resadapt_jax.generation.visual import check_pairs, encode_pairs
-from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig, family_of
 from resadapt_jax.models.kv_cache import cache_bytes
 from resadapt_jax.models.partition import map_rows
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.models.prompt_layout import PromptLayout, check_placeholders
 from resadapt_jax.models.vision_plan import VisionPlan
 from resadapt_jax.typing import Array, Bool, Float, Int, Key, Num, Params

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig, check_convention
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.models.prompt_layout import PromptLayout, expand_prompt
 from resadapt_jax.typing import Array, Int
 

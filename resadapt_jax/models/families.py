@@ -9,8 +9,8 @@ from jax.typing import DTypeLike
 
 from resadapt_jax.errors import UserError
 from resadapt_jax.models import hf
-from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.partition import PartitionTable
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.models.qwen2_5_vl import checkpoint as qwen2_5_vl_checkpoint
 from resadapt_jax.models.qwen2_5_vl import model as qwen2_5_vl_model
 from resadapt_jax.models.qwen2_5_vl import text as qwen2_5_vl_text

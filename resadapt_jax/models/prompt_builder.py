@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.typing import Int
 
 if TYPE_CHECKING:

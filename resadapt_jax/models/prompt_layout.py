@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.host_or_device import namespace_of, on_host
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.models.vision_plan import check_grids
 from resadapt_jax.typing import Array, Bool, Float, Int
 

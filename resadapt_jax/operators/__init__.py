@@ -1,7 +1,7 @@
 """What a scale does: legal sizes, a token budget kept, grids, and the cost that results."""
 
 from resadapt_jax.operators.budget import FittedScales, fit_budget, fit_clips, require_feasible
-from resadapt_jax.operators.capacity import CapacityLadder
+from resadapt_jax.operators.capacity_ladder import CapacityLadder
 from resadapt_jax.operators.grids import grid_tokens, grids, native_grids, token_counts
 from resadapt_jax.operators.native_sizes import NativeSizes, sizes_from_scales
 from resadapt_jax.operators.retention import cache_retention, layer_retention, retention

@@ -17,8 +17,8 @@ from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.errors import UserError
 from resadapt_jax.losses import AllocatorLossConfig, BackboneLossConfig
 from resadapt_jax.models.compute import Remat
-from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.operators import MAX_SCALE, SizeLimits
 from resadapt_jax.rewards import SUCCESS_THRESHOLD, RewardConfig
 from resadapt_jax.training.loop.run_config import RunConfig

@@ -15,7 +15,7 @@ from resadapt_jax.data.load import LoadedRow
 from resadapt_jax.data.row import Row, RowError, UnknownTask, user_text
 from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.errors import UserError
-from resadapt_jax.models.convention import Convention, milliseconds
+from resadapt_jax.models.position_convention import Convention, milliseconds
 from resadapt_jax.models.prompt_builder import (
     CompactPrompt,
     Shown,

@@ -24,8 +24,8 @@ from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.data.toy_world import ToyWorldConfig
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.visual import encode_pairs
-from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig, family_of
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.models.qwen2_5_vl import config as qwen2_5_vl_config
 from resadapt_jax.models.qwen3_vl import config as qwen3_vl_config
 from resadapt_jax.training.loop.protocols import StepResult

@@ -7,8 +7,8 @@ import optax
 from flax import struct
 
 from resadapt_jax.generation.prompts import Prompts, lay_out
-from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig, family_of
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.models.vision_plan import VisionPlan
 from resadapt_jax.typing import Array, Bool, Float, Int, Params, UInt8
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from resadapt_jax.allocator import Pictures, ScaleRange
 from resadapt_jax.models.compute import Remat, with_compute
-from resadapt_jax.models.convention import Convention
 from resadapt_jax.models.families import ModelConfig
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.operators import NativeSizes, SizeLimits, scaled_size
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.rollout_config import RolloutConfig

@@ -16,7 +16,7 @@ from resadapt_jax.advantages import AdvantageConfig
 from resadapt_jax.config import load_config
 from resadapt_jax.data.toy_world import HARD_WORLD, ToyWorldConfig
 from resadapt_jax.errors import UserError
-from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.training.config import EvaluationConfig
 from resadapt_jax.training.pretrain import PretrainConfig
 

@@ -18,10 +18,12 @@ from resadapt_jax.data.toy_pipeline import (
     held_out_batches,
     question_batches,
 )
+from resadapt_jax.data.toy_questions import TASKS, question_text
+from resadapt_jax.data.toy_signs import COLOURS
 from resadapt_jax.data.toy_source import ToyClips, ToyDialogues
 from resadapt_jax.data.toy_tokenizer import CHAT_TEMPLATE, build_toy_tokenizer
-from resadapt_jax.data.toy_world import COLOURS, TASKS, ToyWorldConfig, question_text
-from resadapt_jax.models.convention import Convention
+from resadapt_jax.data.toy_world import ToyWorldConfig
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.models.prompt_builder import build_prompt
 from resadapt_jax.models.tokenizer import encode_query
 

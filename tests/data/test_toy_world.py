@@ -5,23 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from resadapt_jax.data.toy_glyphs import CLOCK_GLYPHS, GLYPHS
+from resadapt_jax.data.toy_questions import TASKS, ask, possible_questions, question_text
+from resadapt_jax.data.toy_signs import BORDER, CLOCK_GLYPHS, COLOURS, GLYPHS, LETTERS, SIGN, Sign
 from resadapt_jax.data.toy_source import SampledClips, ToyClips, ToyDialogues, pair_labels
 from resadapt_jax.data.toy_world import (
-    BORDER,
     CLOCK_SECONDS,
-    COLOURS,
-    LETTERS,
-    SIGN,
-    TASKS,
-    Sign,
     ToyWorldConfig,
-    ask,
     clip_rng,
     draw_signs,
     frame_times,
-    possible_questions,
-    question_text,
     render,
 )
 

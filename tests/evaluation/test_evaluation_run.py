@@ -14,8 +14,8 @@ from evaluation_parts import LIMITS, WORLD, backbone, clips
 from resadapt_jax.allocator import LogisticNormalBounds, ScaleRange, ThumbnailConfig
 from resadapt_jax.allocator.checkpoint import save_allocator
 from resadapt_jax.config import to_json
+from resadapt_jax.data.toy_questions import question_text
 from resadapt_jax.data.toy_source import ToyClips
-from resadapt_jax.data.toy_world import question_text
 from resadapt_jax.errors import UserError, run_cli
 from resadapt_jax.evaluation import run
 from resadapt_jax.evaluation.clips import other_colour

@@ -9,7 +9,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.models.prompt_builder import (
     Shown,
     Turn,

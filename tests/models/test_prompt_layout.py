@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.models.prompt_layout import expand_prompt
 
 PAD, TEXT = 99, 7
@@ -39,7 +39,7 @@ def reference(parts, seconds, tokens_per_second):
 
 
 def stated(parts, seconds, tokens_per_second, convention, native=None):
-    """Positions by the other conventions' rules, as `convention.Convention` words them.
+    """Positions by the other conventions' rules, as `position_convention.Convention` words them.
 
     Adjacent grids are pairs of one video where the convention shares an anchor.
     """

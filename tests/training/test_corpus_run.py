@@ -17,13 +17,13 @@ from resadapt_jax.data.shapes import BatchShape
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.losses import BackboneLossConfig
-from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
 from resadapt_jax.training.corpus_prompts import RowEncoder
 from resadapt_jax.training.grading import Grades
-from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.metric_log import read_metrics
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.open_data import open_data

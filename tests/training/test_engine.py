@@ -13,14 +13,14 @@ from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.generation.backbone import Backbone
-from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.models.qwen2_5_vl.model import init_params
 from resadapt_jax.training.checks import check_engine
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
 from resadapt_jax.training.engine import EngineAnswer
 from resadapt_jax.training.engine_rollout import answer_by_engine, make_requests, pack_answers
-from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.metric_log import read_metrics
 from resadapt_jax.training.mesh import MeshConfig, batch_sharding, build_mesh, put_batch
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.prompt_batch import PromptBatch

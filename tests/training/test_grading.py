@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from resadapt_jax.data.toy_world import PROBLEM_TYPES, TASKS
+from resadapt_jax.data.toy_questions import PROBLEM_TYPES, TASKS
 from resadapt_jax.errors import UserError
 from resadapt_jax.rewards import RewardConfig
 from resadapt_jax.training.grading import grade, read_texts, reward_per_kind

@@ -12,7 +12,7 @@ from resadapt_jax.allocator.policy import Beta
 from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.generation.answer import DecodingConfig
-from resadapt_jax.models.convention import Convention
+from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.operators import SizeLimits
 from resadapt_jax.training.backbone_step import answer_all, score_all
 from resadapt_jax.training.prompt_batch import PromptBatch

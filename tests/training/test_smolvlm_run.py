@@ -26,7 +26,7 @@ from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.training import recipe
 from resadapt_jax.training.config import EvaluationConfig, TrainConfig
-from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.metric_log import read_metrics
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
 from resadapt_jax.training.recipe import train

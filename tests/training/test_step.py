@@ -37,7 +37,7 @@ from resadapt_jax.training.checks import (
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig, resolve
 from resadapt_jax.training.encoder import encode_batch, open_encoder
 from resadapt_jax.training.grading import grade
-from resadapt_jax.training.loop.metrics import CompileCounter
+from resadapt_jax.training.loop.metric_log import CompileCounter
 from resadapt_jax.training.mesh import MeshConfig, build_mesh, put_batch, require_own_prompts
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.prompt_batch import PromptBatch

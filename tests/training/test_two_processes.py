@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
-from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.metric_log import read_metrics
 from tests.evaluation.evaluation_parts import backbone
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import jax
 
 from resadapt_jax.config import to_json
 from resadapt_jax.errors import UserError
-from resadapt_jax.training.loop.metrics import CompileCounter, MetricLogger
+from resadapt_jax.training.loop.metric_log import CompileCounter, MetricLogger
 from resadapt_jax.training.loop.progress import Progress
 from resadapt_jax.training.loop.protocols import StepResult
 from resadapt_jax.training.loop.resume import save_batch

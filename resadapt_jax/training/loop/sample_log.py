@@ -8,7 +8,7 @@ import jax
 
 from resadapt_jax.files import atomic_write
 from resadapt_jax.report.samples import Sample, page, to_record
-from resadapt_jax.training.loop.metrics import drop_records_after
+from resadapt_jax.training.loop.metric_log import drop_records_after
 
 
 class SampleLog:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from resadapt_jax.files import atomic_write
-from resadapt_jax.training.loop.metrics import drop_records_after, read_metrics
+from resadapt_jax.training.loop.metric_log import drop_records_after, read_metrics
 
 
 def rows_with(records: Mapping[str, np.ndarray], reason: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resadapt_jax.training.loop.checkpoint import Checkpoints
-from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.metric_log import read_metrics
 from resadapt_jax.training.loop.protocols import StepResult
 from resadapt_jax.training.loop.run import run
 

@@ -16,7 +16,7 @@ import pytest
 
 from resadapt_jax.config import from_json
 from resadapt_jax.errors import UserError
-from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.metric_log import read_metrics
 from resadapt_jax.training.loop.protocols import StepResult
 from resadapt_jax.training.loop.resume import replay
 from resadapt_jax.training.loop.run import check_export_step, run

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from resadapt_jax.report.samples import PICTURE_SIDE, Sample
-from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.metric_log import read_metrics
 from resadapt_jax.training.loop.sample_log import SampleLog
 
 

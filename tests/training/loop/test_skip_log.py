@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from resadapt_jax.training.loop.metrics import read_metrics
+from resadapt_jax.training.loop.metric_log import read_metrics
 from resadapt_jax.training.loop.skip_log import SkipLog, rows_with
 
 DROPPED = [

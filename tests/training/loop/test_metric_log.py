@@ -12,7 +12,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from resadapt_jax.errors import UserError
-from resadapt_jax.training.loop.metrics import CompileCounter, MetricLogger, read_metrics
+from resadapt_jax.training.loop.metric_log import CompileCounter, MetricLogger, read_metrics
 
 
 def board_values(directory):
