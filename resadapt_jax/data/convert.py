@@ -10,10 +10,10 @@ csv file is a table of questions about the clips and pictures of a folder, with 
     media                        a path in the folder; several with | between them; may be empty
     problem_type, data_source, ability, system, index, start, end, min_frames, max_frames
 
-Markers that a question lacks are put before it. Every row is read as training would read it and
-the header of every medium is looked at; with bad rows no parquet is written, unless --drop-bad
-drops them. OUTPUT.dropped.jsonl lists them all with their reasons. Rows are counted from 0, as in
-training; of a text file the line is told too.
+Before a question without a marker come those of all its media. Every row is read as training would
+read it and the header of every medium is looked at; with bad rows no parquet is written, unless
+--drop-bad drops them. OUTPUT.dropped.jsonl lists them all with their reasons. Rows are counted from
+0, as in training; of a text file the line is told too.
 """
 
 import argparse

@@ -258,7 +258,7 @@ def _unknown_tasks(file: str, found: Survey) -> str:
 class _Item(NamedTuple):
     """A row of a batch before anything of it is loaded."""
 
-    record: Mapping[str, Any]
+    row: Row
     corpus: int
     position: int
     shape: int
@@ -286,11 +286,11 @@ class _Items(Sequence):
         corpus = int(schedule.corpus[batch, at])
         row = int(self._positions[corpus][schedule.row[batch, at]])
         try:
-            record = self._sources[corpus][row]
+            parsed = parse_row(self._sources[corpus][row])
         except RowError as error:  # the survey has read it
             file = self._files[corpus]
             raise UserError(f"row {row} of {file} can no longer be read: {error}") from error
-        return _Item(record, corpus, row, int(schedule.shape[batch]))
+        return _Item(parsed, corpus, row, int(schedule.shape[batch]))
 
 
 class _RowLoader(NamedTuple):
@@ -304,8 +304,7 @@ class _RowLoader(NamedTuple):
     loading: Loading
 
     def __call__(self, item: _Item) -> dict[str, Any]:
-        shape = self.shapes[item.shape]
-        row = parse_row(item.record)
+        shape, row = self.shapes[item.shape], item.row
         loaded = load_row(row, shape, self.roots[item.corpus], self.loading)
         try:
             arrays = self._arrays(row, loaded, shape)

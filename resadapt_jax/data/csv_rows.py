@@ -20,7 +20,7 @@ class CsvRows(Sequence):
     """The table's rows, as records of the release's schema.
 
     Raises:
-        UserError: no such file, no text, or a column missing, unknown or there twice.
+        UserError: no such file, no text, a column missing, unknown or there twice, or no row.
     """
 
     def __init__(self, path: str):
@@ -34,6 +34,8 @@ class CsvRows(Sequence):
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"not a csv file in UTF-8: {path} ({error})") from error
         _check_header(path, columns)
+        if not self._lines:
+            raise UserError(f"{path} has no row")
 
     def __len__(self) -> int:
         return len(self._lines)

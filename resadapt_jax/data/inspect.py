@@ -125,17 +125,18 @@ def inspect_rows(
         tasks.setdefault(task, Counter())[modality(parse_row(rows[position]))] += 1
     chosen = np.linspace(0, len(found.positions) - 1, min(num_decoded, len(found.positions)))
     start = time.perf_counter()
-    loaded = [
-        (at, _load(rows, root, row_filter, found, at)[1]) for at in np.round(chosen).astype(int)
+    skipped = [  # of a row's frames nothing is kept
+        (int(found.positions[at]), _load(rows, root, row_filter, found, at)[1].skipped)
+        for at in np.round(chosen).astype(int)
     ]
     return Inspection(
         name=name,
         row_filter=row_filter,
         survey=found,
         tasks=tuple(sorted(tasks.items(), key=lambda item: -item[1].total())),
-        decoded=len(loaded),
+        decoded=len(skipped),
         seconds=time.perf_counter() - start,
-        skipped=tuple((int(found.positions[at]), row.skipped) for at, row in loaded if row.skipped),
+        skipped=tuple((position, reason) for position, reason in skipped if reason),
         samples=tuple(
             _sample(rows, root, row_filter, found, at)
             for at in range(min(num_samples, len(found.positions)))

@@ -177,7 +177,7 @@ def _fit(
 ) -> UInt8[np.ndarray, "F height2 width2 3"]:
     """Shrinks frames that are larger than their header said, and than the canvas."""
     height, width = frames.shape[1:3]
-    size = native_size(height, width, loading.limits, (shape.height, shape.width))
-    if size == (height, width):
+    if height <= shape.height and width <= shape.width:
         return frames
+    size = native_size(height, width, loading.limits, (shape.height, shape.width))
     return np.stack([resize(frame, size) for frame in frames])

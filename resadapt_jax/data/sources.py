@@ -174,19 +174,26 @@ class JsonRows(Sequence):
 
     def __getitem__(self, position: SupportsIndex) -> Mapping[str, Any]:
         number, start, end = self._places[range(len(self))[position]].tolist()
-        if self._file is None:
-            self._file = os.open(self._path, os.O_RDONLY)
-        return _record(os.pread(self._file, end - start, start), f"line {number}")
+        try:
+            if self._file is None:
+                self._file = os.open(self._path, os.O_RDONLY)
+            line = os.pread(self._file, end - start, start)
+        except OSError as error:
+            raise RowError("unreadable row", f"line {number}: {error.strerror}") from error
+        return _record(line, f"line {number}")
 
 
 def _line_places(path: str) -> np.ndarray:
     """Number, start and end of every line that is not blank, int64 [rows, 3]."""
     places, start = array("q"), 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                places.extend((number, start, start + len(line)))
-            start += len(line)
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    places.extend((number, start, start + len(line)))
+                start += len(line)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     return np.frombuffer(places, np.int64).reshape(-1, 3)
 
 

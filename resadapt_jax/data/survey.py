@@ -5,6 +5,7 @@ Rows that cannot be used are counted with the reason, and the reason of the firs
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.files import atomic_write
 from resadapt_jax.operators.sizes import SizeLimits
 from resadapt_jax.typing import Float, Int
+
+_log = logging.getLogger(__name__)
 
 CountTokens = Callable[[Row, Sequence[Float[np.ndarray, " K"]]], tuple[int, int]]
 """Tokens of a row's prompt and of its query, given the seconds of each medium's pairs.
@@ -173,7 +176,8 @@ def cached_survey(
 ) -> Survey:
     """The survey that ``make`` makes, kept in a folder until the corpus or the rules change.
 
-    Media that come, go or change afterwards are not noticed: then delete the folder.
+    Media that come, go or change afterwards are not noticed: then delete the folder. A survey that
+    cannot be written is not kept, which is said.
 
     Args:
         path: the corpus.
@@ -186,7 +190,10 @@ def cached_survey(
         return _from_json(json.loads(file.read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         made = make()
-    atomic_write(file, json.dumps(_to_json(made)))
+    try:
+        atomic_write(file, json.dumps(_to_json(made)))
+    except OSError as error:
+        _log.warning("the survey is not kept in %s: %s", folder, error.strerror)
     return made
 
 

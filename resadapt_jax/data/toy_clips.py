@@ -28,7 +28,7 @@ from resadapt_jax.typing import UInt8
 
 _PICTURE_EVERY = 5
 _RATE = Fraction(FRAMES_PER_SECOND)
-# Strokes are one pixel wide: nothing may be lost.
+# Strokes are one pixel wide: none may be lost.
 _LOSSLESS = {"crf": "0", "preset": "veryfast"}
 
 
@@ -38,7 +38,12 @@ def write_clips(
     """Writes ``count`` clips from ``first`` on into a folder; returns the table of questions.
 
     Questions about times are left to the embedded world: its clips begin anywhere on a clock.
+
+    Raises:
+        ValueError: it asks about nothing else.
     """
+    if set(world.tasks) <= {"when"}:
+        raise ValueError("the world asks about times alone")
     rows, index = [], first
     with tqdm(total=count, desc="writing clips", unit=" clips") as bar:
         while len(rows) < count:
@@ -75,7 +80,10 @@ def write_picture(path: Path, pixels: UInt8[np.ndarray, "height width 3"]) -> No
 
 
 def write_video(path: Path, frames: UInt8[np.ndarray, "F height width 3"]) -> None:
-    """Writes H.264 that loses nothing, at the world's frames per second."""
+    """Writes H.264 of full colour resolution, at the world's frames per second.
+
+    Nothing is lost but by rounding to the 220 levels of a video's brightness.
+    """
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=_RATE, options=_LOSSLESS)
@@ -99,6 +107,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.count < 1:
         raise UserError(f"--count must be at least 1, got {args.count}")
+    if args.seed < 0:
+        raise UserError(f"--seed must not be negative, got {args.seed}")
     return args
 
 

@@ -61,6 +61,8 @@ class ToyWorldConfig:
     """Seconds within which a clip lies, if it is not longer itself."""
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
         if self.num_pictures < 0 or not 1 <= self.num_signs <= self.video_pairs:
             raise ValueError(
                 f"{self.num_signs} signs and {self.num_pictures} pictures do not fit in "

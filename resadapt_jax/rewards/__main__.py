@@ -8,6 +8,7 @@ import json
 import math
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -85,21 +86,33 @@ def main() -> None:
         print(f"wrote {arguments.json}")
 
 
-def summarise(scores: list[Score], threshold: float) -> dict[str, dict[str, float]]:
-    """Of each task type, and of all: count, share of successes, means of the scores' parts."""
+def summarise(scores: list[Score], threshold: float) -> dict[str, dict[str, float | None]]:
+    """Of each task type, and of all: counts, share of successes, means of the scores' parts.
+
+    Answers that grading gave up on are counted, as ``ungraded``, and in no mean but format's.
+    """
     groups: dict[str, list[Score]] = defaultdict(list)
     for one in scores:
         groups[one.task.value].append(one)
+    return {name: _means(group, threshold) for name, group in {**groups, "all": scores}.items()}
+
+
+def _means(group: list[Score], threshold: float) -> dict[str, float | None]:
+    graded = [one for one in group if one.decided]
     return {
-        name: {
-            "count": len(group),
-            "accuracy": sum(one.accuracy for one in group) / len(group),
-            "format": sum(one.format for one in group) / len(group),
-            "total": sum(one.total for one in group) / len(group),
-            "success": sum(is_success(one.accuracy, threshold) for one in group) / len(group),
-        }
-        for name, group in {**groups, "all": scores}.items()
+        "count": len(group),
+        "ungraded": len(group) - len(graded),
+        "accuracy": _mean(one.accuracy for one in graded),
+        "format": _mean(one.format for one in group),
+        "total": _mean(one.total for one in graded),
+        "success": _mean(is_success(one.accuracy, threshold) for one in graded),
     }
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    """None of nothing."""
+    values = list(values)
+    return sum(values) / len(values) if values else None
 
 
 def format_rows(rows: list[AnswerRow], scores: list[Score]) -> str:
@@ -109,9 +122,9 @@ def format_rows(rows: list[AnswerRow], scores: list[Score]) -> str:
         (
             row.place.split()[1],
             one.task.value,
-            f"{one.accuracy:.3f}",
+            f"{one.accuracy:.3f}" if one.decided else "-",
             f"{one.format:+.0f}" if one.format else "0",
-            f"{one.total:.3f}",
+            f"{one.total:.3f}" if one.decided else "-",
             brief(one.extracted, 24),
             brief(row.truth, 24),
             one.reason + "".join(f"; {name} {part:.3g}" for name, part in one.parts.items()),
@@ -121,18 +134,21 @@ def format_rows(rows: list[AnswerRow], scores: list[Score]) -> str:
     return _table([header, *lines], numbers={0, 2, 3, 4})
 
 
-def format_summary(summary: dict[str, dict[str, float]]) -> str:
-    header = ("task", "count", "accuracy", "format", "total", "success")
+def format_summary(summary: dict[str, dict[str, float | None]]) -> str:
+    formats = {"accuracy": ".3f", "format": ".3f", "total": ".3f", "success": ".1%"}
     lines = [
         (
             name,
-            str(mean["count"]),
-            *(f"{mean[part]:.3f}" for part in ("accuracy", "format", "total")),
-            f"{mean['success']:.1%}",
+            str(means["count"]),
+            str(means["ungraded"]),
+            *(
+                "-" if means[part] is None else format(means[part], how)
+                for part, how in formats.items()
+            ),
         )
-        for name, mean in summary.items()
+        for name, means in summary.items()
     ]
-    return _table([header, *lines], numbers={1, 2, 3, 4, 5})
+    return _table([("task", "count", "ungraded", *formats), *lines], numbers={1, 2, 3, 4, 5, 6})
 
 
 def _check(path: Path, rows: list[AnswerRow], config: RewardConfig) -> None:

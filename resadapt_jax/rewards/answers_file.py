@@ -84,8 +84,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
             records = (record for batch in batches for record in batch)
             for number, record in enumerate(records):
                 yield f"row {number}", record
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is no Parquet file: {error}") from error
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as Parquet: {error}") from error
 
 
 def _row(

@@ -1,6 +1,7 @@
 """Where gradings differ, and what is rewarded beside a right answer."""
 
 import dataclasses
+import math
 from typing import Literal, get_type_hints
 
 from resadapt_jax.errors import UserError
@@ -63,10 +64,13 @@ class RewardConfig:
         for name, hint in get_type_hints(type(self)).items():
             if hint == Form and getattr(self, name) not in ("paper", "released"):
                 raise ValueError(f"{name} must be paper or released, got {getattr(self, name)!r}")
+        for name in ("format_weight", "malformed", "maths_seconds"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
         for name in ("format_weight", "overlong_buffer", "num_workers"):
-            if not getattr(self, name) >= 0:
+            if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not self.maths_seconds > 0:
+        if self.maths_seconds <= 0:
             raise ValueError(f"maths_seconds must be positive, got {self.maths_seconds}")
         if self.default_task:
             TaskType(self.default_task)

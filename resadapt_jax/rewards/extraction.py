@@ -14,7 +14,7 @@ _THINK, _THINK_END = "<think>", "</think>"
 _ANSWER, _ANSWER_END = "<answer>", "</answer>"
 _BOX = "\\boxed{"
 _CUE = re.compile(
-    r"(?:\banswers?[ \t]{0,4}(?:is|are|[:：])|答案[ \t]{0,4}(?:是|为|[:：]))[ \t]{0,4}[:：]?",
+    r"(?:\banswers?[ \t]{0,4}(?:(?:is|are)\b|[:：])|答案[ \t]{0,4}(?:是|为|[:：]))[ \t]{0,4}[:：]?",
     re.IGNORECASE,
 )
 _FENCE = re.compile(r"^[ \t]{0,8}```[^\n]*$", re.MULTILINE)

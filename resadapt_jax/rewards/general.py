@@ -3,7 +3,7 @@
 import re
 
 from resadapt_jax.rewards.mathematics import compare_expressions, refusal, to_latex
-from resadapt_jax.rewards.multiple_choice import multiple_choice, option_letter
+from resadapt_jax.rewards.multiple_choice import multiple_choice, parse_option
 from resadapt_jax.rewards.numeric import close, parse_number
 from resadapt_jax.rewards.quantity import parse_quantity, same_quantity
 from resadapt_jax.rewards.results import Grade
@@ -32,10 +32,10 @@ def exact_match(answer: str, truth: str) -> Grade:
 def general(answer: str, truth: str, seconds: float = 1.0) -> Grade:
     """1 if ``answer`` and ``truth`` agree by the first of these that applies to ``truth``, else 0.
 
-    The same text, or of options the same letter; yes or no, by the first word; quantities with
-    |answer - truth| ≤ max(1e-4, 1e-3·|truth|) and units that agree; lists, element by element, in
-    any order unless in round or square brackets; equivalent expressions, as in `mathematics`.
-    Dates, scores and clock times are text.
+    The same text, or of options the same letter, and the same words if both have any; yes or no, by
+    the first word; quantities with |answer - truth| ≤ max(1e-4, 1e-3·|truth|) and units that agree;
+    lists, element by element, in any order unless in round or square brackets; equivalent
+    expressions, as in `mathematics`. Dates, scores and clock times are text.
 
     Args:
       seconds: CPU time that the checker of expressions may take.
@@ -74,8 +74,12 @@ def _as_yes_no(answer: str, truth: str) -> bool | None:
 
 
 def _as_option(answer: str, truth: str) -> bool | None:
-    expected = option_letter(truth)
-    return None if expected is None else multiple_choice(answer, expected).accuracy == 1.0
+    given, expected = parse_option(answer), parse_option(truth)
+    if expected is None:
+        return None
+    if given is not None:
+        return given.same(expected)
+    return multiple_choice(answer, expected.letter).accuracy == 1.0
 
 
 def _as_quantity(answer: str, truth: str) -> bool | None:

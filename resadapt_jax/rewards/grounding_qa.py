@@ -4,7 +4,7 @@ import json
 import re
 
 from resadapt_jax.rewards.extraction import extract_answer
-from resadapt_jax.rewards.multiple_choice import option_letter
+from resadapt_jax.rewards.multiple_choice import parse_option
 from resadapt_jax.rewards.quantity import parse_quantity, same_quantity
 from resadapt_jax.rewards.results import Grade
 from resadapt_jax.rewards.same_text import same_text
@@ -61,9 +61,9 @@ def split_grounded(text: str) -> tuple[str, str]:
 
 def _same_answer(given: str, expected: str) -> bool:
     """Whether two short answers are the same text, the same number or name the same option."""
-    letters = option_letter(given), option_letter(expected)
-    if None not in letters:
-        return letters[0] == letters[1]
+    options = parse_option(given), parse_option(expected)
+    if None not in options:
+        return options[0].same(options[1])
     numbers = parse_quantity(given), parse_quantity(expected)
     if None not in numbers:
         return same_quantity(*numbers, relative=0.0, absolute=0.0)

@@ -1,7 +1,7 @@
 """Multiple choice: which options did the answer name."""
 
 import re
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from resadapt_jax.rewards.results import Grade
 from resadapt_jax.rewards.same_text import same_text
@@ -15,7 +15,7 @@ _PRONOUN = re.compile(
 )
 _ARTICLE = re.compile(r"A (?!and\b|or\b)[a-z]")
 
-_OPTION = re.compile(r"[(\[]?([A-Z])(?:[)\].:].*)?", re.DOTALL)
+_OPTION = re.compile(r"[(\[]?([A-Z])(?:[)\].:](.*))?", re.DOTALL)
 _SMALL_OPTION = re.compile(r"(?:[Oo]ption )?[(\[]?([a-z])[)\].:*]*")
 # "ACD"; what has a letter twice or does not rise is a word or a code.
 _RUN = re.compile("(?=[A-Z]{2})A?B?C?D?E?F?G?H?I?J?K?L?M?N?O?P?Q?R?S?T?U?V?W?X?Y?Z?[.]?")
@@ -53,10 +53,22 @@ def multiple_choice(answer: str, truth: str, form: Literal["paper", "released"] 
     return Grade(accuracy=accuracy, reason=reason, extracted=", ".join(sorted(named)))
 
 
-def option_letter(text: str) -> str | None:
-    """The letter of a text that is an option: "B", "(B)", "B. the red sign"; None of any other."""
+class Option(NamedTuple):
+    """A letter, and what the option says; empty where that is not there."""
+
+    letter: str
+    words: str
+
+    def same(self, other: "Option") -> bool:
+        """Whether letters agree, and words where both have any: "J. Bond" is not "J. Smith"."""
+        said = self.words and other.words
+        return self.letter == other.letter and (not said or same_text(self.words, other.words))
+
+
+def parse_option(text: str) -> Option | None:
+    """A text that is an option: "B", "(B)", "B. the red sign"; None of any other."""
     found = _OPTION.fullmatch(unwrap_latex(plain(text)))
-    return found and found[1]
+    return found and Option(found[1], (found[2] or "").strip())
 
 
 def _letters(text: str, form: Literal["paper", "released"]) -> set[str]:

@@ -116,6 +116,12 @@ def bad_csv(folder):
     return str(folder / "q.csv")
 
 
+def test_a_table_of_nothing_is_refused(folder):
+    (folder / "q.csv").write_text("question,answer\n")
+    with pytest.raises(UserError, match="q.csv has no row"):
+        main([str(folder / "q.csv"), str(folder / "rows.parquet")])
+
+
 def test_bad_rows_are_listed_with_their_lines_and_nothing_is_written(folder, capsys):
     out = folder / "q.parquet"
     with pytest.raises(UserError) as caught:

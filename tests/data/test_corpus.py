@@ -183,15 +183,18 @@ def test_every_row_says_where_it_is_from(folder):
     ]
 
 
-def test_a_row_that_was_read_before_training_and_no_longer_is_ends_the_run(folder, tmp_path):
+@pytest.mark.parametrize(("now", "reason"), [("{nope", "is not JSON"), ('{"prompt": 1}', "prompt")])
+def test_a_row_that_was_read_before_training_and_no_longer_is_ends_the_run(
+    folder, tmp_path, now, reason
+):
     path = tmp_path / "rows.jsonl"
     write_rows(path, ["0.png"], "image")
     corpus = opened(tmp_path, ("rows.jsonl",), media_root=str(folder), num_batches=1)
     # Overwritten in place, before the row is read again.
     with open(path, "r+") as file:
-        file.write("{nope")
+        file.write(now.ljust(path.stat().st_size - 1))
     batches = opened_again(corpus)
-    with pytest.raises(UserError, match=f"row 0 of {path} can no longer be read: .* is not JSON"):
+    with pytest.raises(UserError, match=f"row 0 of {path} can no longer be read: .*{reason}"):
         next(batches)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from video_factory import (
 
 from resadapt_jax.data import container, load
 from resadapt_jax.data.frame_sampling import SamplingConfig
+from resadapt_jax.data.frame_size import native_size
 from resadapt_jax.data.frames_cache import FramesCache
 from resadapt_jax.data.load import Loading, load_row
 from resadapt_jax.data.row import Medium, Row
@@ -135,6 +137,21 @@ def test_frames_larger_than_their_header_said_are_shrunk(tmp_path):
     assert row.skipped == ""
     assert (row.source_heights[0], row.source_widths[0]) == (84, 112)
     assert numbers(row)[:4] == [0, 1, 2, 3]
+
+
+def test_frames_of_a_legal_size_keep_it_whatever_their_limits_would_say_of_it(tmp_path):
+    limits = SizeLimits(min_pixels=4 * 28**2, max_pixels=4 * 28**2)
+    size = native_size(20, 29, limits)
+    assert native_size(*size, limits, size) != size
+    pixels = np.zeros((20, 29, 3), np.uint8)
+    row = loaded(
+        tmp_path,
+        picture(tmp_path, "a.png", pixels),
+        shape=BatchShape(2, *size, 16, 16),
+        loading=replace(LOADING, limits=limits),
+    )
+    assert row.skipped == ""
+    assert (row.source_heights[0], row.source_widths[0]) == size
 
 
 def nothing_there(folder):

@@ -1,5 +1,6 @@
 """What rows will need, by their headers, and why some cannot be used."""
 
+import errno
 import json
 import os
 
@@ -228,6 +229,17 @@ def test_a_kept_survey_is_not_made_again(tmp_path):
         file.write_text('{"positions": [')
     again()
     assert len(made) == 5
+
+
+def test_a_survey_that_cannot_be_kept_is_used_all_the_same(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(survey_file, "atomic_write", full)
+    path = corpus(tmp_path)
+    made = survey(open_rows(path), tmp_path, FILTER, count_tokens)
+    assert cached_survey(tmp_path / "cache", path, FILTER, "", lambda: made) is made
+    assert "No space left" in caplog.text
 
 
 def test_no_more_than_a_videos_first_frame_is_decoded(tmp_path, monkeypatch):

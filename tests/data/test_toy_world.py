@@ -210,6 +210,7 @@ def test_a_world_that_cannot_be_is_refused():
     for changes, message in [
         ({"num_signs": 7}, "7 signs and 0 pictures need more than the 6 colours"),
         ({"num_signs": 3, "num_pairs": 4, "num_pictures": 2}, "3 signs and 2 pictures do not fit"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
         ({"longest_sign": 3}, "longest_sign must be 1 or 2"),
         ({"tasks": ("which", "why")}, "tasks must be among"),
         ({"tasks": ("both",), "num_signs": 1}, "needs two"),

@@ -47,6 +47,7 @@ from resadapt_jax.rewards import extract_answer, extract_passage
         # the last cue
         ("The answer is B", "B"),
         ("the answer is: C.", "C."),
+        ("The answer isn't obvious.\nB", "B"),
         ("Answer: 5\nI am sure", "5"),
         ("Answer：5", "5"),
         ("First answer is A\nFinal Answer is B\nbye", "B"),

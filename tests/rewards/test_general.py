@@ -23,6 +23,8 @@ from resadapt_jax.rewards import RewardConfig, exact_match, general, score
         ("(B)", "B. the red sign", 1, "an option by its letter"),
         ("B. the red sign", "B", 1, "an option with what it says"),
         ("option B", "B", 1, "an option after a word"),
+        ("(B) The red sign", "B. the red sign", 1, "an option's letter and words"),
+        ("J. Smith", "J. K. Rowling", 0, "an initial is no option"),
         ("A", "B", 0, "another option"),
         ("A or B", "B", 0, "hedging"),
         ("7", "7.0", 1, "a number"),

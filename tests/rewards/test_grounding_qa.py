@@ -32,6 +32,7 @@ IN_JSON = '{"answer": "B", "interval": [[3.0, 7.0]]}'
         ("3 m [1m3s, 1m7s]", "3 m <> [63, 67]", 1, 1.0, "a unit in the answer"),
         ("B [3, 7]", "B [3, 7]", 1, 1.0, "a truth without a mark"),
         ("7 <> [3, 7]", "7.0 <> [3, 7]", 1, 1.0, "a number written otherwise"),
+        ("E. coli <> [3, 7]", "E. faecalis <> [3, 7]", 0, 1.0, "an initial is no option"),
         ("7.01 <> [3, 7]", "7 <> [3, 7]", 0, 1.0, "another number"),
         ("", TRUTH, 0, 0.0, "nothing"),
         ("<>", TRUTH, 0, 0.0, "only the mark"),

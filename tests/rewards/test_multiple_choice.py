@@ -4,7 +4,7 @@ import pytest
 from reward_tables import HOSTILE, rows
 
 from resadapt_jax.rewards import multiple_choice
-from resadapt_jax.rewards.multiple_choice import option_letter
+from resadapt_jax.rewards.multiple_choice import Option, parse_option
 
 
 # F1 = 2·common/(named + expected), worked out beside the rows that are not 0 or 1; the third score
@@ -127,18 +127,18 @@ def test_nothing_makes_it_raise(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "letter"),
+    ("text", "option"),
     [
-        ("B", "B"),
-        ("(B)", "B"),
-        ("B.", "B"),
-        ("B: red", "B"),
-        ("$\\text{B}$", "B"),
+        ("B", Option("B", "")),
+        ("(B)", Option("B", "")),
+        ("B.", Option("B", "")),
+        ("B: red", Option("B", "red")),
+        ("$\\text{B}$", Option("B", "")),
         ("Red", None),
         ("A dog", None),
         ("b", None),
         ("", None),
     ],
 )
-def test_option_letter(text, letter):
-    assert option_letter(text) == letter
+def test_options_have_a_letter_and_words(text, option):
+    assert parse_option(text) == option

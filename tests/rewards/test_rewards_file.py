@@ -69,12 +69,12 @@ def test_rows_and_summary(run, answers):
     # (1 + 1/3) / 2, with its parts
     assert lines[4][2] == "0.667" and lines[4][-1].endswith("; answer 1; iou 0.333")
     assert lines[5][-1] == "no one number in ''"
-    assert lines[7] == ["task", "count", "accuracy", "format", "total", "success"]
+    assert lines[7] == ["task", "count", "ungraded", "accuracy", "format", "total", "success"]
     # accuracies 1 and 0; totals 1.2 and 0; one of two above .35
-    assert lines[8] == ["multiple choice", "2", "0.500", "0.500", "0.600", "50.0%"]
-    assert lines[9] == ["temporal grounding", "1", "0.333", "0.000", "0.333", "0.0%"]
+    assert lines[8] == ["multiple choice", "2", "0", "0.500", "0.500", "0.600", "50.0%"]
+    assert lines[9] == ["temporal grounding", "1", "0", "0.333", "0.000", "0.333", "0.0%"]
     # 1, 0, 1/3, 2/3, 0: mean 2/5; two of five
-    assert lines[12] == ["all", "5", "0.400", "0.200", "0.440", "40.0%"]
+    assert lines[12] == ["all", "5", "0", "0.400", "0.200", "0.440", "40.0%"]
 
 
 def test_the_config_is_on_the_command_line(run, answers):
@@ -82,6 +82,18 @@ def test_the_config_is_on_the_command_line(run, answers):
     # F1 of {A, B} and {B}
     assert columns(printed.splitlines()[2])[2] == "0.667"
     assert columns(printed.splitlines()[9])[-1] == "100.0%"
+
+
+def test_what_was_not_graded_is_counted_and_in_no_mean(run, tmp_path):
+    pairs = [("7", "7"), ("sin(x)+cos(x)", "cos(x)+sin(x)")]  # the second is given no time
+    records = [{"output": a, "ground_truth": b, "problem_type": "math"} for a, b in pairs]
+    path, out = write_lines(tmp_path / "answers.jsonl", records), tmp_path / "scores.json"
+    _, printed, _ = run(path, "--rewards.maths-seconds", "0.001", "--json", out)
+    lines = [columns(line) for line in printed.splitlines()]
+    assert lines[2][2:5] == ["-", "0", "-"]
+    assert lines[-2] == ["all", "2", "1", "1.000", "0.000", "1.000", "100.0%"]
+    run(write_lines(path, records[1:]), "--rewards.maths-seconds", "0.001", "--json", out)
+    assert json.loads(out.read_text())["summary"]["all"]["accuracy"] is None
 
 
 def test_rows_are_written(run, answers, tmp_path):

@@ -1,6 +1,7 @@
 """From outputs to rewards, whatever the output."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 import time
@@ -125,6 +126,8 @@ def test_format_and_its_weights():
         ({"overlong_buffer": -1}, "overlong_buffer must not be negative, got -1"),
         ({"num_workers": -1}, "num_workers must not be negative, got -1"),
         ({"maths_seconds": 0.0}, "maths_seconds must be positive, got 0.0"),
+        ({"maths_seconds": math.inf}, "maths_seconds must be finite, got inf"),
+        ({"malformed": math.nan}, "malformed must be finite, got nan"),
         ({"default_task": "juggling"}, "unknown task type 'juggling'"),
     ],
 )
