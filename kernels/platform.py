@@ -1,5 +1,6 @@
-"""Holds a backend's program to the platform that its kernel is written for."""
+"""Holds a backend to its platform: the program to what it is compiled for, a GPU to its age."""
 
+import re
 from functools import partial
 
 import jax
@@ -29,6 +30,14 @@ def only_on(platform: str, backend: str, x: Int[Array, "..."]) -> Int[Array, "..
         BackendError: when the program is lowered for another platform.
     """
     return _only_on.bind(x, platform=platform, backend=backend)
+
+
+def old_gpu() -> str | None:
+    """Why Triton has no code for this process's GPU, or ``None`` if it has."""
+    capability = str(getattr(jax.devices()[0], "compute_capability", "unknown"))
+    if re.fullmatch(r"([89]|\d\d+)\.\d+", capability):
+        return None
+    return f"its compute capability is {capability}, not 8.0 or more"
 
 
 def _lower(context, x, *, platform, backend):

@@ -319,7 +319,7 @@ def run(args: argparse.Namespace) -> None:
     vision = config.vision
     limits = SizeLimits.of_tower(vision.patch_size, vision.spatial_merge_size)
     _progress(f"decoding {args.clip}")
-    clip = video.sample(args.clip, num_frames=args.frames)
+    clip = video.sample(args.clip, num_frames=args.frames, limits=limits)
     for warning in clip.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     _progress(f"allocating {len(clip.times)} frames")

@@ -61,7 +61,7 @@ def make_allocator(
     )
 
 
-def backbone_config(tokenizer) -> Qwen2_5VLConfig:
+def backbone_config(tokenizer, patch_size: int = 14) -> Qwen2_5VLConfig:
     """Qwen2.5-VL's architecture at a size that is never run."""
     token_id = tokenizer.convert_tokens_to_ids
     return Qwen2_5VLConfig(
@@ -81,6 +81,7 @@ def backbone_config(tokenizer) -> Qwen2_5VLConfig:
             num_heads=1,
             out_hidden_size=16,
             fullatt_block_indexes=(0,),
+            patch_size=patch_size,
         ),
         image_token_id=token_id("<|image_pad|>"),
         video_token_id=token_id("<|video_pad|>"),
@@ -91,8 +92,8 @@ def backbone_config(tokenizer) -> Qwen2_5VLConfig:
     )
 
 
-def write_interface(directory: Path, tokenizer) -> None:
+def write_interface(directory: Path, tokenizer, patch_size: int = 14) -> None:
     """A backbone's directory without weights."""
-    hf.save(directory, backbone_config(tokenizer).to_hf(), {})
+    hf.save(directory, backbone_config(tokenizer, patch_size).to_hf(), {})
     (directory / "model.safetensors").unlink()
     tokenizer.save_pretrained(directory)

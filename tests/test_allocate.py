@@ -229,6 +229,14 @@ def test_the_command_prints_and_writes_an_allocation(folder, tmp_path, capsys):
         assert sheet.format == "PNG"
 
 
+def test_frames_have_the_sizes_of_the_backbone(folder, tmp_path, disturbed, capsys):
+    """112 x 140 pixels are 3.5 x 4.4 tokens of 32 a side; half goes to the even number."""
+    write_interface(tmp_path / "backbone", disturbed.tokenizer, patch_size=16)
+    backbone = str(tmp_path / "backbone")
+    assert command.main(arguments(folder, tmp_path / "out", backbone=backbone)) == 0
+    assert "11 frames at 128x128" in capsys.readouterr().out
+
+
 def test_a_clip_damaged_in_the_middle_is_allocated_with_one_warning(folder, tmp_path, capsys):
     clip = write_intra_mp4(tmp_path / "clip.mp4", textured_frames(14, 112, 140))
     overwrite_packets(clip, 5, 8)

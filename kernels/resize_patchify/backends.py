@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Num
 
 from kernels.choice import BackendError, choose, warn_once
-from kernels.platform import only_on
+from kernels.platform import old_gpu, only_on
 from kernels.resize_patchify import reference
 from kernels.resize_patchify.layout import Layout
 from kernels.resize_patchify.spec import PatchSpec
@@ -87,11 +87,13 @@ def _automatic(frames: Array, layout: Layout, spec: PatchSpec) -> Array:
 
     branches = {}
     for platform, candidates in _BY_PLATFORM.items():
-        lacks = {backend: _lacks(backend, frames, spec) for backend in candidates}
+        here = jax.default_backend() == {"cuda": "gpu"}.get(platform, platform)
+        old = old_gpu() if here and platform == "cuda" else None
+        lacks = {backend: old or _lacks(backend, frames, spec) for backend in candidates}
         able = [backend for backend in candidates if lacks[backend] is None]
         if able:
             branches[platform] = of(able[0])
-        elif jax.default_backend() == {"cuda": "gpu"}.get(platform, platform):
+        elif here:
             reasons = "; ".join(f"{backend.value}: {why}" for backend, why in lacks.items())
             warn_once(f"resize_patchify runs its slower XLA reference on this device ({reasons})")
     return lax.platform_dependent(frames, layout, **branches, default=plain)

@@ -101,6 +101,9 @@ def lacks(frames_shape: tuple[int, ...], spec: PatchSpec) -> str | None:
     if jax_triton < (0, 3, 1) or triton < (3, 6):
         found = f"{version('jax-triton')} and {version('triton')}"
         return f"needs jax-triton 0.3.1 and triton 3.6 or newer, found {found}"
+    if jax_triton < (0, 4) and triton >= (3, 7) and _version("jax") >= (0, 11):
+        older = f"jax-triton {version('jax-triton')}"
+        return f"on jax 0.11 {older} goes with triton 3.6 alone, found {version('triton')}"
     if not any(find_spec(f"jax_cuda{cuda}_plugin") for cuda in (12, 13)):
         return "needs the package jax-cuda13-plugin (or jax-cuda12-plugin), which is not installed"
     return too_large(spec)

@@ -1,6 +1,5 @@
 """The implementations by name, and which of them runs where none is named."""
 
-import re
 from enum import Enum
 
 import jax
@@ -8,6 +7,7 @@ from jaxtyping import Array, Float
 
 from kernels.batching import on_one_device
 from kernels.choice import choose, warn_once
+from kernels.platform import old_gpu
 from kernels.segment_attention import pallas_gpu
 
 ENVIRONMENT = "SEGMENT_ATTENTION_BACKEND"
@@ -75,16 +75,8 @@ def _automatic(query: Array, key: Array) -> Backend:
     if jax.default_backend() == "tpu":
         return Backend.SPLASH
     if jax.default_backend() == "gpu" and query.shape[3] <= pallas_gpu.MAX_HEAD_SIZE:
-        reason = pallas_gpu.missing() or _old_device()
+        reason = pallas_gpu.missing() or old_gpu()
         if reason is None:
             return Backend.PALLAS_GPU
         warn_once(f"attention runs in blocks of XLA's own, for want of pallas_gpu: {reason}")
     return Backend.BLOCKWISE
-
-
-def _old_device() -> str | None:
-    """Why Triton has no code for the device, or ``None`` if it has."""
-    capability = str(getattr(jax.devices()[0], "compute_capability", "unknown"))
-    if re.fullmatch(r"([89]|\d\d+)\.\d+", capability):
-        return None
-    return f"its compute capability is {capability}, not 8.0 or more"

@@ -75,7 +75,7 @@ def pad_keys(
     """Appends keys and values of segment 0, and makes all of that segment zeros."""
     key, value = (jnp.pad(x, ((0, 0), (0, 0), (0, extra), (0, 0))) for x in (key, value))
     segment = jnp.pad(places.key_segment, ((0, 0), (0, extra)))
-    slot = jnp.pad(places.key_slot, (0, extra))
+    slot = jnp.pad(places.key_slot, (0, extra), mode="edge")  # never decreasing
     # What is padding may hold anything, and 0 times NaN is NaN.
     present = (segment != 0)[:, None, :, None]
     key, value = (jnp.where(present, x, 0) for x in (key, value))

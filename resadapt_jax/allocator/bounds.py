@@ -121,6 +121,9 @@ class HardClamp(BetaBounds):
     upper: float = 20.0
     add_one: bool = False
 
+    def __post_init__(self):
+        check_bounds(self.lower, self.upper)
+
     @property
     def bias(self) -> float:
         """softplus(bias / 2) = 1 (or about 4.5e-5 when one is added)."""

@@ -33,19 +33,24 @@ class Tally:
     encoded: list[int] = field(default_factory=list)  # tokens that came out of the tower
     tokens: list[int] = field(default_factory=list)  # tokens that entered the decoder
     cache_bytes: int = 0  # most that a batch's keys and values took
-    scores: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)  # NaN where grading gave up
     tasks: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
     @property
+    def graded(self) -> list[float]:
+        """The scores that mean something."""
+        return [score for score in self.scores if not np.isnan(score)]
+
+    @property
     def accuracy(self) -> float:
-        return float(np.mean(self.scores))
+        return float(np.mean(self.graded))
 
     @property
     def stderr(self) -> float:
         """Standard error of the mean, s / √n; 0 for a single clip."""
-        n = len(self.scores)
-        return float(np.std(self.scores, ddof=1) / n**0.5) if n > 1 else 0.0
+        n = len(self.graded)
+        return float(np.std(self.graded, ddof=1) / n**0.5) if n > 1 else 0.0
 
     @property
     def retention(self) -> float:
@@ -58,7 +63,9 @@ class Tally:
         return sum(self.encoded) / self.native
 
     def of_task(self, task: str) -> list[float]:
-        return [score for score, kind in zip(self.scores, self.tasks, strict=True) if kind == task]
+        """Of those scores a task's."""
+        of = zip(self.scores, self.tasks, strict=True)
+        return [score for score, kind in of if kind == task and not np.isnan(score)]
 
 
 class Evaluation(NamedTuple):
@@ -185,6 +192,7 @@ def _count(
     tally.cache_bytes = max(tally.cache_bytes, answers.cache_bytes)
     tally.tokens += answers.num_tokens[:counted].tolist()
     texts = read_texts(token_ids, mask, decode)
-    tally.scores += grade(texts, mask, kinds, truths, rewards).parts["accuracy"].tolist()
+    grades = grade(texts, mask, kinds, truths, rewards)
+    tally.scores += np.where(grades.decided, grades.parts["accuracy"], np.nan).tolist()
     tally.tasks += clips.tasks[:counted]
     tally.texts += [text.strip() for text in texts]

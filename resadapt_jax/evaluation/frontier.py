@@ -41,7 +41,7 @@ def point_of(setting: MethodSetting, tally: Tally) -> dict[str, Any]:
     """A point of ``frontier.json``.
 
     ``encoded`` is the tower's share, ``cache_bytes`` the most that a batch's keys and values took,
-    and ``tasks`` splits accuracy.
+    and ``tasks`` splits accuracy. ``clips`` are those whose answers were graded.
     """
     tasks = {task: tally.of_task(task) for task in PROBLEM_TYPES}
     return {
@@ -52,7 +52,7 @@ def point_of(setting: MethodSetting, tally: Tally) -> dict[str, Any]:
         "cache_bytes": tally.cache_bytes,
         "accuracy": tally.accuracy,
         "stderr": tally.stderr,
-        "clips": len(tally.scores),
+        "clips": len(tally.graded),
         "tasks": {
             task: {"accuracy": sum(scores) / len(scores), "clips": len(scores)}
             for task, scores in tasks.items()

@@ -1,8 +1,9 @@
 """The planned path of `generation.answer`, for a whole batch of clips as one packed sequence.
 
 Scales became grids on the host, so the smallest of a few capacities that holds them is chosen there
-and compiled once. The tower's part and the decoder's are compiled apart: their capacities are
-independent, and methods that show the same pixels share the tower's.
+and compiled once, the tower's part once for each number of pairs and largest frame too. The tower's
+part and the decoder's are compiled apart: their capacities are independent, and methods that show
+the same pixels share the tower's.
 """
 
 from functools import partial

@@ -65,7 +65,8 @@ class EvaluationConfig:
     """Token budgets for the allocator, as fractions of the native tokens."""
     capacities: tuple[float, ...] = (0.0625, 0.25, 0.5625, 1.0)
     """Static token capacities to compile for, as shares of the native tokens: each costs a
-    compilation, and what a request leaves unused of the next one costs time."""
+    compilation for every size of its largest frame and number of pairs shown, and what a request
+    leaves unused of the next one costs time."""
     seed: int = 2
     """Seed of the clips; another one than training's."""
 

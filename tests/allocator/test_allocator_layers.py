@@ -215,7 +215,7 @@ def test_a_logistic_normal_starts_inside_its_bounds(fields):
 
 @pytest.mark.parametrize("lower, upper", [(0.0, 20.0), (1.0, 20.0), (0.1, 1.0)])
 def test_bounds_must_enclose_one(lower, upper):
-    for bounds in (ProjectedBounds, SoftBounds):
+    for bounds in (ProjectedBounds, SoftBounds, HardClamp):
         with pytest.raises(ValueError, match="lower < 1 < upper"):
             bounds(lower=lower, upper=upper)
 

@@ -12,8 +12,6 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
-from kernels.segment_attention import backends
-
 AXES = ("data", "fsdp", "tensor")
 H100 = Path(__file__).with_name("h100.textproto")
 GPUS_PER_HOST = 8
@@ -67,7 +65,8 @@ def of(mesh: Mesh) -> Iterator[None]:
         jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
         mock.patch.object(jax, "default_backend", lambda: backend),
         mock.patch.object(jax, "device_count", lambda: mesh.size),
-        mock.patch.object(backends, "_old_device", lambda: None),
+        mock.patch("kernels.segment_attention.backends.old_gpu", lambda: None),
+        mock.patch("kernels.resize_patchify.backends.old_gpu", lambda: None),
     ):
         yield
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from resadapt_jax.data.toy_world import ToyWorldConfig
@@ -78,6 +79,12 @@ def test_tally_counts_tokens_and_spreads_the_error():
     assert tally.stderr == pytest.approx(0.25)
     assert tally.of_task("w") == [1.0, 0.0]
     assert Tally(scores=[1.0]).stderr == 0.0
+
+
+def test_what_was_not_graded_is_in_no_accuracy():
+    tally = Tally(native=40, tokens=[6], scores=[1.0, np.nan, 0.0, 1.0, 1.0], tasks=list("wwwhh"))
+    assert (tally.accuracy, tally.stderr) == (0.75, pytest.approx(0.25))
+    assert tally.of_task("w") == [1.0, 0.0]
 
 
 def test_chance_weighs_tasks_by_how_often_they_are_asked():

@@ -11,8 +11,10 @@ import pytest
 from allocator_factory import make_allocator
 from evaluation_parts import LIMITS, WORLD, backbone, clips
 
-from resadapt_jax.allocator import LogisticNormalBounds, ScaleRange, ThumbnailConfig
+from resadapt_jax.allocator import LogisticNormalBounds, Pictures, ScaleRange, ThumbnailConfig
 from resadapt_jax.allocator.checkpoint import save_allocator
+from resadapt_jax.allocator.network import allocate
+from resadapt_jax.allocator.policy import to_scale
 from resadapt_jax.config import to_json
 from resadapt_jax.data.toy_questions import question_text
 from resadapt_jax.data.toy_source import ToyClips
@@ -32,6 +34,7 @@ from resadapt_jax.training.config import (
     TrainConfig,
     resolve,
 )
+from resadapt_jax.training.encoder import encode
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_CLIPS = 7  # two batches of four, of which the last clip does not count
@@ -186,8 +189,17 @@ def test_the_other_query_shares_no_colour_with_a_question_about_two():
 
 def test_frame_actions_are_averaged_over_pairs():
     allocator = make_allocator(noise=0.5, unit="frame", bounds=LogisticNormalBounds())
-    proposed = propose(allocator, clips())
-    assert proposed.scales.shape == (4, WORLD.num_pairs)
+    batch = clips().batch
+    pictures = Pictures.of_videos(batch.frames).replace(
+        mask=batch.frame_mask, segment_ids=batch.segment_ids
+    )
+    features = encode(allocator.encoder, pictures, batch.query_ids, batch.query_mask)
+    policy = allocate(allocator.params, allocator.config.network, features).policy
+    scales = np.asarray(to_scale(policy.mean(), allocator.config.scale_range))
+    first, second = scales[:, ::2], scales[:, 1::2]
+    assert np.abs(first - second).max() > 1e-4
+    proposed = propose(allocator, clips()).scales
+    np.testing.assert_allclose(proposed, (first + second) / 2, atol=1e-6)
 
 
 def test_no_allocator_names_the_command_that_makes_one(config, tmp_path):

@@ -3,6 +3,7 @@
 import warnings
 from functools import partial
 from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from resize_parts import op, spec_for
 
 from kernels import choice
-from kernels.resize_patchify import Backend, pallas_gpu, resize_patchify, triton
+from kernels.resize_patchify import Backend, backends, pallas_gpu, resize_patchify, triton
 
 FRAMES = (5, 45, 61, 3)
 SIZES = [28, 84, 28], [56, 28, 28]
@@ -101,6 +102,10 @@ def versions(**installed):
             "jax-triton 0.4.1 needs triton 3.7, found 3.6.0",
         ),
         ({"jax": "0.10.2", "jax_triton": "0.3.1", "triton": "3.5.1"}, "triton 3.6 or newer"),
+        (
+            {"jax": "0.11.2", "jax_triton": "0.3.1", "triton": "3.9.0"},
+            "on jax 0.11 jax-triton 0.3.1 goes with triton 3.6 alone, found 3.9.0",
+        ),
         ({"jax": "0.10.2", "jax_triton": "0.3.1", "triton": "3.9.0"}, "jax-cuda13-plugin"),
     ],
 )
@@ -122,11 +127,27 @@ def test_pallas_gpu_says_what_it_lacks(monkeypatch):
     assert f"jax {jax.__version__} is without" in pallas_gpu.lacks((1, *FRAMES), spec_for(*SIZES))
 
 
+@pytest.mark.parametrize(("capability", "fits"), [("9.0", True), ("7.5", False)])
+def test_an_old_gpu_has_the_reference(monkeypatch, capability, fits):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    device = SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "devices", lambda *_: [device])
+    choice.warn_once.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        text = stablehlo(spec_for(*SIZES, padding=6 + fits), Backend.AUTO)  # a trace of its own
+    assert launches(text) == fits
+    told = [str(w.message) for w in caught if w.category is RuntimeWarning]
+    assert len(told) == (not fits)
+    assert all("compute capability is 7.5, not 8.0" in message for message in told)
+
+
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_a_gpu_without_a_kernel_gives_one_warning_and_the_reference(monkeypatch, device):
     monkeypatch.setattr(pallas_gpu, "lacks", lambda *_: "is away")
     monkeypatch.setattr(triton, "lacks", lambda *_: "is away too")
     monkeypatch.setattr(jax, "default_backend", lambda: device)
+    monkeypatch.setattr(backends, "old_gpu", lambda: None)
     choice.warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

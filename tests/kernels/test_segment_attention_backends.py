@@ -29,6 +29,7 @@ from kernels.segment_attention import (
 )
 from kernels.segment_attention.blockwise import attend_blockwise
 from kernels.segment_attention.pallas_gpu import Tile, Tiles, attend_pallas_gpu
+from kernels.segment_attention.places import pad_keys, pad_queries
 from kernels.segment_attention.splash import attend_splash
 
 PLATFORM = jax.default_backend()
@@ -178,6 +179,15 @@ def test_segments_of_a_tower(backend):
         )
 
 
+def test_padding_leaves_causal_blocks_in_time():
+    """45 positions in blocks of 16: the last three keys are padding, and none of them is early."""
+    x, there, slots = jnp.zeros((1, 1, 45, 8)), jnp.ones((1, 45), jnp.int32), jnp.arange(45)
+    _, places = pad_queries(x, Places(there, there, slots, slots), 3)
+    _, _, places = pad_keys(x, x, places, 3)
+    blocks = places.visible_blocks(16, 16)
+    np.testing.assert_array_equal(blocks[0], np.tril(np.ones((3, 3), bool)))
+
+
 def test_splash_skips_blocks_without_a_visible_key(monkeypatch):
     # Four segments of a block each, in which the kernel itself compares no ids.
     ids = jnp.asarray(np.repeat(np.arange(1, 5), 128))[None]
@@ -311,7 +321,7 @@ def test_automatic_choice(monkeypatch):
         query, key = jnp.zeros((1, 2, length, dim)), jnp.zeros((1, 2, slots, dim))
         return backends.resolve(Backend.AUTO, query, key)
 
-    monkeypatch.setattr(backends, "_old_device", lambda: None)
+    monkeypatch.setattr(backends, "old_gpu", lambda: None)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     for platform, long in (
         ("cpu", Backend.BLOCKWISE),

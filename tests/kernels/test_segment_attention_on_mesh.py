@@ -243,7 +243,7 @@ def chosen(monkeypatch):
             return query
 
         monkeypatch.setattr(api, name, record)
-    monkeypatch.setattr(backends, "_old_device", lambda: None)
+    monkeypatch.setattr(backends, "old_gpu", lambda: None)
     return calls
 
 
