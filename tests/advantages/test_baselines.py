@@ -1,5 +1,7 @@
 """The estimators CAPO is compared with, and the one call that picks among all of them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -218,6 +220,27 @@ def test_permuting_the_group_permutes_the_advantages(config):
     expected = estimate(group_of(PARTIAL), config)
     result = estimate(group_of(jnp.array(PARTIAL)[order], SCALES[order]), config)
     np.testing.assert_allclose(result.per_answer, expected.per_answer[order], atol=1e-6)
+
+
+@EVERY
+def test_jit_vmap_and_leading_shapes_agree(config):
+    rng = np.random.default_rng(4)
+    accuracy, scales = rng.uniform(0, 1, (4, 4, 1)), rng.uniform(0.2, 1.8, (4, 4, 3))
+    unit_mask = rng.uniform(0, 1, (4, 3)) < 0.7
+    prompts = [
+        estimate(group_of(*prompt), config)
+        for prompt in zip(accuracy, scales, unit_mask, strict=True)
+    ]
+    eager = jax.tree.map(lambda *leaves: np.stack(leaves), *prompts)
+    group = jax.jit(group_of)(accuracy, scales, unit_mask)
+    estimator = partial(estimate, config=config)
+    whole, single = jax.jit(estimator)(group), jax.jit(jax.vmap(estimator))(group)
+    cut = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), group)
+    nested = jax.jit(estimator)(cut)
+    nested = jax.tree.map(lambda leaf: leaf.reshape(4, *leaf.shape[2:]), nested)
+    for other in (whole, single, nested):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), eager, other)
+    assert {leaf.dtype for leaf in jax.tree.leaves(whole)} == {jnp.dtype("float32")}
 
 
 def test_the_config_picks_the_estimator():

@@ -114,8 +114,9 @@ def test_a_lone_allocation_has_nothing_to_be_compared_with():
     lone = group.replace(mask=jnp.array([[True, True], [False, False]]))
     per_answer = jnp.array([[3.0, 1.0], [2.0, 2.0]])
     np.testing.assert_allclose(make_advantages(group, per_answer).values, [2.0, 2.0])
-    result = make_advantages(lone, per_answer)
+    result = make_advantages(lone, per_answer, unit_bonus=1.0)
     np.testing.assert_array_equal(result.values, 0.0)
+    np.testing.assert_array_equal(result.per_unit, 0.0)
     np.testing.assert_allclose(result.per_answer, [[3.0, 1.0], [0.0, 0.0]])
 
 

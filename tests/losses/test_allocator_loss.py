@@ -82,7 +82,9 @@ def _by_hand(arrays, config):
                 surrogate -= max(value, 10 * advantage) if advantage < 0 else value
         scales = a["mean_scales"][b, :length]
         similarity = 0.0
-        for k in range(length - 1):
+        segments = a.get("unit_segments", np.zeros((4, 5)))[b]
+        neighbours = [k for k in range(length - 1) if segments[k] == segments[k + 1]]
+        for k in neighbours:
             first, second = a["unit_features"][b, k : k + 2]
             cosine = first @ second / math.sqrt((first @ first) * (second @ second))
             gate = 1 / (1 + math.exp(-(cosine - 0.6) / 0.15))
@@ -96,7 +98,7 @@ def _by_hand(arrays, config):
             penalty = np.maximum(0.0, penalty - 4.0)
         losses.append(
             surrogate / (3 * length)
-            + 0.5 * similarity / max(length - 1, 1)
+            + 0.5 * similarity / max(len(neighbours), 1)
             + 0.1 * float(penalty.mean())
         )
     return losses
@@ -124,6 +126,16 @@ def test_units_may_have_advantages_of_their_own(config):
     arrays = _inputs() | {"advantages": advantages}
     expected = sum(_by_hand(arrays, config))
     np.testing.assert_allclose(LOSS(**arrays, config=config)[0].total, expected, rtol=1e-5)
+
+
+@BOTH
+def test_units_of_other_segments_are_no_neighbours(config):
+    arrays = _inputs()
+    expected = sum(_by_hand(arrays, config))
+    arrays["unit_segments"] = jnp.array([[0, 0, 1, 1, 1], [0, 1, 1, 1, 1], [0] * 5, [0] * 5])
+    apart = sum(_by_hand(arrays, config))
+    assert abs(apart - expected) > 1e-3
+    np.testing.assert_allclose(LOSS(**arrays, config=config)[0].total, apart, rtol=1e-5)
 
 
 @BOTH
@@ -161,6 +173,16 @@ def test_masked_allocations_do_not_count():
     expected, _ = LOSS(**subset, config=CONFIGS[0])
     np.testing.assert_allclose(loss.total, expected.total, rtol=1e-5)
     np.testing.assert_allclose(metrics["ratio"].weight, 2 * sum(LENGTHS))
+
+
+def test_a_prompt_without_an_allocation_that_counts_is_left_out():
+    arrays = _inputs() | {"allocation_mask": jnp.ones((4, 3), bool).at[0].set(False)}
+    loss, _ = LOSS(**arrays, config=CONFIGS[0])
+    np.testing.assert_allclose(loss.weight, 2.0)  # the last one has no units
+    np.testing.assert_allclose(loss.total, sum(_by_hand(arrays, CONFIGS[0])[1:]), rtol=1e-5)
+    gradients = _gradients(arrays, CONFIGS[0])
+    for name in DIFFERENTIATED:
+        np.testing.assert_array_equal(gradients[name][0], 0.0, err_msg=name)
 
 
 @BOTH

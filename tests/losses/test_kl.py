@@ -67,6 +67,10 @@ def test_padding_bounds_and_constants(estimator):
     # r is bounded to -20: -20, 200, e^20 - 21
     bound = {"k1": -20.0, "k2": 200.0, "k3": np.exp(20.0) - 21.0}[estimator]
     np.testing.assert_allclose(values[2], bound, rtol=1e-5)
+    # and to 20: 20, 200, e^-20 + 19
+    (above,) = kl_penalty(ref[2:], log_probs[2:], estimator=estimator)
+    bound = {"k1": 20.0, "k2": 200.0, "k3": np.exp(-20.0) + 19.0}[estimator]
+    np.testing.assert_allclose(above, bound, rtol=1e-5)
     gradients = jax.grad(total, argnums=(0, 1))(log_probs, ref)
     assert np.all(np.isfinite(gradients[0]))
     np.testing.assert_array_equal(gradients[1], 0.0)

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from resadapt_jax.report.frontier import frontier_png, frontier_table
@@ -58,6 +59,21 @@ def test_frontier_draws_every_method(record):
     for method in ("random_drop", "fixed_scale", "oracle", "resadapt"):
         fewer = [p for p in record["points"] if p["method"] != method]
         assert not np.array_equal(full, pixels(frontier_png({**record, "points": fewer})))
+
+
+def test_points_stand_at_their_figures(record, monkeypatch):
+    drawn = {}
+
+    def errorbar(axes, x, y, yerr=None, **style):
+        for place, error in zip(zip(*map(np.atleast_1d, (x, y))), np.atleast_1d(yerr)):
+            drawn[tuple(map(float, place))] = float(error)
+        return honest(axes, x, y, yerr=yerr, **style)
+
+    honest = Axes.errorbar
+    monkeypatch.setattr(Axes, "errorbar", errorbar)
+    frontier_png(record)
+    points = [*record["points"], record["controls"]["other_query"]]
+    assert drawn == {(p["retention"], p["accuracy"]): 0.01 for p in points}
 
 
 def test_frontier_without_a_gain_or_controls_is_drawn(record):

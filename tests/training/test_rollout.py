@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from resadapt_jax.allocator import AllocatorOutput, ScaleRange
@@ -12,13 +13,25 @@ from resadapt_jax.allocator.policy import Beta
 from resadapt_jax.data.toy_pipeline import question_batches
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.generation.answer import DecodingConfig
+from resadapt_jax.losses import BackboneLossConfig, add_sums
+from resadapt_jax.models.families import family_of
 from resadapt_jax.models.position_convention import Convention
+from resadapt_jax.models.stacking import stack_layers
 from resadapt_jax.operators import SizeLimits
-from resadapt_jax.training.backbone_step import answer_all, score_all
+from resadapt_jax.training.backbone_step import Graded, answer_all, learn_from, score_all
+from resadapt_jax.training.mesh import MeshConfig, build_mesh
 from resadapt_jax.training.prompt_batch import PromptBatch
-from resadapt_jax.training.rollout import draw_allocations, fit_allocations, plan_passes
+from resadapt_jax.training.rollout import (
+    Pass,
+    draw_allocations,
+    fit_allocations,
+    plan_passes,
+    with_native_grids,
+)
 from resadapt_jax.training.rollout_config import RolloutConfig
 from resadapt_jax.training.setting import Geometry, Setting
+from resadapt_jax.training.state import start_part
+from resadapt_jax.training.update import UpdateConfig
 from tests.training.toy_parts import WORLD, backbone
 
 BATCH = 2
@@ -168,6 +181,104 @@ def test_passes_by_capacity_change_no_answer(batch, drawn, answers):
     swapped = drawn.replace(level=drawn.level[:, order], grid_thw=drawn.grid_thw[:, order])
     other = score_all(backbone().params, batch, swapped, got, passes, setting)
     assert np.abs(other - got.log_probs).max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def sampling():
+    """Draws at a temperature other than 1, in passes of two."""
+    decoding = DecodingConfig(max_new_tokens=3, temperature=0.6)
+    return SETTING._replace(rollouts=replace(ROLLOUTS, allocations_per_pass=2, decoding=decoding))
+
+
+PASSES = [Pass(0, 9), Pass(2, 9)]
+
+
+def test_scores_are_those_of_the_distribution_that_was_drawn_from(batch, drawn, sampling):
+    given = batch, drawn, PASSES, jax.random.key(0), sampling
+    got = answer_all(backbone().params, *given)
+    scores = score_all(backbone().params, batch, drawn, got, PASSES, sampling)
+    np.testing.assert_allclose(scores, got.log_probs, atol=1e-4)
+    tempered = replace(ROLLOUTS, decoding=DecodingConfig(max_new_tokens=3, temperature=1.0))
+    plain = score_all(
+        *(backbone().params, batch, drawn, got, [Pass(0, 9)]), SETTING._replace(rollouts=tempered)
+    )
+    assert np.abs(plain - got.log_probs).max() > 1e-2
+
+
+def test_every_pass_draws_anew(batch, drawn, sampling):
+    """All tokens are equally likely, so that nothing but the draws can differ."""
+    head = {"weight": jnp.zeros_like(backbone().params["lm_head"]["weight"])}
+    given = batch, drawn, PASSES, jax.random.key(0), sampling
+    token_ids = answer_all(backbone().params | {"lm_head": head}, *given).token_ids
+    assert (token_ids[:, :2] != token_ids[:, 2:]).any()
+
+
+def test_passes_and_mini_batches_change_no_update(batch, drawn, answers):
+    """Both prompts in one pass, one after the other, or in two passes of two mini-batches."""
+    rng, mesh = np.random.default_rng(0), build_mesh(MeshConfig(data=1))
+    optimizer, table = optax.sgd(0.5), family_of(backbone().config).partition
+    graded = Graded(
+        answers=answers,
+        old_log_probs=answers.log_probs,
+        advantages=jnp.asarray(rng.normal(size=answers.mask.shape[:3]), jnp.float32),
+        mask=answers.mask,
+        ref_log_probs=None,
+    )
+
+    def fresh():
+        return start_part(stack_layers(backbone().params), table, optimizer, mesh)
+
+    def learn(part, rows, passes, per_pass, mini_batches):
+        rollouts = replace(ROLLOUTS, allocations_per_pass=per_pass)
+        given = jax.tree.map(lambda x: x[rows], (batch, drawn, graded))
+        return learn_from(
+            *(part, {}, *given, passes),
+            setting=SETTING._replace(rollouts=rollouts),
+            loss=BackboneLossConfig(),
+            update=UpdateConfig(epochs=1, mini_batches=mini_batches),
+            optimizer=optimizer,
+            mesh=mesh,
+        )
+
+    part, first, _ = learn(fresh(), slice(0, 1), [Pass(0, 9)], 0, 1)
+    expected, second, expected_norm = learn(part, slice(1, 2), [Pass(0, 9)], 0, 1)
+    got, sums, norm = learn(fresh(), slice(None), PASSES, 2, 2)
+    np.testing.assert_allclose(norm, expected_norm, rtol=1e-4)
+    for name, value in add_sums(first, second).items():
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), value, sums[name]
+        )
+    moved = 0.0
+    for a, b, old in zip(
+        *map(jax.tree.leaves, (expected.params, got.params, fresh().params)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+        moved = max(moved, float(jnp.abs(a - old).max()))
+    assert moved > 1e-2
+
+
+def test_units_of_frames_are_shown_at_the_mean_scale_of_their_pair(batch, drawn):
+    actions = jax.random.uniform(jax.random.key(3), (BATCH, 4, 2 * WORLD.num_pairs))
+    means = actions.reshape(BATCH, 4, WORLD.num_pairs, 2).mean(axis=-1)
+
+    def fit(actions, units):
+        return fit_allocations(actions, actions, units, batch, SETTING)
+
+    frames = jax.jit(fit)(actions, jnp.repeat(drawn.unit_mask, 2, axis=1))
+    pairs = jax.jit(fit)(means, drawn.unit_mask)
+    np.testing.assert_array_equal(frames.grid_thw, pairs.grid_thw)
+    assert frames.scales.shape == actions.shape
+    first = jax.jit(fit)(actions[:, :, ::2], drawn.unit_mask)
+    assert (first.grid_thw != pairs.grid_thw).any()
+
+
+def test_the_sizes_at_scale_one_are_legal(batch):
+    """56 x 56; and of 63 x 84 pixels, 2.25 and 3 tokens, 56 x 84: 4 x 6 patches of 14."""
+    geometry = GEOMETRY._replace(native_sizes=((56, 56), (63, 84)))
+    index = jnp.array([[0] * WORLD.num_pairs, [1] * WORLD.num_pairs])
+    native = with_native_grids(batch.replace(native_index=index), geometry).native_thw
+    np.testing.assert_array_equal(native[0], [[1, 4, 4]] * WORLD.num_pairs)
+    np.testing.assert_array_equal(native[1], [[1, 4, 6]] * WORLD.num_pairs)
 
 
 def test_conventions_reach_the_rollout(batch, drawn):

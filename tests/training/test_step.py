@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resadapt_jax import advantages
+from resadapt_jax import advantages, losses
 from resadapt_jax.allocator import ScaleRange, ThumbnailConfig
 from resadapt_jax.allocator.checkpoint import (
     TrainedAllocator,
@@ -25,7 +25,7 @@ from resadapt_jax.losses import BackboneLossConfig
 from resadapt_jax.losses.aggregate import Extremes
 from resadapt_jax.models.stacking import stack_layers, unstack_layers
 from resadapt_jax.rewards import RewardConfig
-from resadapt_jax.training import backbone_step
+from resadapt_jax.training import allocator_step, backbone_step, recipe
 from resadapt_jax.training import step as training
 from resadapt_jax.training.backbone_step import Graded
 from resadapt_jax.training.checks import (
@@ -41,7 +41,7 @@ from resadapt_jax.training.loop.metric_log import CompileCounter
 from resadapt_jax.training.mesh import MeshConfig, build_mesh, put_batch, require_own_prompts
 from resadapt_jax.training.optimizer import OptimizerConfig
 from resadapt_jax.training.prompt_batch import PromptBatch
-from resadapt_jax.training.recipe import make_trainer, start
+from resadapt_jax.training.recipe import make_trainer, open_backbone, start
 from resadapt_jax.training.rollout import Pass
 from resadapt_jax.training.rollout_config import RolloutConfig
 from resadapt_jax.training.state import merge_params, split_params, stack_trained
@@ -171,6 +171,19 @@ def test_nothing_compiles_after_the_first_step():
         assert low - 1e-6 <= mean <= high + 1e-6
 
 
+def test_a_backbone_in_training_has_float32_parameters():
+    """Whatever it computes in: an update of 1e-6 would vanish in bfloat16."""
+    for config, held in ((JOINT, "float32"), (CONFIG, "bfloat16")):
+        config = replace(config, backbone_dtype="bfloat16")
+        read = open_backbone(config, build_mesh(ONE_DEVICE))
+        assert {x.dtype for x in jax.tree.leaves(read.params)} == {jnp.dtype(held)}
+        state = Run(config).state
+        assert config is CONFIG or {x.dtype for x in jax.tree.leaves(state)[:-1]} <= {
+            jnp.dtype("float32"),
+            jnp.dtype("int32"),
+        }
+
+
 def test_the_reference_computes_as_the_backbone_does():
     joint = replace(JOINT.backbone_training, loss=BackboneLossConfig(kl_weight=0.04))
     frozen = Run(replace(JOINT, backbone_training=joint, backbone_dtype="bfloat16")).frozen
@@ -255,6 +268,37 @@ def test_cheaper_right_answers_are_made_likelier():
     assert mean_scale() < before - 0.05
 
 
+def test_the_loss_is_told_which_units_are_neighbours(monkeypatch):
+    given = []
+
+    def spy(*arguments, **named):
+        given.append(named["unit_segments"])
+        return losses.allocator_loss(*arguments, **named)
+
+    monkeypatch.setattr(
+        allocator_step, "losses", SimpleNamespace(**vars(losses) | {"allocator_loss": spy})
+    )
+    # a coefficient that no other test has, so that it is traced here
+    run = Run(replace(CONFIG, loss=replace(CONFIG.loss, similarity_weight=0.0123)))
+    rolled, _ = run.roll_out(records())
+    run.learn(records(), rolled, right())
+    assert given and all(segments.shape == (2, 3) for segments in given)
+
+
+def test_both_optimizers_know_how_many_updates_come(monkeypatch):
+    updates = []
+
+    def make_optimizer(config, num_updates):
+        updates.append(num_updates)
+        return recipe_optimizer(config, num_updates)
+
+    recipe_optimizer = recipe.make_optimizer
+    monkeypatch.setattr(recipe, "make_optimizer", make_optimizer)
+    joint = replace(JOINT.backbone_training, update=UpdateConfig(epochs=2, mini_batches=2))
+    Run(replace(JOINT, update=UpdateConfig(epochs=3), backbone_training=joint))
+    assert updates == [4 * 3, 4 * 2 * 2]
+
+
 def test_equal_rewards_and_no_cost_change_nothing():
     loss = replace(CONFIG.loss, similarity_weight=0.0, concentration_weight=0.0)
     advantage = replace(CONFIG.advantage, gamma=0.0, lambda_capo=0.0, positive_floor=None)
@@ -314,6 +358,48 @@ def test_an_engines_texts_are_what_is_graded():
         if not gives_token_ids:
             lengths = [len(backbone().tokenizer.encode(truth)) + 1 for truth in truths]
             assert metrics["answer_tokens"] == 4 * sum(min(length, 3) for length in lengths)
+
+
+def graded_answers(monkeypatch, moved=None, **joint):
+    """A run's rollouts, what they earned, and what the backbone would learn of them.
+
+    The answers of the first prompt are alike, those of the second differ.
+    """
+    given = []
+
+    def learn_from(part, fixed, batch, drawn, graded, passes, **static):
+        given.append(graded)
+        return part, {"log_ratio": Extremes(jnp.zeros(()), jnp.zeros(()))}, jnp.zeros(())
+
+    monkeypatch.setattr(training.backbone_step, "learn_from", learn_from)
+    run = Run(replace(JOINT, backbone_training=replace(JOINT.backbone_training, **joint)))
+    rolled, _ = run.roll_out(records())
+    accuracy = np.array([[1, 1, 1, 1], [1, 0, 0, 1]], np.float32)[:, :, None]
+    group, earned, _ = run.judge(rolled, accuracy)
+    _, metrics = training.learn_backbone(
+        *(run.trainer, run.frozen, run.state, run.inputs(records())[1]),
+        *(rolled, group, earned, moved),
+    )
+    return rolled, group, earned, given[0], metrics
+
+
+def test_answers_that_are_alike_may_be_left_out(monkeypatch):
+    rolled, _, _, graded, metrics = graded_answers(monkeypatch, informative_prompts_only=True)
+    assert metrics["backbone_counted_share"] == 0.5
+    assert not graded.mask[0].any()
+    np.testing.assert_array_equal(graded.mask[1], rolled.answers.mask[1])
+
+
+def test_the_backbone_learns_from_what_it_is_told_to(monkeypatch):
+    moved = jnp.array([[1.0, 2.0, 0.5, 1.0], [0.5, 1.0, 2.0, 3.0]])
+    _, group, earned, graded, _ = graded_answers(monkeypatch, moved)
+    np.testing.assert_array_equal(graded.advantages, earned.per_answer)
+    *_, graded, _ = graded_answers(monkeypatch, moved, ispred=True)
+    np.testing.assert_allclose(graded.advantages, earned.per_answer * moved[:, :, None], rtol=1e-6)
+    *_, graded, _ = graded_answers(monkeypatch, moved, advantages="released")
+    plain = advantages.grpo(group, JOINT.backbone_training.grpo).per_answer
+    np.testing.assert_allclose(graded.advantages, plain, rtol=1e-6)
+    assert np.abs(plain - earned.per_answer).max() > 0.1
 
 
 def test_of_more_prompts_than_fit_those_that_differ_are_learnt_from(monkeypatch):

@@ -3,13 +3,16 @@
 import math
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from resadapt_jax.allocator import LogisticNormalBounds, ProjectedBounds
 from resadapt_jax.config import from_json, load_config, parse_config, to_json
 from resadapt_jax.errors import UserError
 from resadapt_jax.training.config import EvaluationConfig, TrainConfig
-from resadapt_jax.training.optimizer import OptimizerConfig
+from resadapt_jax.training.optimizer import OptimizerConfig, make_optimizer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,6 +44,28 @@ def test_evaluation(name, bad, good):
 )
 def test_optimizer(name, bad, good):
     check(OptimizerConfig, name, bad, good)
+
+
+def test_updates_by_the_optimizer():
+    """Gradients of 10 and .5, the first clipped to 1; Adam's β are .9 and .99, decay is .01.
+
+    Four updates: rates .1 and .1·(.1 + .9·(1 + cos π/4)/2) = .0868198. First m̂/√v̂ = 1, so
+    2 - .1·(1 + .02) = 1.898; then m̂ = (.09 + .05)/.19 = .736842, v̂ = (.0099 + .0025)/.0199 =
+    .623116, m̂/√v̂ = .933447, and 1.898 - .0868198·(.933447 + .01898) = 1.815310.
+    """
+    config = OptimizerConfig(
+        learning_rate=0.1, warmup_steps=0, final_fraction=0.1, weight_decay=0.01, beta2=0.99
+    )
+    optimizer, value = make_optimizer(config, 4), jnp.float32(2.0)
+    state, values = optimizer.init(value), []
+    for gradient in (10.0, 0.5):
+        change, state = optimizer.update(jnp.float32(gradient), state, value)
+        value = optax.apply_updates(value, change)
+        values.append(value)
+    np.testing.assert_allclose(values, [1.898, 1.815310], rtol=1e-5)
+    slow = make_optimizer(OptimizerConfig(warmup_steps=2), 4)
+    change, _ = slow.update(jnp.float32(1.0), slow.init(value), value)
+    assert change == 0.0  # the rate rises from zero
 
 
 def check(config, name, bad, good):
