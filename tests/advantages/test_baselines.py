@@ -227,10 +227,8 @@ def test_jit_vmap_and_leading_shapes_agree(config):
     rng = np.random.default_rng(4)
     accuracy, scales = rng.uniform(0, 1, (4, 4, 1)), rng.uniform(0.2, 1.8, (4, 4, 3))
     unit_mask = rng.uniform(0, 1, (4, 3)) < 0.7
-    prompts = [
-        estimate(group_of(*prompt), config)
-        for prompt in zip(accuracy, scales, unit_mask, strict=True)
-    ]
+    each = zip(accuracy, scales, unit_mask, strict=True)
+    prompts = [estimate(group_of(*prompt), config) for prompt in each]
     eager = jax.tree.map(lambda *leaves: np.stack(leaves), *prompts)
     group = jax.jit(group_of)(accuracy, scales, unit_mask)
     estimator = partial(estimate, config=config)

@@ -65,7 +65,7 @@ def test_points_stand_at_their_figures(record, monkeypatch):
     drawn = {}
 
     def errorbar(axes, x, y, yerr=None, **style):
-        for place, error in zip(zip(*map(np.atleast_1d, (x, y))), np.atleast_1d(yerr)):
+        for *place, error in zip(*map(np.atleast_1d, (x, y, yerr)), strict=True):
             drawn[tuple(map(float, place))] = float(error)
         return honest(axes, x, y, yerr=yerr, **style)
 
