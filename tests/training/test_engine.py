@@ -238,6 +238,33 @@ def test_answers_find_their_place_on_a_mesh(config):
         np.testing.assert_array_equal(text, local.prompts.compact_ids[row, : len(text)])
 
 
+def test_pictures_are_asked_about_as_images(config):
+    """A picture of one token, then two pairs of video of two and one."""
+    world = replace(config.data, num_pairs=3, num_signs=1, num_pictures=1)
+    batch = PromptBatch.from_records(
+        next(question_batches(ToyClips(world, 1), backbone().tokenizer, 1))
+    )
+    grids = np.array([[[[1, 2, 2], [1, 2, 4], [1, 2, 2]]]])
+    setting = setting_of(replace(config, data=world))
+    (request,) = make_requests(batch, grids, np.array([[4]]), np.array([[7]]), setting)
+    np.testing.assert_array_equal(request.image_grid_thw, grids[0, 0, :1])
+    np.testing.assert_array_equal(request.video_grid_thw, grids[0, 0, 1:])
+    assert (len(request.pixel_values), len(request.pixel_values_videos)) == (4, 12)
+    config = backbone().config
+    image, video = (
+        request.input_ids == token for token in (config.image_token_id, config.video_token_id)
+    )
+    assert (image.sum(), video.sum()) == (1, 3)
+    np.testing.assert_array_equal(request.mm_token_type_ids, image + 2 * video)
+
+    def moves(patches):
+        """Whether the two frames of a pair differ."""
+        frames = patches.reshape(len(patches), 3, 2, -1)
+        return np.abs(frames[:, :, 0] - frames[:, :, 1]).max() > 1e-3
+
+    assert moves(request.pixel_values_videos) and not moves(request.pixel_values)
+
+
 def test_requests_are_of_their_rows_and_of_what_is_shown(config):
     """A pair that is absent is in neither the grids, the pixels nor the prompt."""
     tokens, seeds = np.array([[4], [3]]), np.array([[7], [8]])

@@ -16,9 +16,10 @@ import pytest
 
 from resadapt_jax.config import from_json
 from resadapt_jax.errors import UserError
+from resadapt_jax.training.loop.interrupt import StopRequest
 from resadapt_jax.training.loop.metric_log import read_metrics
 from resadapt_jax.training.loop.protocols import StepResult
-from resadapt_jax.training.loop.resume import replay
+from resadapt_jax.training.loop.resume import replay, save_batch
 from resadapt_jax.training.loop.run import check_export_step, run
 from resadapt_jax.training.loop.run_config import RunConfig
 
@@ -265,6 +266,21 @@ def test_without_such_a_step_there_is_nothing_to_replay(tmp_path):
     go(tmp_path, num_steps=2)
     with pytest.raises(UserError, match="no step of the run in .* was not finite"):
         replay(fresh(), batches(), step, config=SmallConfig(), output_dir=tmp_path)
+
+
+def test_a_run_that_has_gone_on_is_not_replayed(tmp_path):
+    save_batch(tmp_path, 2, 1)
+    go(tmp_path, num_steps=2)
+    with pytest.raises(UserError, match="is of step 2, but the run has gone on to step 2"):
+        replay(fresh(), batches(), step, config=SmallConfig(), output_dir=tmp_path)
+
+
+def test_a_second_signal_acts_as_usual():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested() == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax's threads
