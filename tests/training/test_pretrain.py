@@ -18,11 +18,12 @@ from resadapt_jax.training.pretrain import (
     draw_levels,
     init_params,
     label_word_ids,
+    phase_loss,
     phase_optimizer,
     toy_backbone_config,
     train_step,
 )
-from resadapt_jax.training.pretrain_losses import DialogueBatch
+from resadapt_jax.training.pretrain_losses import DialogueBatch, decoder_of
 
 # Three clips of two pairs of 2x2 tokens, all shown at full size.
 PHASE = Phase(
@@ -88,6 +89,33 @@ def test_a_clip_that_was_cut_teaches_nothing(token_capacity, cut, family):
     second, _ = one_step(token_capacity, with_other_truth(records(), 1), family)
     assert equal(learnt, third) == (cut > 0)
     assert not equal(learnt, second)
+
+
+def test_the_tokens_of_an_answer_are_predicted_from_those_before():
+    """By a decoder that passes its input on, with a head that knows what follows what."""
+    config = PretrainConfig(phases=(PHASE,), token_capacity=1.0)
+    backbone = toy_backbone_config(TOKENIZER, config.family)
+    params = init_params(jax.random.key(0), backbone)
+    decoder = decoder_of(params["backbone"])
+    for layer in decoder["layers"].values():
+        for part in (layer["self_attn"]["o_proj"], layer["mlp"]["down_proj"]):
+            part["weight"] = jnp.zeros_like(part["weight"])
+    one = {name: value[:1] for name, value in records().items()}
+    at = one["answer_index"][0]
+    ids, at = one["compact_ids"][0], at[at >= 0]
+    before, after = ids[at - 1], ids[at]
+    assert len(set(before)) == len(set(after)) == len(at) > 1
+    table = decoder["embed_tokens"]["weight"]
+    head = jnp.zeros_like(table).at[after].set(1000 * table[before])
+    params["backbone"]["lm_head"] = {"weight": head}
+    _, metrics = jax.jit(
+        lambda params, batch: phase_loss(
+            *(params, batch, jax.random.key(1), config, PHASE, backbone),
+            label_word_ids(TOKENIZER, config.world.clock_seconds),
+        )
+    )(params, DialogueBatch.from_records(one))
+    assert metrics["clips_cut"] == 0.0
+    assert metrics["answer_accuracy"] == 1.0
 
 
 def test_levels_are_drawn_as_said():

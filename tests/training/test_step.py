@@ -15,7 +15,8 @@ from resadapt_jax.allocator.checkpoint import (
     TrainedAllocatorConfig,
     save_allocator,
 )
-from resadapt_jax.allocator.network import propose_scales
+from resadapt_jax.allocator.network import allocate, propose_scales
+from resadapt_jax.allocator.policy import to_scale
 from resadapt_jax.data.toy_source import ToyClips
 from resadapt_jax.errors import UserError
 from resadapt_jax.losses import BackboneLossConfig
@@ -60,6 +61,45 @@ def test_nothing_compiles_after_the_first_step():
     for part in ("", "backbone_"):
         low, mean, high = (result.metrics[f"{part}ratio{end}"] for end in ("_min", "", "_max"))
         assert low - 1e-6 <= mean <= high + 1e-6
+
+
+def test_what_is_logged_of_draws_and_updates():
+    run = Run(replace(CONFIG, optimizer=replace(CONFIG.optimizer, warmup_steps=0)))
+    rolled, metrics = run.roll_out(records())
+    features, _ = run.inputs(records())
+    drawn, scales = rolled.drawn, np.asarray(rolled.drawn.scales)  # all units are there
+    policy = allocate(run.state.allocator.params, CONFIG.allocator, features).policy
+    means = np.asarray(to_scale(policy.mean(), CONFIG.scale_range))
+    # a pair of 56 x 56 pixels has four tokens from scale .75 on, else one; three pairs have 12
+    of_means = np.where(means >= 0.75, 4, 1).sum(axis=1)
+    differences = np.abs(scales[..., :, None] - scales[..., None, :]).sum(axis=(-1, -2))
+    expected = {
+        "scale_mean": scales.mean(),
+        "scale_std": scales.std(axis=-1).mean(),
+        "scale_span": np.ptp(scales, axis=-1).mean(),
+        "scale_gini": (differences / (2 * 3**2 * scales.mean(axis=-1))).mean(),
+        "fitted_share": drawn.fitted.mean(),
+        "retention": drawn.tokens.mean() / 12,
+        "visual_tokens": drawn.tokens.sum(),
+        "padding_share": 1 - drawn.tokens.mean() / np.mean([p.capacity for p in rolled.passes]),
+        "retention_of_mean_policy": of_means.mean() / 12,
+        "scale_std_of_mean_policy": means.std(axis=-1).mean(),
+        "entropy": policy.entropy().mean(),
+        "concentration_max": policy.concentration().max(),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    assert 0 < metrics["fitted_share"] < 1
+
+    accuracy = np.arange(8, dtype=np.float32).reshape(2, 4, 1) % 2
+    _, earned, judged = run.judge(rolled, accuracy)
+    assert judged["advantage_max"] == np.abs(earned.per_unit).max()
+    learnt = run.learn(records(), rolled, accuracy)
+    policy = allocate(run.state.allocator.params, CONFIG.allocator, features).policy
+    ratio = np.exp(policy.log_prob(drawn.actions) - drawn.log_probs)
+    assert ratio.min() < 1 - 1e-5 and ratio.max() > 1 + 1e-5
+    np.testing.assert_allclose(learnt["ratio_min_after"], ratio.min(), rtol=1e-4)
+    np.testing.assert_allclose(learnt["ratio_max_after"], ratio.max(), rtol=1e-4)
 
 
 def test_at_equal_parameters_the_ratio_is_one():
