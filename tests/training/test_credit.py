@@ -92,7 +92,7 @@ def test_what_the_backbone_learns_from():
     _, counted, _ = credit(informative_only=True)
     np.testing.assert_array_equal(counted, decided & jnp.array([True, False, False])[:, None, None])
     weighted, _, _ = credit(weights=jnp.array([[2.0, 0.5]] * 3))
-    np.testing.assert_allclose(weighted, earned.per_answer * jnp.array([[2.0], [0.5]]), rtol=1e-6)
+    np.testing.assert_allclose(weighted, earned.per_answer * jnp.array([[[2.0], [0.5]]]), rtol=1e-6)
     plain, _, _ = credit(plain=GrpoConfig())
     np.testing.assert_allclose(plain, grpo(group, GrpoConfig()).per_answer, rtol=1e-6)
     assert jnp.abs(plain - earned.per_answer).max() > 0.1
