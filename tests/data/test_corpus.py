@@ -183,7 +183,9 @@ def test_every_row_says_where_it_is_from(folder):
     ]
 
 
-@pytest.mark.parametrize(("now", "reason"), [("{nope", "is not JSON"), ('{"prompt": 1}', "prompt")])
+@pytest.mark.parametrize(
+    ("now", "reason"), [("{nope", "is not JSON"), ('{"prompt": 1}', "missing column")]
+)
 def test_a_row_that_was_read_before_training_and_no_longer_is_ends_the_run(
     folder, tmp_path, now, reason
 ):
@@ -192,7 +194,7 @@ def test_a_row_that_was_read_before_training_and_no_longer_is_ends_the_run(
     corpus = opened(tmp_path, ("rows.jsonl",), media_root=str(folder), num_batches=1)
     # Overwritten in place, before the row is read again.
     with open(path, "r+") as file:
-        file.write(now.ljust(path.stat().st_size - 1))
+        file.write(now.ljust(path.stat().st_size))
     batches = opened_again(corpus)
     with pytest.raises(UserError, match=f"row 0 of {path} can no longer be read: .*{reason}"):
         next(batches)

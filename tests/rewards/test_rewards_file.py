@@ -198,7 +198,7 @@ def test_other_mistakes(run, tmp_path, answers):
     assert run(tmp_path)[2] == f"error: cannot read {tmp_path}: Is a directory\n"
     fake = tmp_path / "a.parquet"
     fake.write_text("no")
-    assert run(fake)[2].startswith(f"error: {fake} is no Parquet file: ")
+    assert run(fake)[2].startswith(f"error: {fake} cannot be read as Parquet: ")
     assert "--rewards.multiple-choice" in run(answers, "--multiple-choice", "released")[2]
     assert run(answers, "--rewards.maths-seconds", "0")[0] == 2
     complaint = run(answers, "--threshold", "nan")[2]

@@ -122,7 +122,7 @@ def test_format_and_its_weights():
         ({"general": "theirs"}, "general must be paper or released, got 'theirs'"),
         ({"format": "html"}, "format must be paper or released, got 'html'"),
         ({"format_weight": -1.0}, "format_weight must not be negative, got -1.0"),
-        ({"format_weight": float("nan")}, "format_weight must not be negative, got nan"),
+        ({"format_weight": float("nan")}, "format_weight must be finite, got nan"),
         ({"overlong_buffer": -1}, "overlong_buffer must not be negative, got -1"),
         ({"num_workers": -1}, "num_workers must not be negative, got -1"),
         ({"maths_seconds": 0.0}, "maths_seconds must be positive, got 0.0"),

@@ -64,7 +64,13 @@ def test_nothing_compiles_after_the_first_step():
 
 
 def test_what_is_logged_of_draws_and_updates():
-    run = Run(replace(CONFIG, optimizer=replace(CONFIG.optimizer, warmup_steps=0)))
+    run = Run(
+        replace(
+            CONFIG,
+            rollouts=replace(CONFIG.rollouts, token_capacity=5),
+            optimizer=replace(CONFIG.optimizer, warmup_steps=0),
+        )
+    )
     rolled, metrics = run.roll_out(records())
     features, _ = run.inputs(records())
     drawn, scales = rolled.drawn, np.asarray(rolled.drawn.scales)  # all units are there
