@@ -12,6 +12,7 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.evaluation import methods
 from resadapt_jax.evaluation.methods import Proposals
 from resadapt_jax.models.prompt_builder import VIDEO_PAD
+from resadapt_jax.report.frontier import SERIES
 from resadapt_jax.training.config import EvaluationConfig
 
 # 0.4 · 56 = 22 pixels round to one token of 28, 0.9 · 56 = 50 pixels to two; the roles are swapped.
@@ -36,6 +37,16 @@ def text_of(prompts, i):
 def same(first, second):
     leaves = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     return all(np.array_equal(*pair) for pair in leaves)
+
+
+def test_every_point_of_the_frontier_is_drawn_once():
+    for setting in all_settings():
+        drawn = [
+            series
+            for series in SERIES
+            if series.method == setting.method and setting.name.startswith(series.prefix)
+        ]
+        assert len(drawn) == (setting.method != "control"), setting.name
 
 
 def test_vanilla_shows_all():
