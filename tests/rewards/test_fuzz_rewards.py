@@ -1,15 +1,11 @@
 """A small run of benchmarks/fuzz_rewards.py, whose own is three hundred times as long."""
 
 import random
-import sys
-from pathlib import Path
 
+import fuzz_rewards
 import pytest
 
 from resadapt_jax.rewards import TaskType, check_truth, score
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import fuzz_rewards  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
