@@ -1,7 +1,7 @@
 """Trains: ``python train.py --config configs/toy.py``; ``--help`` lists what can be overridden.
 
-The class of the config says what is trained: an allocator with CAPO and, if asked, the backbone
-beside it; or the tiny backbone from scratch. On several hosts every one runs the same command.
+The class of the config says what is trained: an allocator with CAPO, a backbone beside it or by
+itself; or the tiny backbone from scratch. On several hosts every one runs the same command.
 """
 
 import sys

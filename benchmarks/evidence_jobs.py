@@ -81,7 +81,8 @@ def jobs(size: Size) -> dict[str, Job]:
     names = variant_names()
     plain = [name for name in names if not name.startswith("hard_")]
     hard = [f"hard_{name}" for name in HARD_METHODS]
-    last = [name for name in plain if "+" in name or name == "joint"]
+    # The longest not last, where the other cores would wait for it.
+    last = ["joint", *(name for name in plain if "+" in name)]
     first = [name for name in plain if name not in (MAIN, *last)]
     first.sort(key=lambda name: name not in HARD_METHODS)
     found = {f"backbone/{name}": _backbone_job(name, size) for name in ("qwen3_vl", "hard")}

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from kernels.arguments import as_array
+from kernels.choice import BackendError
 from kernels.segment_attention.backends import Backend, resolve
 from kernels.segment_attention.blockwise import attend_blockwise
 from kernels.segment_attention.on_mesh import split
@@ -80,7 +81,10 @@ def _attend(
             return attend_cudnn(query, key, value, places)
         case Backend.TOKAMAX:
             return attend_tokamax(query, key, value, places)
-    return attend_blockwise(query, key, value, places, block=_block(query, key))
+        case Backend.BLOCKWISE:
+            return attend_blockwise(query, key, value, places, block=_block(query, key))
+        case other:
+            raise BackendError(f"backend {other.value} is not implemented")
 
 
 def attend_within_segments(

@@ -73,10 +73,7 @@ def load_allocator(
     """
     directory = Path(directory)
     config = read_config(directory)
-    try:
-        tensors = hf.load_params(directory, _shapes(config), rename={})
-    except (UserError, SafetensorError, OSError, ValueError) as error:
-        raise UserError(_one_line(error, directory)) from error
+    tensors = _load_tensors(directory, config)
     tokenizer = read_tokenizer(directory)
     if isinstance(config.encoder, ThumbnailConfig):
         if smolvlm_directory is not None:
@@ -91,6 +88,15 @@ def load_allocator(
     )
 
 
+def load_network(directory: str | Path) -> Params:
+    """The network's parameters alone; a SmolVLM2 need not be there.
+
+    Raises:
+        UserError: a file is absent or unreadable, or the tensors are not those of the config.
+    """
+    return _load_tensors(Path(directory), read_config(directory))["network"]
+
+
 def read_config(directory: str | Path) -> TrainedAllocatorConfig:
     """What an allocator's directory says of it; neither its weights nor its SmolVLM2 are read.
 
@@ -103,6 +109,13 @@ def read_config(directory: str | Path) -> TrainedAllocatorConfig:
     try:
         return from_json(json.dumps(hf.read_config(directory)), TrainedAllocatorConfig)
     except (OSError, ValueError) as error:
+        raise UserError(_one_line(error, directory)) from error
+
+
+def _load_tensors(directory: Path, config: TrainedAllocatorConfig) -> Params:
+    try:
+        return hf.load_params(directory, _shapes(config), rename={})
+    except (UserError, SafetensorError, OSError, ValueError) as error:
         raise UserError(_one_line(error, directory)) from error
 
 

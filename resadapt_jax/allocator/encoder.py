@@ -1,7 +1,8 @@
 """What the allocator sees: features of a frozen encoder, computed once per prompt.
 
-Any encoder that fits `FrozenEncoder` serves; its output may be cached. `ThumbnailEncoder` is the
-one without weights, for the embedded world and for tests; `smolvlm_encoder` has the paper's.
+The network takes the features of any encoder that fits `FrozenEncoder`; a run knows how to open
+two (`training.encoder`). `ThumbnailEncoder` is the one without weights, for the embedded world and
+for tests; `smolvlm_encoder` has the paper's.
 """
 
 from dataclasses import dataclass

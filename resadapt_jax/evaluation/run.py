@@ -2,16 +2,15 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from resadapt_jax.allocator import SmolVLMEncoderConfig, ThumbnailConfig, ThumbnailEncoder
+from resadapt_jax.allocator import ThumbnailConfig, ThumbnailEncoder
 from resadapt_jax.allocator.checkpoint import TrainedAllocator, load_allocator, read_config
 from resadapt_jax.allocator.feature_cache import FeatureCache
-from resadapt_jax.allocator.smolvlm_encoder import SmolVLMSource
 from resadapt_jax.config import differences, to_json
 from resadapt_jax.data.toy_pipeline import ClipSource, held_out_batches
 from resadapt_jax.data.toy_questions import PROBLEM_TYPES
@@ -35,7 +34,7 @@ from resadapt_jax.models.families import check_convention
 from resadapt_jax.report.frontier import frontier_png
 from resadapt_jax.report.scale_traces import ScaleTrace, scale_traces_png
 from resadapt_jax.training.config import MAY_DIFFER_ON_RESUME, TrainConfig, check_limits, resolve
-from resadapt_jax.training.encoder import open_cache
+from resadapt_jax.training.encoder import check_encoder, open_cache
 from resadapt_jax.training.loop.progress import Progress
 from resadapt_jax.typing import Bool
 from resadapt_jax.versions import versions
@@ -170,17 +169,9 @@ def _trained(config: TrainConfig, train_command: str) -> TrainedAllocator:
     directory, chosen = Path(config.trained_allocator), config.encoder
     if not directory.is_dir():
         raise UserError(f"no trained allocator at {directory}; make one with: {train_command}")
-    recorded = read_config(directory).encoder
-    if isinstance(chosen, SmolVLMEncoderConfig) != isinstance(recorded, SmolVLMSource):
-        raise UserError(
-            f"{directory} was trained with another encoder, not {type(chosen).__name__}"
-        )
+    check_encoder(chosen, read_config(directory).encoder, directory)
     if isinstance(chosen, ThumbnailConfig):
         return load_allocator(directory)
-    if chosen.fingerprint not in ("", recorded.fingerprint):
-        raise UserError(
-            f"{directory} was trained with another checkpoint than that of encoder.fingerprint"
-        )
     allocator = load_allocator(directory, smolvlm_directory=chosen.directory)
     return replace(allocator, encoder=allocator.encoder.replace(chunk_frames=chosen.chunk_frames))
 
@@ -196,7 +187,6 @@ def _check(config: TrainConfig, backbone: Backbone, allocator: TrainedAllocator)
         raise UserError(
             f"evaluation.seed is data.seed, {config.data.seed}: these clips were trained on"
         )
-    _check_encoder(config.encoder, allocator)
     check_convention(config.convention, backbone.config)
     check_limits(config.limits, backbone.config)
     world = config.data
@@ -205,24 +195,6 @@ def _check(config: TrainConfig, backbone: Backbone, allocator: TrainedAllocator)
     require_feasible_shares(
         config.evaluation, world.num_pairs, world.size, world.size, config.limits
     )
-
-
-def _check_encoder(
-    asked: ThumbnailConfig | SmolVLMEncoderConfig, allocator: TrainedAllocator
-) -> None:
-    """Refuses to record another view of the frames than the one that the allocator has."""
-    known = allocator.config.encoder
-    if isinstance(known, ThumbnailConfig):
-        names = [field.name for field in fields(known)]
-        pairs = {name: (getattr(asked, name), getattr(known, name)) for name in names}
-    else:
-        pairs = {
-            "filter": (asked.filter, known.preprocess.filter),
-            "dtype": (asked.dtype, known.dtype),
-        }
-    for name, (now, then) in pairs.items():
-        if now != then:
-            raise UserError(f"encoder.{name} is {now}, the allocator was trained with {then}")
 
 
 def _changes_since_training(output_dir: Path, config: TrainConfig) -> list[str]:

@@ -161,8 +161,8 @@ def generate_from(
     Args:
         shared_prefix, group_size: ``group_size`` adjacent rows are equal at their first
             ``shared_prefix`` positions, which are then run once (`prefill.prefill`): of several
-            answers to one allocation the whole prompt, of a prompt's allocations what precedes its
-            first pair (`prompts.common_prefix`).
+            answers to one allocation all but the prompt's last, of a prompt's allocations what
+            precedes its first pair (`prompts.common_prefix`).
     """
     return generate(
         params,

@@ -17,7 +17,7 @@ from resadapt_jax.typing import Params
 
 
 class Backbone(NamedTuple):
-    """What answers; unchanged by whatever trains the allocator."""
+    """What answers. Training an allocator leaves it as it is; joint training starts from it."""
 
     config: ModelConfig
     params: Params

@@ -1,7 +1,7 @@
 """Static token capacities: shapes are compiled for a few of them, and each request takes one.
 
 Nothing is cut to fit. A request above the largest is refused here, and by evaluation before its
-first clip; rollouts fit it to their one capacity by `budget.fit_budget`.
+first clip; rollouts fit it to their largest by `budget.fit_budget`.
 """
 
 import math

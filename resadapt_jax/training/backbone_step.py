@@ -52,7 +52,7 @@ cast_all = jax.jit(cast, static_argnames="dtype")
 @partial(jax.jit, static_argnames=("setting",))
 def encode(
     params: Params, batch: PromptBatch, *, setting: Setting
-) -> Float[Array, "B KU D"] | None:
+) -> Float[Array, "B KU W"] | None:
     """What every pass of a step gathers its tokens from, if that is how it gets them."""
     return encode_all_levels(params, batch, setting)
 
@@ -60,7 +60,7 @@ def encode(
 @partial(jax.jit, static_argnames=("setting", "capacity"))
 def answer(
     params: Params,
-    encoded: Float[Array, "B KU D"] | None,
+    encoded: Float[Array, "B KU W"] | None,
     batch: PromptBatch,
     drawn: Draw,
     start: Int[Array, ""],

@@ -1,5 +1,8 @@
 """The frozen encoder of a run: opened as its config says, and applied once per prompt."""
 
+from dataclasses import fields
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +25,7 @@ from resadapt_jax.allocator.smolvlm_encoder import (
     mesh_of,
     name_source,
 )
+from resadapt_jax.errors import UserError
 from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.models.families import family_of
 from resadapt_jax.training.mesh import put_batch
@@ -62,6 +66,39 @@ def source_of(
     if isinstance(config, ThumbnailConfig):
         return config
     return name_source(config.directory, encoder)
+
+
+def check_encoder(
+    asked: ThumbnailConfig | SmolVLMEncoderConfig,
+    known: ThumbnailConfig | SmolVLMSource,
+    directory: str | Path,
+) -> None:
+    """Refuses to show an allocator other features than those that it was trained with.
+
+    Args:
+        asked: a run's; a fingerprint that is empty is any checkpoint's.
+        known: what the allocator at ``directory`` records.
+
+    Raises:
+        UserError: says which setting differs.
+    """
+    if isinstance(asked, ThumbnailConfig) != isinstance(known, ThumbnailConfig):
+        raise UserError(f"{directory} was trained with another encoder, not {type(asked).__name__}")
+    if isinstance(known, ThumbnailConfig):
+        names = [field.name for field in fields(known)]
+        pairs = {name: (getattr(asked, name), getattr(known, name)) for name in names}
+    else:
+        pairs = {
+            "filter": (asked.filter, known.preprocess.filter),
+            "dtype": (asked.dtype, known.dtype),
+        }
+        if asked.fingerprint not in ("", known.fingerprint):
+            raise UserError(
+                f"{directory} was trained with another checkpoint than that of encoder.fingerprint"
+            )
+    for name, (now, then) in pairs.items():
+        if now != then:
+            raise UserError(f"encoder.{name} is {now}, the allocator was trained with {then}")
 
 
 def open_cache(
@@ -124,5 +161,7 @@ def encode_batch(
     """
     if isinstance(encoder, ThumbnailEncoder):
         return _encode(encoder, geometry.pictures(batch), batch.query_ids, batch.query_mask)
-    features = encode(encoder, geometry.pictures(local), local.query_ids, local.query_mask, cache)
+    features = encode_pictures(
+        encoder, geometry.pictures(local), local.query_ids, local.query_mask, cache
+    )
     return put_batch(jax.device_get(features), mesh)

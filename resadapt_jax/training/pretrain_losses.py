@@ -46,7 +46,7 @@ def decoder_of(backbone: Params) -> Params:
 def label_loss(
     params: Params,
     word_ids: tuple[tuple[int, ...], ...],
-    tokens: Float[Array, "U D"],
+    tokens: Float[Array, "U W"],
     plan: VisionPlan,
     labels: Int[Array, "E parts"],
     counted: Bool[Array, " E"],
@@ -83,7 +83,7 @@ def label_loss(
 def answer_loss(
     params: Params,
     config: ModelConfig,
-    tokens: Float[Array, "U D"],
+    tokens: Float[Array, "U W"],
     plan: VisionPlan,
     batch: DialogueBatch,
     fits: Bool[Array, " B"],

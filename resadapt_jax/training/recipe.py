@@ -18,9 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax import advantages
 from resadapt_jax.allocator import ThumbnailEncoder, init_params
-from resadapt_jax.allocator.checkpoint import (
-    load_allocator,
-)
+from resadapt_jax.allocator.checkpoint import load_network, read_config
 from resadapt_jax.allocator.partition import PARTITION as ALLOCATOR_PARTITION
 from resadapt_jax.allocator.smolvlm_encoder import SmolVLMEncoder
 from resadapt_jax.data.batches import BatchIterator
@@ -40,6 +38,7 @@ from resadapt_jax.training.checks import (
 from resadapt_jax.training.config import TrainConfig, resolve
 from resadapt_jax.training.credit import Estimator
 from resadapt_jax.training.encoder import (
+    check_encoder,
     encode_batch,
     open_cache,
     open_encoder,
@@ -317,13 +316,17 @@ def _start_allocator(config: TrainConfig, mesh: Mesh, key: jax.Array) -> Params 
     shapes = jax.eval_shape(lambda: init_params(key, config.allocator))
     places = tree_shardings(shapes, ALLOCATOR_PARTITION, mesh)
     if config.start_allocator:
-        saved = load_allocator(config.start_allocator)
-        known = {"allocator": saved.config.network, "scale_range": saved.config.scale_range}
-        for name, value in known.items():
-            if value != getattr(config, name):
-                raise UserError(f"{name} is not that of {config.start_allocator}: it has {value}")
-        return jax.device_put(saved.params, places)
+        return jax.device_put(_saved_allocator(config, config.start_allocator), places)
     return jax.jit(init_params, static_argnums=1, out_shardings=places)(key, config.allocator)
+
+
+def _saved_allocator(config: TrainConfig, directory: str) -> Params:
+    saved = read_config(directory)
+    for name, value in {"allocator": saved.network, "scale_range": saved.scale_range}.items():
+        if value != getattr(config, name):
+            raise UserError(f"{name} is not that of {directory}: it has {value}")
+    check_encoder(config.encoder, saved.encoder, directory)
+    return load_network(directory)
 
 
 def _start_backbone(trainer: Trainer, backbone: Params) -> tuple[Part | None, Params]:

@@ -134,11 +134,11 @@ def plan_passes(most_tokens: Sequence[int] | np.ndarray, rollouts: RolloutConfig
 def show(
     params: Params,
     batch: PromptBatch,
-    encoded: Float[Array, "B KU D"] | None,
+    encoded: Float[Array, "B KU W"] | None,
     draw: Draw,
     capacity: int,
     setting: Setting,
-) -> Float[Array, "B M U D"]:
+) -> Float[Array, "B M U W"]:
     """Visual tokens of each allocation.
 
     Args:
@@ -181,7 +181,7 @@ def source_sizes(batch: PromptBatch, geometry: Geometry) -> SourceSizes | None:
 
 def encode_all_levels(
     params: Params, batch: PromptBatch, setting: Setting, num_allocations: int | None = None
-) -> Float[Array, "B KU D"] | None:
+) -> Float[Array, "B KU W"] | None:
     """What `show` gathers from; None where it encodes allocations one by one.
 
     Args:
@@ -196,7 +196,7 @@ def encode_all_levels(
 
 def answer_allocations(
     params: Params,
-    visual: Float[Array, "B M U D"],
+    visual: Float[Array, "B M U W"],
     draw: Draw,
     batch: PromptBatch,
     key: Key[Array, ""],
@@ -220,7 +220,7 @@ def answer_allocations(
 
 def score_allocations(
     params: Params,
-    visual: Float[Array, "B M U D"],
+    visual: Float[Array, "B M U W"],
     draw: Draw,
     batch: PromptBatch,
     answers: Generation,
@@ -244,8 +244,8 @@ def score_allocations(
 
 
 def _lay_out_rows(
-    visual: Float[Array, "B M U D"], draw: Draw, batch: PromptBatch, setting: Setting
-) -> tuple[PromptLayout, Float[Array, "BMN U D"]]:
+    visual: Float[Array, "B M U W"], draw: Draw, batch: PromptBatch, setting: Setting
+) -> tuple[PromptLayout, Float[Array, "BMN U W"]]:
     """One row for each answer: its layout, and the visual tokens of its allocation."""
     num_answers, convention = setting.rollouts.num_answers, setting.geometry.convention
     prompts = with_native_grids(batch, setting.geometry)

@@ -61,7 +61,7 @@ def encode_levels(
     frames: UInt8[Array, "B F height width 3"],
     levels: SizeLevels,
     num_shares: int = 1,
-) -> Float[Array, "B KU D"]:
+) -> Float[Array, "B KU W"]:
     """Visual tokens of every pair at every level; a pair's levels one after another.
 
     Args:
@@ -133,11 +133,11 @@ def level_grids(
 
 
 def gather_levels(
-    encoded: Float[Array, "B KU D"],
+    encoded: Float[Array, "B KU W"],
     level: Int[Array, "B M E"],
     levels: SizeLevels,
     capacity: int,
-) -> Float[Array, "B M U D"]:
+) -> Float[Array, "B M U W"]:
     """The tokens of each allocation, packed as `generation.visual.encode_pairs` packs them.
 
     Args:

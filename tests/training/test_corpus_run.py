@@ -20,6 +20,7 @@ from resadapt_jax.losses import BackboneLossConfig
 from resadapt_jax.models.position_convention import Convention
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.operators import SizeLimits
+from resadapt_jax.rewards import RewardConfig
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
 from resadapt_jax.training.corpus_prompts import RowEncoder
 from resadapt_jax.training.grading import Grades
@@ -143,6 +144,12 @@ def test_a_row_of_three_media_is_one_prompt(config):
     (broken,) = np.flatnonzero(~batch["valid"])
     assert "unreadable video" in batch["skipped"][broken]
     assert not batch["frame_mask"][broken].any() and (batch["entry_index"][broken] < 0).all()
+
+
+def test_rows_are_not_surveyed_again_for_another_number_of_graders():
+    known = encoder().settings()
+    assert encoder(grading=RewardConfig(num_workers=3)).settings() == known
+    assert encoder(grading=RewardConfig(general="paper")).settings() != known
 
 
 def test_the_query_is_what_the_user_says():

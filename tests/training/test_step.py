@@ -257,6 +257,8 @@ def test_a_trained_allocator_draws_and_stays(tmp_path):
     assert set(run.trainer.finite) <= result.metrics.keys()
     with pytest.raises(UserError, match="scale_range is not that of"):
         Run(replace(config, scale_range=ScaleRange(s_min=0.3, s_max=1.0)))
+    with pytest.raises(UserError, match="encoder.saturation_temperature is 0.2, .* with 0.1"):
+        Run(replace(config, encoder=ThumbnailConfig(saturation_temperature=0.2)))
 
 
 def test_format_and_length_are_rewarded_where_they_are_asked_for():
