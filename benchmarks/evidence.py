@@ -145,7 +145,7 @@ def run_all(
                     workers.stop(one.cores)
                     log = log_path(places.folder, one.name)
                     problems.append(f"{one.name} failed: see {log if log.exists() else 'above'}")
-                    left[:] = [name for name in left if one.name not in known[name].needs]
+                    left[:] = [name for name in left if not rests_on(known, name, one.name)]
     finally:
         workers.stop()
     if left:
@@ -204,6 +204,11 @@ def start_ready(
         worker.begin(name)
         running.append(Running(name, worker, time.monotonic(), at))
         left.remove(name)
+
+
+def rests_on(known: Mapping[str, Job], name: str, other: str) -> bool:
+    """Whether a job needs another, or one that needs it."""
+    return any(need == other or rests_on(known, need, other) for need in known[name].needs)
 
 
 def to_do(known: Mapping[str, Job], places: Places) -> list[str]:

@@ -182,11 +182,14 @@ def do(
 ) -> None:
     """Runs a job, if no other process has meanwhile, and writes its figures.
 
+    With figures but without its output, which is in no checkout, it runs for that.
+
     Args:
         made_by: the versions of the code that this process has read.
     """
     with only_one(folder / "locks" / name.replace("/", "-")):
-        if read_figures(results, known, name) is not None:
+        complete = (folder / known[name].output).exists()
+        if complete and read_figures(results, known, name) is not None:
             return
         figures = known[name].run(folder)
         record = {

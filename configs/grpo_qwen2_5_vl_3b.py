@@ -4,9 +4,9 @@
         --backbone path/to/Qwen2.5-VL-3B-Instruct
 
 Sixteen answers to each of 128 prompts of 32 frames, every frame at its own size, of 121 tokens at
-most; the vision tower stays as it is. Of N answers given the same pixels and M allocations alike,
-the config takes the latter, which are answered two at a time. ``--config-arg embedded`` takes clips
-of the embedded world.
+most (prompts of more than one such video are fitted to the tokens of one); the vision tower stays
+as it is. Of N answers given the same pixels and M allocations alike, the config takes the latter,
+which are answered two at a time. ``--config-arg embedded`` takes clips of the embedded world.
 
 To expect with those, by estimate and arithmetic, as no device has run it: 25 GB a device on 8 H100;
 0.13 EFLOP a step, which at 40 % of the devices' peak is 42 s.

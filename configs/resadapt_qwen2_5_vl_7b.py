@@ -6,8 +6,8 @@
 
 The same command runs on one host of eight devices or on many. The paper (arXiv 2603.28610) trains
 on 32 H100: 128 frames, scales in [0.2, 1.8], 16 allocations of each of 128 prompts with one answer
-each, AdamW at 2e-5, one pass over 93,400 prompts. Where it says nothing (warm-up, updates a step)
-the values are those of the authors' release.
+each, AdamW at 2e-5, one pass over 93,400 prompts. Where it says nothing, two updates a step
+and ten updates of warm-up are our choice (the release's script: four, and 30 steps).
 
 Questions ask for reasoning, and the format is rewarded; allocations that ask for more than 12,288
 visual tokens are fitted to them. ``--config-arg embedded`` takes clips of the embedded world as

@@ -163,7 +163,8 @@ class TrainConfig:
     """What the allocator sees frames and question through, frozen."""
     allocator: AllocatorConfig | None = field(default_factory=AllocatorConfig)
     """The allocator's network; the widths of its inputs are those of the encoder's features. None
-    shows every frame at its own size, to train a backbone alone."""
+    shows frames at their own size, or what of it ``rollouts.token_capacity`` has room for
+    (``fitted_share`` tells how often it had not), to train a backbone alone."""
     train_allocator: bool = True
     """False keeps the allocator of ``start_allocator`` as it is."""
     start_allocator: str = ""
@@ -232,6 +233,11 @@ class TrainConfig:
         }
         for name, grpo in comparisons.items():
             alone = isinstance(grpo, GrpoConfig) and grpo.compare == "allocation"
+            if alone and grpo is self.advantage and self.train_allocator:
+                raise ValueError(
+                    f'{name}.compare is "allocation", which compares the answers to an allocation '
+                    "among themselves: an allocator learns nothing from that"
+                )
             if alone and rollouts.num_answers < 2:
                 raise ValueError(
                     f'{name}.compare is "allocation", which compares the answers to an allocation, '

@@ -16,6 +16,7 @@ from resadapt_jax.allocator import (
     ThumbnailConfig,
     ThumbnailEncoder,
 )
+from resadapt_jax.allocator.checkpoint import load_allocator, read_config
 from resadapt_jax.allocator.feature_cache import CacheSettings, FeatureCache
 from resadapt_jax.allocator.smolvlm_encoder import (
     SmolVLMEncoder,
@@ -28,7 +29,7 @@ from resadapt_jax.allocator.smolvlm_encoder import (
 from resadapt_jax.errors import UserError
 from resadapt_jax.generation.backbone import Backbone
 from resadapt_jax.models.families import family_of
-from resadapt_jax.training.mesh import put_batch
+from resadapt_jax.training.mesh import put_batch, put_replicated
 from resadapt_jax.training.prompt_batch import PromptBatch
 from resadapt_jax.training.setting import Geometry
 from resadapt_jax.typing import Bool, Int
@@ -57,6 +58,21 @@ def open_encoder(
         chunk_frames=config.chunk_frames,
         fingerprint=config.fingerprint,
     )
+
+
+def open_words(
+    config: ThumbnailConfig, directory: str | Path, mesh: Mesh
+) -> tuple[ThumbnailEncoder, PreTrainedTokenizerBase]:
+    """The thumbnail of the allocator at ``directory``, to go on training it.
+
+    Its words are its own: the backbone may be another than it was trained with, or have learnt.
+
+    Raises:
+        UserError: as `load_allocator` and `check_encoder`.
+    """
+    check_encoder(config, read_config(directory).encoder, directory)
+    saved = load_allocator(directory)
+    return put_replicated(saved.encoder, mesh), saved.tokenizer
 
 
 def source_of(

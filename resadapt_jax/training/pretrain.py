@@ -194,7 +194,8 @@ def pretrain(config: PretrainConfig) -> list[Path]:
                     word_ids=word_ids,
                 )
             ),
-            config=replace(config, phases=(phase,)),  # what comes later is no concern of this one
+            # What came before decides where this one starts; what comes later is no concern of it.
+            config=replace(config, phases=config.phases[: index + 1]),
             output_dir=Path(config.output_dir) / f"phase_{index}",
             num_steps=phase.num_steps,
             shown=("label_accuracy", "answer_accuracy") if phase.turns else ("label_accuracy",),

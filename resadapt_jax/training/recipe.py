@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
 from resadapt_jax import advantages
-from resadapt_jax.allocator import ThumbnailEncoder, init_params
+from resadapt_jax.allocator import ThumbnailConfig, ThumbnailEncoder, init_params
 from resadapt_jax.allocator.checkpoint import load_network, read_config
 from resadapt_jax.allocator.partition import PARTITION as ALLOCATOR_PARTITION
 from resadapt_jax.allocator.smolvlm_encoder import SmolVLMEncoder
@@ -42,6 +42,7 @@ from resadapt_jax.training.encoder import (
     encode_batch,
     open_cache,
     open_encoder,
+    open_words,
 )
 from resadapt_jax.training.engine import Engine
 from resadapt_jax.training.export import export
@@ -169,7 +170,7 @@ def open_run(
     check_engine(engine, config)
     with jax.set_mesh(mesh):
         backbone = open_backbone(config, mesh)
-        encoder, query_tokenizer = open_encoder(config.encoder, backbone)
+        encoder, query_tokenizer = _open_encoder(config, backbone, mesh)
         config = resolve(config, encoder)
         check_convention(config.convention, backbone.config)
         data = open_data(config, backbone.tokenizer, query_tokenizer)
@@ -202,6 +203,14 @@ def open_run(
             query_tokenizer=query_tokenizer,
             dropped=data.dropped,
         )
+
+
+def _open_encoder(
+    config: TrainConfig, backbone: Backbone, mesh: Mesh
+) -> tuple[ThumbnailEncoder | SmolVLMEncoder, PreTrainedTokenizerBase]:
+    if config.start_allocator and isinstance(config.encoder, ThumbnailConfig):
+        return open_words(config.encoder, config.start_allocator, mesh)
+    return open_encoder(config.encoder, backbone)
 
 
 def _print_sizes(

@@ -52,7 +52,10 @@ def own_flops(
     passes = passes_of_step(setting.config, joint, in_process=in_process)
     clips = tower_flops(setting.config, grid_thw, setting.levels(grid_thw.shape[2]))
     texts = answer_flops(setting.config, prompt_tokens, answered.sum(axis=-1))
-    return passes.tower * clips + passes.decoder * texts
+    flops = passes.tower * clips + passes.decoder * texts
+    if in_process:
+        flops -= shared_flops(setting.config, prompt_tokens, num_answers=answered.shape[2])
+    return flops
 
 
 def passes_of_step(
@@ -108,3 +111,12 @@ def answer_flops(
     prompts, answers = np.broadcast_arrays(prompt_tokens[..., None], answer_tokens)
     run = (prompts + answers - 1).astype(np.float64)
     return float(np.sum(decoder_flops(config, run, logits=answers.astype(np.float64))))
+
+
+def shared_flops(
+    config: ModelConfig, prompt_tokens: Int[np.ndarray, "B M"], num_answers: int
+) -> float:
+    """What a rollout saves of `answer_flops`: but for the first answer to an allocation, a prompt
+    up to its last token is not run again (`RolloutConfig.shared_prefix`)."""
+    prefixes = (prompt_tokens - 1).astype(np.float64)
+    return (num_answers - 1) * float(np.sum(decoder_flops(config, prefixes, logits=0)))

@@ -163,7 +163,8 @@ def test_jobs_run_in_order_and_what_is_timed_runs_alone(places, monkeypatch):
 
 
 def test_a_job_that_fails_takes_with_it_what_needs_it(places, monkeypatch):
-    known = {"a": make_job("a", output="a"), "b": make_job("b", needs=("a",)), "c": make_job("c")}
+    known = {"a": make_job("a", output="a"), "b": make_job("b", needs=("a",), output="b")}
+    known |= {"after b": make_job("after b", needs=("b",)), "c": make_job("c")}
     workers = _Workers(known, places, broken=("a",))
     monkeypatch.setattr(evidence, "start_worker", workers.start)
     monkeypatch.setattr(evidence.os, "sched_getaffinity", lambda _: {0})
@@ -265,3 +266,7 @@ def test_a_job_that_another_process_did_meanwhile_is_not_done_again(places):
     do("a", known, places.folder, places.results, {})
     broken = {"a": Job(run=None, config=known["a"].config, minutes=1)}  # a call would raise
     do("a", broken, places.folder, places.results, {})
+    lost = {"a": make_job("a", output="a")}
+    result_path(places.results, "a").write_text(json.dumps({"fingerprint": fingerprint(lost, "a")}))
+    do("a", lost, places.folder, places.results, {})  # for its output
+    assert json.loads(result_path(places.results, "a").read_text())["made"] == "a"

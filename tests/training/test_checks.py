@@ -127,7 +127,23 @@ def test_a_mesh_of_more_devices_than_there_are_is_refused():
             {"rollouts": replace(CONFIG.rollouts, num_allocations=1, num_answers=4)},
             "num_allocations is 1: an allocator learns from what differs",
         ),
-        ({"advantage": advantages.GrpoConfig(compare="allocation")}, "num_answers is 1"),
+        (
+            {
+                "advantage": advantages.GrpoConfig(compare="allocation"),
+                "rollouts": replace(CONFIG.rollouts, num_answers=4),
+            },
+            "an allocator learns nothing from that",
+        ),
+        (
+            {
+                "advantage": advantages.GrpoConfig(compare="allocation"),
+                "train_allocator": False,
+                "allocator": None,
+                "rollouts": JOINT.rollouts,
+                "backbone_training": BackboneTrainingConfig(),
+            },
+            "advantage.compare is .*num_answers is 1",
+        ),
         (
             {
                 "rollouts": JOINT.rollouts,

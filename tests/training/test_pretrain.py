@@ -12,6 +12,7 @@ from resadapt_jax.data.toy_pipeline import dialogue_batches
 from resadapt_jax.data.toy_source import ToyDialogues
 from resadapt_jax.data.toy_tokenizer import build_toy_tokenizer
 from resadapt_jax.data.toy_world import ToyWorldConfig
+from resadapt_jax.training import pretrain as pretraining
 from resadapt_jax.training.pretrain import (
     Phase,
     PretrainConfig,
@@ -118,6 +119,19 @@ def test_the_tokens_of_an_answer_are_predicted_from_those_before():
     )(params, DialogueBatch.from_records(one))
     assert metrics["clips_cut"] == 0.0
     assert metrics["answer_accuracy"] == 1.0
+
+
+def test_a_phase_is_of_another_config_if_one_before_it_was(monkeypatch, tmp_path):
+    found = []
+
+    def run(state, batches, step, *, config, **_):
+        found.append(config.phases)
+        return state
+
+    monkeypatch.setattr(pretraining, "run", run)
+    phases = PHASE, replace(PHASE, num_steps=3)
+    pretraining.pretrain(PretrainConfig(phases=phases, output_dir=str(tmp_path)))
+    assert found == [phases[:1], phases]
 
 
 def test_levels_are_drawn_as_said():

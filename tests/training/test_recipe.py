@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from resadapt_jax.errors import UserError
 from resadapt_jax.generation.answer import DecodingConfig
 from resadapt_jax.models.qwen2_5_vl.checkpoint import save_hf
 from resadapt_jax.training.config import TrainConfig
+from resadapt_jax.training.export import export
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
-from resadapt_jax.training.recipe import record_code, replay, train
+from resadapt_jax.training.recipe import open_run, record_code, replay, train
 from resadapt_jax.training.rollout_config import RolloutConfig
 from tests.training.toy_parts import ALLOCATOR, WORLD, backbone
 
@@ -65,6 +67,23 @@ def test_an_earlier_checkpoint_can_be_exported(config):
     assert np.array_equal(weights()[key], last[key])
     with pytest.raises(UserError, match="export_step is 7, but the run has 2 steps"):
         weights(export_step=7)
+
+
+def test_an_allocator_to_start_from_keeps_its_own_words(config, tmp_path):
+    first = open_run(config)
+    (directory,) = export(
+        first.trainer, first.state, first.frozen, first.encoder, first.query_tokenizer
+    )
+    params = jax.tree.map(lambda x: 2 * x, backbone().params)
+    save_hf(tmp_path / "tiny", backbone().config, params)
+    words = np.asarray(first.encoder.text_table)
+    assert np.array_equal(open_run(config).encoder.text_table, 2 * words)
+    second = open_run(replace(config, start_allocator=str(directory)))
+    np.testing.assert_array_equal(second.encoder.text_table, words)
+    loaded, saved = (jax.tree.leaves(one.state.allocator.params) for one in (second, first))
+    assert all(map(np.array_equal, loaded, saved))
+    result = second.step(next(second.batches))
+    assert math.isfinite(result.metrics["loss"])
 
 
 def test_the_code_of_a_run_is_named(config):

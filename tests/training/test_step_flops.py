@@ -16,7 +16,13 @@ from resadapt_jax.training.rollout import Draw
 from resadapt_jax.training.rollout_config import RolloutConfig
 from resadapt_jax.training.setting import Geometry, Setting
 from resadapt_jax.training.size_levels import SizeLevels
-from resadapt_jax.training.step_flops import answer_flops, own_flops, passes_of_step, tower_flops
+from resadapt_jax.training.step_flops import (
+    answer_flops,
+    own_flops,
+    passes_of_step,
+    shared_flops,
+    tower_flops,
+)
 from resadapt_jax.training.update import UpdateConfig
 from tests.training.toy_parts import backbone
 
@@ -107,3 +113,14 @@ def test_a_step_counts_prompts_as_they_are_laid_out():
     assert own_flops(setting, None, drawn, answers, records) == expected
     joint = BackboneTrainingConfig(update=UpdateConfig(epochs=2))
     assert own_flops(setting, joint, drawn, answers, records) == 7 * expected
+
+
+def test_a_rollout_runs_a_prompt_once_for_all_answers_to_an_allocation():
+    """Seven tokens of eight once; for each answer the eighth, then its own but the last."""
+    first, second = np.array([[[3, 1]]]), np.array([[[3]]])
+    prompt = np.array([[8]])
+    eighth = decoder_flops(CONFIG, 1, past=7)
+    once = decoder_flops(CONFIG, 7, logits=0) + 2 * eighth
+    once += decoder_flops(CONFIG, 2, past=8, logits=2)
+    assert answer_flops(CONFIG, prompt, first) - shared_flops(CONFIG, prompt, 2) == once
+    assert shared_flops(CONFIG, prompt, second.shape[2]) == 0
