@@ -82,7 +82,8 @@ def test_an_allocator_to_start_from_keeps_its_own_words(config, tmp_path):
     np.testing.assert_array_equal(second.encoder.text_table, words)
     loaded, saved = (jax.tree.leaves(one.state.allocator.params) for one in (second, first))
     assert all(map(np.array_equal, loaded, saved))
-    result = second.step(next(second.batches))
+    with jax.set_mesh(second.trainer.mesh):
+        result = second.step(next(second.batches))
     assert math.isfinite(result.metrics["loss"])
 
 
