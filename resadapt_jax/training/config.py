@@ -168,7 +168,8 @@ class TrainConfig:
     train_allocator: bool = True
     """False keeps the allocator of ``start_allocator`` as it is."""
     start_allocator: str = ""
-    """Directory of a trained allocator to start from; a random one if empty."""
+    """Directory of a trained allocator to start from, with the words of its thumbnail encoder if
+    it has one; a random one if empty."""
     rollouts: RolloutConfig = field(default_factory=RolloutConfig)
     rewards: RewardConfig = RewardConfig(format_weight=0.0)
     """How answers are graded; without a prompt that asks for a format there is none to reward."""
