@@ -5,7 +5,7 @@ import re
 from resadapt_jax.rewards.mathematics import compare_expressions, refusal, to_latex
 from resadapt_jax.rewards.multiple_choice import multiple_choice, parse_option
 from resadapt_jax.rewards.numeric import close, parse_number
-from resadapt_jax.rewards.quantity import parse_quantity, same_quantity
+from resadapt_jax.rewards.quantity import parse_quantity, same_quantity, units_in
 from resadapt_jax.rewards.results import Grade
 from resadapt_jax.rewards.same_text import same_text
 from resadapt_jax.rewards.text import brief, plain, unwrap_latex
@@ -93,7 +93,9 @@ def _as_quantity(answer: str, truth: str) -> bool | None:
     number = None if "\\" in answer else parse_number(answer)
     if number is None or _WORD.search(answer) is None:
         return None
-    return close(number, expected.value, RELATIVE, ABSOLUTE)
+    units = units_in(answer)
+    other_unit = bool(units) and bool(units_in(truth)) and expected.unit not in units
+    return not other_unit and close(number, expected.value, RELATIVE, ABSOLUTE)
 
 
 def _as_list(answer: str, truth: str) -> bool | None:

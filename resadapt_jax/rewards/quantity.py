@@ -31,6 +31,11 @@ _UNITS = {
     "%": ("%", "percent", "per cent"),
 }
 _CANONICAL = {name: unit for unit, names in _UNITS.items() for name in names}
+_MEASURED = re.compile(
+    rf"[0-9][ ]{{0,4}}({'|'.join(map(re.escape, sorted(_CANONICAL, key=len, reverse=True)))})"
+    r"(?![A-Za-z])",
+    re.IGNORECASE,
+)
 # Words that continue an expression after a number instead of saying what was counted.
 _OPERATORS = {
     *("pi", "sqrt", "sin", "cos", "tan", "log", "exp", "and", "or", "to", "mod", "times", "plus"),
@@ -68,6 +73,11 @@ def parse_quantity(text: str) -> Quantity | None:
         unit=found["currency"] or unit,
         one_letter=not gap and len(name) == 1 and name.isalpha(),
     )
+
+
+def units_in(text: str) -> set[str]:
+    """The known units right after a number anywhere in a text, in their shortest form."""
+    return {_CANONICAL[found[1].lower()] for found in _MEASURED.finditer(plain(text))}
 
 
 def same_quantity(

@@ -12,11 +12,11 @@ Interval = tuple[float, float]
 MAX_INTERVALS = 64
 """Of the intervals in a text the first so many are read."""
 
-_NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
+_NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,40})?"
 # A comma is a decimal point only in a time as subtitles write it, "00:00:13,000".
 _CLOCK = (
     r"[0-9]{2}:[0-5][0-9]:[0-5][0-9],[0-9]{3}|"
-    r"(?:[0-9]{1,2}:[0-5][0-9]|[0-9]{1,3}):[0-5][0-9](?:\.[0-9]{1,9})?"
+    r"(?:[0-9]{1,2}:[0-5][0-9]|[0-9]{1,3}):[0-5][0-9](?:\.[0-9]{1,40})?"
 )
 # A dash is a sign where it is glued to a number and nothing ends right before it.
 _SIGN = r"(?:(?<![\w.)\]}>'\"])-)?"
@@ -65,7 +65,7 @@ _TERM = re.compile(rf"(?P<amount>{_AMOUNT})[ ]{{0,2}}(?P<unit>[a-z]+)", re.IGNOR
 def _patterns(time: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
     """Times of one form: two in square brackets, starts and ends by name, two that are joined."""
     # No part of a longer number, one with an exponent, nor of a clock time of another form.
-    time = rf"(?<![0-9.])(?<![0-9][:eE])({_SIGN}(?:{time}))(?![0-9]|[:eE][0-9])"
+    time = rf"(?<![0-9.])(?<![0-9][:eE])({_SIGN}(?:{time}))(?!\.?[0-9]|[:eE][0-9])"
     bracketed = rf"\[[ ]?{time}{_UNIT}[ ]?(?:{_WEAK}|{_STRONG})[ ]?{time}{_UNIT}[ ]?\]"
     start = rf"(?:start|begin)[^0-9]{{0,40}}?{time}"
     end = rf"(?:end|finish|stop)[^0-9]{{0,40}}?{time}"

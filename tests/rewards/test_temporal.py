@@ -11,6 +11,9 @@ from resadapt_jax.rewards import interval_iou, parse_intervals, temporal_iou
     rows(
         ("3 to 7", [(3, 7)], "joined by to"),
         ("3.0 to 7.5", [(3, 7.5)], "decimals"),
+        ("[3, 7.666666666666667]", [(3, 23 / 3)], "as many as a float has"),
+        ("3.3333333333333335, 7.0", [(10 / 3, 7)], "of the first"),
+        ("[3, 7." + 50 * "6" + "]", [], "more than that are no number, nor is what is before them"),
         ("from 3 to 7", [(3, 7)], "after from"),
         ("From 3.0 seconds to 7.0 seconds.", [(3, 7)], "with units"),
         ("3s - 7s", [(3, 7)], "with short units and a dash"),

@@ -4,6 +4,7 @@ import copy
 import json
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,6 +25,7 @@ from resadapt_jax.rewards import RewardConfig
 from resadapt_jax.training.config import BackboneTrainingConfig, TrainConfig
 from resadapt_jax.training.corpus_prompts import RowEncoder
 from resadapt_jax.training.grading import Grades
+from resadapt_jax.training.loop import resume
 from resadapt_jax.training.loop.metric_log import read_metrics
 from resadapt_jax.training.loop.run_config import RunConfig
 from resadapt_jax.training.mesh import MeshConfig
@@ -144,6 +146,12 @@ def test_a_row_of_three_media_is_one_prompt(config):
     (broken,) = np.flatnonzero(~batch["valid"])
     assert "unreadable video" in batch["skipped"][broken]
     assert not batch["frame_mask"][broken].any() and (batch["entry_index"][broken] < 0).all()
+
+
+def test_a_batch_of_rows_is_saved_for_a_replay(config, tmp_path):
+    batch = next(opened(config).batches)
+    path = resume.save_batch(tmp_path, 1, batch)
+    jax.tree.map(np.testing.assert_array_equal, resume._read_batch(path, batch), batch)
 
 
 def test_rows_are_not_surveyed_again_for_another_number_of_graders():

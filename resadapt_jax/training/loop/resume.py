@@ -126,11 +126,9 @@ def _saved_batch(output_dir: Path) -> tuple[Path, int]:
 
 
 def _named_leaves(batch: Any) -> dict[str, Any]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(batch)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator=".") or "batch": leaf
-        for path, leaf in leaves
-    }
+    """By their paths within "batch", as np.savez takes no array called "file"."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path({"batch": batch})
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def _read_batch(path: Path, like: Any) -> Any:

@@ -215,7 +215,7 @@ def diverging(at):
 
 
 def records():
-    dataset = grain.MapDataset.range(100).map(lambda x: {"index": np.int64(x), "name": f"clip {x}"})
+    dataset = grain.MapDataset.range(100).map(lambda x: {"index": np.int64(x), "file": f"clip {x}"})
     return iter(dataset.to_iter_dataset())
 
 
@@ -244,7 +244,7 @@ def test_a_step_that_is_not_finite_stops_the_run_and_can_be_replayed(tmp_path, a
     replayed = replay(fresh(), records(), step, config=config, output_dir=tmp_path)
     assert replayed.step == at + 1
     assert replayed.state["w"] == whole["w"]
-    assert replayed.batch == {"index": at, "name": f"clip {at}"}
+    assert replayed.batch == {"index": at, "file": f"clip {at}"}
     assert step(replayed.state, replayed.batch).metrics["w"] == jnp.inf
 
 
