@@ -50,7 +50,7 @@ def attend_splash(
     # The kernel knows a key by its index; slots are in order, so the last one seen says it all.
     last = jnp.searchsorted(places.key_slot, places.query_slot, side="right") - 1
     last = jnp.pad(last.astype(jnp.int32), (0, -length % block_q))
-    query, places = pad_queries(query * dim**-0.5, places, -length % block_q)
+    query, places = pad_queries(scaled(query), places, -length % block_q)
     key, value, places = pad_keys(key, value, places, -key.shape[2] % block_k)
     heads = (jnp.pad(x, ((0, 0),) * 3 + ((0, -dim % _LANES),)) for x in (query, key, value))
     blocks = places.visible_blocks(block_q, block_k)
@@ -65,6 +65,11 @@ def attend_splash(
     segments = places.query_segment, places.key_segment
     out = jax.lax.map(of_row, (*heads, *segments, blocks))[:, :, :length, :dim]
     return zero_unseeing(out, places.query_segment[:, :length])
+
+
+def scaled(query: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    """Queries / √D. In bfloat16 the factor itself would be rounded, and every score with it."""
+    return (query.astype(jnp.float32) * query.shape[-1] ** -0.5).astype(query.dtype)
 
 
 def _kernel(

@@ -18,6 +18,17 @@ def batch(request):
     return embedded(request.param)
 
 
+def test_more_visual_tokens_than_there_are_leave_numbers(batch):
+    """A row that overflows points beyond the visual tokens; NaN times a weight of 0 is NaN."""
+    index = batch.layout.visual_index
+    layout = batch.layout.replace(
+        visual_index=jnp.where(index >= 0, index + batch.visual.shape[1], -1)
+    )
+    embed = family_of(batch.config).model.embed_prompt
+    for part in jax.tree.leaves(embed(batch.params, batch.config, layout, batch.visual)):
+        assert np.isfinite(part).all()
+
+
 def forced_logits(batch, token_ids):
     """Logits [B N V] that predict each token of the answers, all positions in one pass."""
     text, layout = family_of(batch.config).text, batch.layout

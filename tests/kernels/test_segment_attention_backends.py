@@ -188,6 +188,14 @@ def test_padding_leaves_causal_blocks_in_time():
     np.testing.assert_array_equal(blocks[0], np.tril(np.ones((3, 3), bool)))
 
 
+def test_splash_rounds_queries_and_not_their_scale():
+    """Rounded, 72^-½ is .14 % too small; the products' own errors nearly cancel over an octave."""
+    octave = jnp.arange(128, 256).astype(jnp.bfloat16)
+    query = jnp.broadcast_to(octave[:, None], (128, 72))
+    ratio = np.asarray(splash.scaled(query), np.float64) * 72**0.5 / np.arange(128, 256)[:, None]
+    assert abs(ratio.mean() - 1) < 2e-4
+
+
 def test_splash_skips_blocks_without_a_visible_key(monkeypatch):
     # Four segments of a block each, in which the kernel itself compares no ids.
     ids = jnp.asarray(np.repeat(np.arange(1, 5), 128))[None]

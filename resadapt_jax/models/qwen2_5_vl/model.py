@@ -36,7 +36,7 @@ def embed_prompt(
     index = layout.visual_index
     embeds = text.embed_tokens(params, layout.token_ids)
     placed = jnp.take_along_axis(
-        constrain(visual, BATCH), jnp.maximum(index, 0)[:, :, None], axis=1
+        constrain(visual, BATCH), jnp.maximum(index, 0)[:, :, None], axis=1, mode="clip"
     )
     return jnp.where(index[:, :, None] >= 0, placed.astype(embeds.dtype), embeds)
 

@@ -57,9 +57,9 @@ def embed_prompt(
     """Places rows of `encode_visual` among the text embeddings, for a batch of layouts."""
     index = layout.visual_index[:, :, None]
     embeds = text.embed_tokens(params, layout.token_ids)
-    placed = jnp.take_along_axis(constrain(visual, BATCH), jnp.maximum(index, 0), axis=1).astype(
-        embeds.dtype
-    )
+    placed = jnp.take_along_axis(
+        constrain(visual, BATCH), jnp.maximum(index, 0), axis=1, mode="clip"
+    ).astype(embeds.dtype)
     parts = jnp.split(placed, 1 + len(config.vision.deepstack_visual_indexes), axis=-1)
     return PromptEmbeds(
         embeds=jnp.where(index >= 0, parts[0], embeds),
