@@ -78,8 +78,8 @@ class UnitFeatures(nn.Module):
     """f_k = W [LN(z_k); five signals] + b, the coarse feature the similarity loss compares.
 
     The signals: spread of the tokens, entropy and peak of the pooling gate, cosine to the unit
-    before (0 where that is of another segment, or none), and relevance cos(W_t e̅ + b_t, W_f z_k + b_f) to the
-    mean text token.
+    before (0 where that is of another segment, or none), and relevance
+    cos(W_t e̅ + b_t, W_f z_k + b_f) to the mean text token.
     """
 
     @nn.compact
