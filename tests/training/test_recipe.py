@@ -83,7 +83,7 @@ def test_an_allocator_to_start_from_keeps_its_own_words(config, tmp_path):
     loaded, saved = (jax.tree.leaves(one.state.allocator.params) for one in (second, first))
     assert all(map(np.array_equal, loaded, saved))
     with jax.set_mesh(second.trainer.mesh):
-        result = second.step(next(second.batches))
+        result = second.step(second.state, next(second.batches))
     assert math.isfinite(result.metrics["loss"])
 
 

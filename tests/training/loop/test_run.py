@@ -276,11 +276,15 @@ def test_a_run_that_has_gone_on_is_not_replayed(tmp_path):
 
 
 def test_a_second_signal_acts_as_usual():
-    with StopRequest() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.requested() == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
+    here = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    try:
+        with StopRequest() as stop:
             signal.raise_signal(signal.SIGINT)
+            assert stop.requested() == signal.SIGINT
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, here)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax's threads
