@@ -49,6 +49,8 @@ class SkipLog:
         self.damaged = Path(directory) / f"damaged{suffix}"
         self._dropped, self._drops = Path(directory) / "dropped.jsonl", dropped
         for path in (self.skipped, self.damaged):
+            if process == 0:
+                _take_over(path)
             drop_records_after(path, done)
         if process == 0 and (dropped or self._dropped.exists()):
             atomic_write(self._dropped, "".join(json.dumps(row) + "\n" for row in dropped))
@@ -74,6 +76,15 @@ class SkipLog:
         if rows := read_metrics(self.damaged):
             lines.append(f"used {len(rows)} rows{_apart(rows)} although damaged ({self.damaged})")
         return "\n".join(lines)
+
+
+def _take_over(own: Path) -> None:
+    """Into the first process's file go those of processes that the run no longer has."""
+    for path in sorted(own.parent.glob(f"{own.stem}-*.jsonl")):
+        if int(path.stem.rpartition("-")[2]) >= jax.process_count():
+            records = read_metrics(own) + read_metrics(path)
+            atomic_write(own, "".join(json.dumps(record) + "\n" for record in records))
+            path.unlink()
 
 
 def _apart(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -56,6 +56,16 @@ def test_what_comes_again_is_not_counted_twice(tmp_path):
     assert (tmp_path / "dropped.jsonl").read_text() == ""  # of the rows as they are now
 
 
+def test_records_of_processes_that_are_no_more_are_taken_over(tmp_path):
+    SkipLog(tmp_path, done=0).add(1, [row(4, "markers: 1")], [])
+    gone = [{"step": step, **row(step, "a URL: b")} for step in (2, 3)]
+    (tmp_path / "skipped-1.jsonl").write_text("".join(json.dumps(one) + "\n" for one in gone))
+    again = SkipLog(tmp_path, done=2)
+    assert [record["row"] for record in read_metrics(again.skipped)] == [4, 2]
+    assert again.summary().startswith("skipped 2 rows: 1 markers, 1 a URL (")
+    assert [path.name for path in tmp_path.iterdir()] == ["skipped.jsonl"]
+
+
 def test_nothing_is_written_of_a_run_without_such_rows(tmp_path):
     log = SkipLog(tmp_path, done=0)
     log.add(1, [], [])
